@@ -1,0 +1,1 @@
+"""The nouns: frames, events, results, trigger maps, parameters, reports, errors. No IO, no clocks, no threads."""
