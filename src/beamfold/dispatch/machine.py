@@ -1,0 +1,615 @@
+"""The controller machine: which services there are, which scan runs, and how it comes to its end.
+
+A scan is armed (every service got the map and constructed the app's classes), runs, is perhaps halted or closed early,
+drains until every data event is terminal, gets its end event, lets workers and then the reducer finish, and ends with
+a report. One scan runs at a time; the next one may be submitted any time: its ingesters are armed at once and the
+running scan is stopped. No sockets, no store, no clock: requests and messages in, actions out; `now` is in seconds
+since the epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from beamfold.dispatch.scan import Phase, Plan, Scan
+from beamfold.model.errors import BeamfoldError, MapError, ScanError
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.messages import (
+    Arm,
+    Armed,
+    Assign,
+    Beat,
+    Close,
+    Conclude,
+    End,
+    Fence,
+    FenceReached,
+    Finish,
+    Finished,
+    FramesMissing,
+    Gone,
+    Halt,
+    Halted,
+    Hello,
+    IngesterInfo,
+    Introduce,
+    Message,
+    Parameters,
+    PartsDone,
+    Refused,
+    Release,
+    Run,
+    StreamEnded,
+    StreamSeen,
+    Tick,
+    ToController,
+    Trouble,
+    Welcome,
+    WorkerInfo,
+)
+
+MAX_TROUBLES = 200
+"""Troubles described in one report."""
+
+KEEP_REPORTS = 100
+"""Reports of ended scans kept in memory; the ledger keeps more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a control message to one service."""
+
+    peer: bytes
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a request: with a value, or with the error that refuses it."""
+
+    request: int
+    value: Any = None
+    error: BeamfoldError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordScan:
+    """Write these fields of a scan to the ledger."""
+
+    scan_id: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordParameters:
+    """Write a parameter version and the event from which it is in force."""
+
+    scan_id: str | None
+    version: int
+    values: dict[str, bytes]
+    from_event: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something for the log."""
+
+    level: str
+    text: str
+
+
+Action: TypeAlias = Send | Reply | RecordScan | RecordParameters | Note
+
+
+@dataclass(slots=True)
+class Service:
+    """A service that said Hello, and when it was last heard of."""
+
+    peer: bytes
+    hello: Hello
+    seen: float
+    stats: dict[str, Any] = field(default_factory=dict)
+    gone: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.hello.role} {self.hello.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the run file says about every scan."""
+
+    incomplete: str = "process"
+    fold_patience: float = 2.0
+    fold_order: str = "event"
+
+
+class ControllerMachine:
+    """All that the controller knows. `values` are the raw parameters to begin with, at version `version`."""
+
+    def __init__(
+        self,
+        software: str,
+        epoch: int,
+        *,
+        policy: Policy = Policy(),
+        values: dict[str, bytes] | None = None,
+        version: int = 0,
+        first_scan: int = 1,
+    ) -> None:
+        self._software = software
+        self._epoch = epoch
+        self._policy = policy
+        self.values: dict[str, bytes] = dict(values or {})
+        self.version = version
+        self.services: dict[str, Service] = {}
+        self._peers: dict[bytes, str] = {}
+        self._number = first_scan - 1
+        self.scan: Scan | None = None
+        self._next: Scan | None = None
+        self.reports: dict[str, dict[str, Any]] = {}
+        self._fencing: tuple[int, dict[str, bytes]] | None = None
+        self._fence_again = False
+
+    # -- services -----------------------------------------------------------------------------------------------
+
+    def receive(self, peer: bytes, message: ToController, now: float) -> list[Action]:
+        """A service said something."""
+        if isinstance(message, Hello):
+            return self._hello(peer, message, now)
+        key = self._peers.get(peer)
+        if key is None:
+            return [Send(peer, Introduce())]
+        service = self.services[key]
+        service.seen = now
+        if isinstance(message, Beat):
+            service.stats = message.stats
+            return []
+        if isinstance(message, Gone):
+            return self._gone(message, now)
+        scan = next((s for s in (self.scan, self._next) if s is not None and s.number == message.scan), None)
+        if scan is None or not scan.active:
+            return []
+        return self._scan_message(scan, service, message, now)
+
+    def _hello(self, peer: bytes, hello: Hello, now: float) -> list[Action]:
+        if hello.version != self._software:
+            text = (
+                f"{hello.role} {hello.name} runs Beamfold {hello.version}, the controller {self._software}: "
+                "install the same version for all services of a scan"
+            )
+            return [Send(peer, Refused(text)), Note("error", text)]
+        service = Service(peer, hello, now)
+        actions: list[Action] = []
+        old = self.services.get(service.key)
+        if old is not None and old.peer != peer:
+            self._peers.pop(old.peer, None)
+            if not old.gone:
+                text = f"another {service.key} took this one's place: give every service a name of its own"
+                actions.append(Send(old.peer, Refused(text)))
+        self.services[service.key] = service
+        self._peers[peer] = service.key
+        actions.append(Send(peer, Welcome(self._epoch)))
+        actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
+        if hello.error:
+            actions.append(Note("error", f"{service.key}: {hello.error}"))
+        return actions
+
+    def _gone(self, message: Gone, now: float) -> list[Action]:
+        """A process ended. A scan that needs it cannot be completed: it ends, and says so."""
+        key = f"{message.role} {message.name}"
+        service = self.services.get(key)
+        if service is None or service.gone:
+            return []
+        service.gone = message.how
+        self._peers.pop(service.peer, None)
+        text = f"{key} ended: {message.how}"
+        actions: list[Action] = [Note("error", text)]
+        for scan in (self._next, self.scan):
+            if scan is not None and scan.active:
+                scan.errors.append(text)
+                actions += self._abort(scan, "failed", text, now)
+        return actions
+
+    def _of(self, role: str) -> list[Service]:
+        services = [s for s in self.services.values() if s.hello.role == role and not s.gone]
+        return sorted(services, key=lambda s: s.hello.name)
+
+    def streams(self) -> dict[str, Service]:
+        """Which ingester has which stream."""
+        return {info.name: s for s in self._of("ingester") for info in s.hello.streams}
+
+    def declared(self) -> list[dict[str, Any]]:
+        """Parameters that worker and reducer describe, by name, sorted."""
+        found: dict[str, dict[str, Any]] = {}
+        for service in self._of("worker") + self._of("reducer"):
+            for parameter in service.hello.parameters:
+                found.setdefault(parameter["name"], parameter)
+        return [found[name] for name in sorted(found)]
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def submit(self, plan: Plan, now: float) -> list[Action]:
+        """Start a scan; the reply comes when it is armed. A running scan is stopped for it."""
+        try:
+            scan = self._prepare(plan, now)
+        except BeamfoldError as error:
+            return [Reply(plan.request, error=error)]
+        actions: list[Action] = []
+        if self._next is not None:
+            actions += self._abort(self._next, "superseded", "another scan was submitted", now)
+        self._next = scan
+        actions += self._arm_next(scan, now)
+        if self.scan is None or not self.scan.active:
+            return actions + self._advance(now)
+        return actions + self._stop(self.scan, "a new scan was submitted", now)
+
+    def _prepare(self, plan: Plan, now: float) -> Scan:
+        workers, reducers, streams = self._of("worker"), self._of("reducer"), self.streams()
+        broken = [f"{s.key}: {s.hello.error}" for s in workers + reducers if s.hello.error]
+        if broken:
+            raise ScanError("; ".join(broken))
+        if not reducers:
+            raise ScanError("no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again")
+        tags = [frozenset(s.hello.tags) for s in workers]
+        plan.map.refuse_unless(set(streams), tags)
+        matching = {
+            info.name: "numbered" if info.numbered else "counted"
+            for s in self._of("ingester")
+            for info in s.hello.streams
+        }
+        self._number += 1
+        names = [s.hello.name for s in workers]
+        return Scan(
+            self._number,
+            plan.scan_id,
+            plan.map,
+            plan.request,
+            names,
+            tags,
+            {s: matching[s] for s in plan.map.streams},
+            self.version,
+            now,
+        )
+
+    def _needed(self, scan: Scan, role: str) -> list[Service]:
+        if role == "ingester":
+            streams = self.streams()
+            wanted = {streams[s].key for s in scan.map.streams if s in streams}
+            return [s for s in self._of("ingester") if s.key in wanted]
+        if role == "worker":
+            return [s for s in self._of("worker") if s.hello.name in scan.workers]
+        return self._of("reducer")[:1]
+
+    def _arm_next(self, scan: Scan, now: float) -> list[Action]:
+        """Arm the next kind of service, once those before are armed; run the scan when all are.
+
+        Ingesters and reducer come before the workers, because workers greet them with their first credit. Only
+        ingesters are armed while another scan is still draining.
+        """
+        if scan.waiting or scan.phase is not Phase.ARMING:
+            return []
+        if scan.errors:
+            return self._abort(scan, "failed", "; ".join(scan.errors), now)
+        if not scan.unarmed:
+            return self._run(scan, now)
+        if scan is self._next and scan.unarmed[0] != "ingester":
+            return self._reply(scan)
+        return self._arm(scan, scan.unarmed.pop(0))
+
+    def _arm(self, scan: Scan, role: str) -> list[Action]:
+        reducer = self._needed(scan, "reducer")
+        message = Arm(
+            scan.number,
+            scan.scan_id,
+            scan.map.to_wire(),
+            [WorkerInfo(n, sorted(t)) for n, t in zip(scan.workers, scan.tags, strict=True)],
+            [
+                IngesterInfo(s.hello.name, s.hello.url, [i.name for i in s.hello.streams])
+                for s in self._needed(scan, "ingester")
+            ],
+            reducer[0].hello.url if reducer else "",
+            scan.version,
+            self.values,
+            self.declared(),
+            self._policy.incomplete,
+            self._policy.fold_patience,
+            self._policy.fold_order,
+        )
+        services = self._needed(scan, role)
+        scan.waiting.update(s.key for s in services)
+        return [Send(s.peer, message) for s in services]
+
+    def _advance(self, now: float) -> list[Action]:
+        """Make the next scan the running one, when none is."""
+        scan = self._next
+        if scan is None or (self.scan is not None and self.scan.active):
+            return []
+        self.scan, self._next = scan, None
+        self._fencing, self._fence_again = None, False
+        scan.version = self.version  # they may have changed while the scan before was drained
+        scan.report.parameters = [_version_record(scan.version, self.values, 0)]
+        actions: list[Action] = [
+            RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started})
+        ]
+        return actions + self._arm_next(scan, now)
+
+    def stop(self, request: int, now: float) -> list[Action]:
+        """Stop the running scan: what has arrived is still processed. Stopping twice gives that up as well."""
+        scan = self.scan
+        if scan is None or not scan.active:
+            return [Reply(request)]
+        if scan.phase is Phase.RUNNING:
+            return [Reply(request), *self._stop(scan, "stopped by request", now)]
+        return [Reply(request), *self._abort(scan, "stopped", "stopped twice: what was left was given up", now)]
+
+    def _stop(self, scan: Scan, reason: str, now: float) -> list[Action]:
+        if scan.phase is Phase.ARMING:
+            return self._abort(scan, "stopped", reason, now)
+        if scan.phase is not Phase.RUNNING:
+            return []
+        scan.phase, scan.reason = Phase.HALTING, reason
+        services = self._needed(scan, "ingester")
+        scan.waiting = {s.key for s in services}
+        return [Send(s.peer, Halt(scan.number)) for s in services]
+
+    def set_parameters(self, values: dict[str, bytes], now: float) -> list[Action]:
+        """New raw values (merged into the old ones): in force from the first event that no worker can have begun."""
+        self.values = {**self.values, **values}
+        self.version += 1
+        scan = self.scan
+        actions: list[Action] = [RecordParameters(scan.scan_id if scan else None, self.version, self.values, None)]
+        if scan is None or not scan.active or scan.phase in (Phase.FINISHING, Phase.REDUCING):
+            return actions
+        if scan.phase is Phase.ARMING or self._fencing is not None:
+            self._fence_again = True
+            return actions
+        return actions + self._fence(scan)
+
+    def _fence(self, scan: Scan) -> list[Action]:
+        self._fencing, self._fence_again = (self.version, dict(self.values)), False
+        scan.sent = {}
+        return [Send(s.peer, Fence(scan.number, self.version)) for s in self._needed(scan, "ingester")]
+
+    def tick(self, now: float) -> list[Action]:
+        """Time passed."""
+        scan = self.scan
+        if scan is None or scan.phase is not Phase.RUNNING or scan.tick_interval is None or now < scan.next_tick:
+            return []
+        scan.next_tick = now + scan.tick_interval
+        workers = self._needed(scan, "worker")
+        turn = workers[len(scan.report.ticks) % len(workers)] if workers else None
+        return [Send(turn.peer, Tick(scan.number))] if turn else []
+
+    # -- messages of a scan -------------------------------------------------------------------------------------------
+
+    def _scan_message(self, scan: Scan, service: Service, message: Any, now: float) -> list[Action]:
+        match message:
+            case PartsDone():
+                return self._parts_done(scan, message, now)
+            case StreamSeen():
+                scan.seen(message)
+            case FramesMissing():
+                scan.missing(message)
+            case StreamEnded():
+                return self._stream_ended(scan, message)
+            case Trouble():
+                if len(scan.report.troubles) < MAX_TROUBLES:
+                    scan.report.troubles.append(f"{message.where}: {message.text}")
+            case Armed():
+                return self._armed(scan, service, message, now)
+            case Halted():
+                return self._halted(scan, service, message)
+            case FenceReached():
+                return self._fence_reached(scan, service, message)
+            case Finished():
+                return self._finished(scan, service, message, now)
+        return []
+
+    def _armed(self, scan: Scan, service: Service, message: Armed, now: float) -> list[Action]:
+        scan.waiting.discard(service.key)
+        if message.error:
+            scan.errors.append(f"{service.key}: {message.error}")
+        if message.tick_interval is not None:
+            scan.tick_interval = min(message.tick_interval, scan.tick_interval or message.tick_interval)
+        return self._arm_next(scan, now)
+
+    def _run(self, scan: Scan, now: float) -> list[Action]:
+        scan.phase = Phase.RUNNING
+        actions = self._reply(scan)
+        actions.append(RecordScan(scan.scan_id, {"state": "running", "streams": list(scan.map.streams)}))
+        actions.append(RecordParameters(scan.scan_id, scan.version, self.values, 0))
+        actions += self.tick(now)
+        if self._fence_again:
+            actions += self._fence(scan)
+        actions += self._close_if_ended(scan)
+        return actions + self._assign(scan)
+
+    def _reply(self, scan: Scan) -> list[Action]:
+        request, scan.request = scan.request, None
+        return [] if request is None else [Reply(request, value=scan.scan_id)]
+
+    def _assign(self, scan: Scan) -> list[Action]:
+        if scan.phase not in (Phase.RUNNING, Phase.HALTING, Phase.DRAINING):
+            return []
+        blocks = scan.dispatcher.assign()
+        if not blocks:
+            return []
+        assigned = scan.dispatcher.next_virtual
+        message = Assign(scan.number, blocks, assigned, scan.frontier)
+        actions: list[Action] = [Send(s.peer, message) for s in self._needed(scan, "ingester")]
+        for service in self._needed(scan, "worker"):
+            me = scan.workers.index(service.hello.name)
+            mine = [b for b in blocks if b.worker == me]
+            actions.append(Send(service.peer, Assign(scan.number, mine, assigned, scan.frontier)))
+        return actions
+
+    def _parts_done(self, scan: Scan, message: PartsDone, now: float) -> list[Action]:
+        scan.done(message, now)
+        actions = self._assign(scan)
+        runs = [r for lo, hi, _ in message.completed for r in self._without_broadcasts(scan, lo, hi)]
+        if runs:
+            actions += [Send(s.peer, Release(scan.number, runs)) for s in self._needed(scan, "ingester")]
+        return actions + self._conclude(scan) + (self._finish(scan) if message.finished else [])
+
+    def _without_broadcasts(self, scan: Scan, lo: int, hi: int) -> list[Run]:
+        """Broadcast frames are kept for workers that join later, so their events are not released."""
+        groups = (1 << len(scan.map.groups)) - 1
+        runs: list[Run] = []
+        while lo < hi:
+            broadcast = scan.map.next_broadcast(lo, groups)
+            end = hi if broadcast is None else min(broadcast, hi)
+            if lo < end:
+                runs.append((lo, end))
+            lo = end + 1
+        return runs
+
+    def _stream_ended(self, scan: Scan, message: StreamEnded) -> list[Action]:
+        scan.ended(message)
+        return self._close_if_ended(scan)
+
+    def _close_if_ended(self, scan: Scan) -> list[Action]:
+        """All series ended: an endless scan ends there, and so does one whose streams all end before its map."""
+        if scan.phase is not Phase.RUNNING or set(scan.ended_streams) < set(scan.report.streams):
+            return []
+        last = max(m.last_event for m in scan.ended_streams.values())
+        return self._close(scan, last)
+
+    def _halted(self, scan: Scan, service: Service, message: Halted) -> list[Action]:
+        if scan.phase is not Phase.HALTING:
+            return []
+        scan.waiting.discard(service.key)
+        scan.halted.update(message.streams)
+        if scan.waiting:
+            return []
+        return self._close(scan, max((last for last, _ in scan.halted.values()), default=0))
+
+    def _close(self, scan: Scan, last: int) -> list[Action]:
+        scan.phase = Phase.DRAINING
+        planned = scan.data_events
+        if planned is not None and not scan.map.wrapped:
+            last = min(last, planned - 1)
+        elif planned is not None:
+            last = min(last, planned)
+        if planned is not None and last < planned and not scan.reason:
+            scan.reason = f"every series ended by event {last} of {planned}"
+        scan.close(last)
+        roles = ("ingester", "worker", "reducer")
+        services = [s for role in roles for s in self._needed(scan, role)]
+        actions: list[Action] = [Send(s.peer, Close(scan.number, last)) for s in services]
+        return actions + self._assign(scan) + self._conclude(scan)
+
+    def _conclude(self, scan: Scan) -> list[Action]:
+        """Let the end event be processed, once every data event is terminal."""
+        n = scan.map.n_events
+        if scan.concluded or not scan.map.wrapped or n is None or scan.frontier < n - 1:
+            return []
+        scan.concluded = True
+        return [Send(s.peer, Conclude(scan.number)) for s in self._needed(scan, "worker")]
+
+    def _fence_reached(self, scan: Scan, service: Service, message: FenceReached) -> list[Action]:
+        if self._fencing is None or message.version != self._fencing[0]:
+            return []
+        scan.sent[service.key] = message.sent
+        ingesters = self._needed(scan, "ingester")
+        if set(scan.sent) < {s.key for s in ingesters}:
+            return []
+        # While the fence was being reached the values may have changed again: those get a fence of their own.
+        (version, values), from_event = self._fencing, max(scan.sent.values()) + 1
+        self._fencing = None
+        update = Parameters(scan.number, version, values, from_event)
+        others = self._needed(scan, "worker") + self._needed(scan, "reducer")
+        actions: list[Action] = [Send(s.peer, update) for s in others + ingesters]
+        scan.report.parameters.append(_version_record(version, values, from_event))
+        actions.append(RecordParameters(scan.scan_id, version, values, from_event))
+        return actions + (self._fence(scan) if self._fence_again else [])
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, scan: Scan) -> list[Action]:
+        if scan.phase not in (Phase.RUNNING, Phase.HALTING, Phase.DRAINING):
+            return []
+        scan.phase = Phase.FINISHING
+        workers = self._needed(scan, "worker")
+        scan.waiting = {s.key for s in workers}
+        return [Send(s.peer, Finish(scan.number)) for s in workers]
+
+    def _finished(self, scan: Scan, service: Service, message: Finished, now: float) -> list[Action]:
+        if service.key not in scan.waiting:
+            return []
+        scan.waiting.discard(service.key)
+        scan.finished(message)
+        if scan.waiting:
+            return []
+        if scan.phase is Phase.FINISHING:
+            scan.phase = Phase.REDUCING
+            reducers = self._needed(scan, "reducer")
+            scan.waiting = {s.key for s in reducers}
+            return [Send(s.peer, Finish(scan.number)) for s in reducers]
+        return self._end(scan, "stopped" if scan.halted else "finished", now)
+
+    def _abort(self, scan: Scan, ended: str, reason: str, now: float) -> list[Action]:
+        scan.reason = reason
+        actions: list[Action] = []
+        if scan.request is not None:
+            request, scan.request = scan.request, None
+            actions.append(Reply(request, error=ScanError(reason)))
+        if scan.data_events is None:
+            scan.close(max((m.last_event for m in scan.ended_streams.values()), default=max(scan.reached - 1, 0)))
+        return actions + self._end(scan, ended, now)
+
+    def _end(self, scan: Scan, ended: str, now: float) -> list[Action]:
+        report = scan.conclude(ended, now)
+        scan.phase = Phase.ENDED
+        self.reports[scan.scan_id] = report
+        while len(self.reports) > KEEP_REPORTS:
+            del self.reports[next(iter(self.reports))]
+        actions: list[Action] = []
+        for role in ("ingester", "worker", "reducer"):
+            for service in self._needed(scan, role):
+                told = report if role == "reducer" else None
+                actions.append(Send(service.peer, End(scan.number, told)))
+        actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
+        actions.append(Note("info", f"scan {scan.number} {ended}: {report['summary']}"))
+        if scan is self._next:
+            self._next = None
+            return actions
+        return actions + self._advance(now)
+
+    # -- what people ask ------------------------------------------------------------------------------------------------
+
+    def report(self, scan_id: str) -> dict[str, Any] | None:
+        """The report of a scan, as it stands."""
+        for scan in (self.scan, self._next):
+            if scan is not None and scan.scan_id == scan_id and scan.active:
+                return scan.snapshot()
+        return self.reports.get(scan_id)
+
+    def progress(self) -> dict[str, Any]:
+        """How far the present (or last) scan is, counting start and end event as the map does."""
+        scan = self.scan
+        if scan is None:
+            return {"last_assigned": 0, "completed_events": 0, "total_events": 0, "finished": True}
+        n = scan.map.n_events
+        virtual = scan.dispatcher.next_virtual
+        last = n if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual else scan.map.span(virtual)[0]
+        return {
+            "last_assigned": last or 0,
+            "completed_events": scan.states.done,
+            "total_events": n,
+            "finished": not scan.active,
+            "scan": scan.scan_id,
+            "phase": str(scan.phase),
+            "streams": {name: s.phase for name, s in scan.report.streams.items()},
+        }
+
+
+def _version_record(version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:
+    """A version for the report: text where it is text, sizes of what is long."""
+    shown = {k: v.decode("utf-8", "replace") if len(v) <= 1024 else f"{len(v)} bytes" for k, v in values.items()}
+    return {"version": version, "from_event": from_event, "values": shown}
+
+
+__all__ = ["ControllerMachine", "MapError", "Plan", "Policy", "TriggerMap"]

@@ -1,0 +1,241 @@
+"""One scan as the controller sees it: its phase, who it waits for, and the report that grows with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from beamfold.dispatch.blocks import Dispatcher
+from beamfold.model.report import MAX_FAILURES, ScanReport, StreamReport
+from beamfold.model.states import EventState, EventStates
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.messages import Failure, Finished, FramesMissing, PartsDone, Run, StreamEnded, StreamSeen
+
+
+class Phase(StrEnum):
+    """Where a scan is; it only ever moves down this list."""
+
+    ARMING = "arming"
+    RUNNING = "running"
+    HALTING = "halting"
+    DRAINING = "draining"
+    FINISHING = "finishing"
+    REDUCING = "reducing"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class Plan:
+    """What was asked for: a scan before it starts. `values` are the raw parameters it starts with."""
+
+    scan_id: str
+    map: TriggerMap
+    request: int
+
+
+@dataclass(slots=True)
+class Scan:
+    """A scan from its arming to its end. `workers[w]` names logical worker w; `tags[w]` are its tags."""
+
+    number: int
+    scan_id: str
+    map: TriggerMap
+    request: int | None
+    workers: list[str]
+    tags: list[frozenset[str]]
+    matching: dict[str, str]
+    version: int
+    started: float
+    phase: Phase = Phase.ARMING
+    unarmed: list[str] = field(default_factory=lambda: ["ingester", "reducer", "worker"])
+    planned: int | None = None
+    waiting: set[str] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)
+    halted: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    ended_streams: dict[str, StreamEnded] = field(default_factory=dict)
+    concluded: bool = False
+    closed: bool = False
+    reason: str = ""
+    tick_interval: float | None = None
+    next_tick: float = 0.0
+    frontier: int = 0
+    reached: int = 0
+    dispatcher: Dispatcher = field(init=False)
+    states: EventStates = field(default_factory=EventStates)
+    report: ScanReport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dispatcher = Dispatcher(self.map, self.tags)
+        self.planned = self.data_events
+        self.report = ScanReport(
+            self.scan_id, self.number, planned=self.planned, started=self.started, workers=list(self.workers)
+        )
+        for index, name in enumerate(self.map.streams):
+            self.report.streams[name] = StreamReport(self.matching[name], expected=self._expected(index))
+
+    @property
+    def data_events(self) -> int | None:
+        """Data events of the map: without its start and end event where it is wrapped."""
+        n = self.map.n_events
+        return None if n is None else n - 2 if self.map.wrapped else n
+
+    @property
+    def active(self) -> bool:
+        return self.phase is not Phase.ENDED
+
+    def _expected(self, stream: int) -> int | None:
+        count = self.map.frame_count(stream)
+        return None if count is None else max(count - 2, 0)
+
+    # -- what the services say --------------------------------------------------------------------------------------
+
+    def seen(self, message: StreamSeen) -> None:
+        """A stream's counters."""
+        stream = self.report.streams.get(message.stream)
+        if stream is not None:
+            stream.phase, stream.frames = message.phase, message.frames
+            stream.discarded, stream.malformed = message.discarded, message.malformed
+            stream.duplicates = message.duplicates
+
+    def ended(self, message: StreamEnded) -> int | None:
+        """A series end. When it was the last one: the highest event that any stream reached, else None."""
+        stream = self.report.streams.get(message.stream)
+        if stream is None:
+            return None
+        stream.phase, stream.frames, stream.surplus = "ended", message.frames, message.surplus
+        self.ended_streams[message.stream] = message
+        if set(self.ended_streams) < set(self.report.streams):
+            return None
+        return max(m.last_event for m in self.ended_streams.values())
+
+    def missing(self, message: FramesMissing) -> None:
+        """Frames that will not come."""
+        stream = self.report.streams.get(message.stream)
+        if stream is not None:
+            extend_runs(stream.missing, message.runs)
+
+    def done(self, message: PartsDone, now: float) -> None:
+        """Parts are durably done."""
+        for lo, hi, state in message.completed:
+            self.states.set(lo, hi, state)
+            self.reached = max(self.reached, hi)
+        self.frontier = max(self.frontier, message.frontier)
+        for worker, parts in message.parts.items():
+            self.dispatcher.done(worker, parts, now)
+        for name, runs in message.incomplete.items():
+            extend_runs(self.report.incomplete.setdefault(name, []), runs)
+        self.report.ticks.extend(message.ticks)
+        self.report.duplicates += message.duplicates
+        self.fail(message.failures, message.failed_total)
+
+    def finished(self, message: Finished) -> None:
+        """A service ran its `finish()`."""
+        self.fail(message.failures, len(message.failures))
+        for lo, hi in message.failed:
+            self.states.raise_to(lo, hi, EventState.FAILED)
+        self.report.out_of_order.extend(message.out_of_order)
+        self.report.result_file = message.result_file or self.report.result_file
+        if message.error:
+            self.report.troubles.append(message.error)
+
+    def fail(self, failures: Sequence[Failure], total: int) -> None:
+        """User code raised: keep the first ones with their traceback, count them all."""
+        self.report.failed_total += total
+        room = MAX_FAILURES - len(self.report.failures)
+        self.report.failures.extend(
+            {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text} for f in failures[:room]
+        )
+
+    def close(self, last_event: int) -> None:
+        """The map ends with this data event."""
+        self.map = self.map.closed_at(last_event)
+        self.closed = True
+        self.dispatcher.close(self.map)
+        for index, name in enumerate(self.map.streams):
+            self.report.streams[name].expected = self._expected(index)
+
+    # -- the report -----------------------------------------------------------------------------------------------
+
+    def data_range(self) -> Run:
+        """The data events that the scan has: half-open. Of an endless one, those that are known of so far."""
+        first = 1 if self.map.wrapped else 0
+        n = self.data_events
+        return (first, first + (n if n is not None else max(self.reached - first, 0)))
+
+    def conclude(self, ended: str, now: float) -> dict[str, Any]:
+        """The final report: verify counted streams, name what never became terminal, count."""
+        lo, hi = self.data_range()
+        self._verify()
+        if ended != "finished":
+            self._lose(lo, hi)
+        self.report.ended, self.report.reason, self.report.finished = ended, self.reason, now
+        return self.snapshot()
+
+    def snapshot(self) -> dict[str, Any]:
+        """The report as it stands."""
+        report = self.report
+        lo, hi = self.data_range()
+        counts = self._counts(lo, hi)
+        report.events = hi - lo
+        report.unreached = max((self.planned or 0) - report.events, 0)
+        report.count(counts)
+        ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
+        report.runs = {s.label: self.states.runs(s) for s in EventState if counts.get(s) and s not in ordinary}
+        if not report.ended:
+            return {**report.to_dict(), "phase": str(self.phase)}
+        return report.to_dict()
+
+    def _counts(self, lo: int, hi: int) -> dict[EventState, int]:
+        """Data events by state; the start and end event are not among them."""
+        counts = self.states.counts()
+        if self.map.wrapped:
+            for event in (lo - 1, hi):
+                if state := self.states[event]:
+                    counts[state] -= 1
+        counts[EventState.PENDING] = max(hi - lo - sum(counts.values()), 0)
+        return counts
+
+    def _lose(self, lo: int, hi: int) -> None:
+        """What is pending when a scan is given up is lost."""
+        for a, b in self.states.runs(EventState.PENDING, limit=1 << 30):
+            self.states.set(max(a, lo), min(b, hi), EventState.LOST)
+        self.states.set(max(self.reached, lo), hi, EventState.LOST)
+
+    def _verify(self) -> None:
+        """Frames of a counted stream are matched by their place alone: when the total is wrong, none is certain."""
+        for index, name in enumerate(self.map.streams):
+            stream, end = self.report.streams[name], self.ended_streams.get(name)
+            if stream.matching != "counted" or end is None or stream.expected is None:
+                continue
+            if end.frames + end.surplus == stream.expected:
+                continue
+            stream.verified = False
+            events = self.map.events(index, 1, 1 + stream.expected)
+            for lo, hi in as_runs(events):
+                self.states.raise_to(lo, hi, EventState.UNVERIFIED)
+
+
+def as_runs(events: np.ndarray[Any, np.dtype[np.int64]]) -> list[Run]:
+    """Ascending event numbers as half-open runs."""
+    if not len(events):
+        return []
+    breaks = np.flatnonzero(np.diff(events) != 1) + 1
+    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(events, breaks)]
+
+
+MAX_RUNS = 10_000
+"""Runs kept per list in a report: what does not compress further is still counted by state."""
+
+
+def extend_runs(runs: list[Run], more: Sequence[Run]) -> None:
+    """Append runs, merging with the last one where they touch; bounded."""
+    for lo, hi in more:
+        if runs and runs[-1][1] == lo:
+            runs[-1] = (runs[-1][0], hi)
+        elif len(runs) < MAX_RUNS:
+            runs.append((lo, hi))

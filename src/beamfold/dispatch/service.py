@@ -1,0 +1,189 @@
+"""The controller service: sockets and store around the controller machine, on one asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import zmq
+
+from beamfold.dispatch.journal import LedgerWriter
+from beamfold.dispatch.machine import (
+    Action,
+    ControllerMachine,
+    Note,
+    RecordParameters,
+    RecordScan,
+    Reply,
+    Send,
+)
+from beamfold.dispatch.scan import Plan
+from beamfold.ledger.base import Ledger
+from beamfold.model.errors import LedgerUnavailable
+from beamfold.model.triggermap import TriggerMap
+from beamfold.transport.control import ControlHub
+
+TICK = 0.05
+"""Seconds between ticks of the machine, and the longest that a message on the control channel can go unseen."""
+
+LEASE = 10.0
+"""Seconds that the controller's ownership and address in the ledger hold without being renewed."""
+
+MAX_NOTES = 1000
+"""Log lines kept for `GET /logs`."""
+
+
+class ControllerService:
+    """Owns the control channel and the machine. Requests come from the HTTP layer on the same loop.
+
+    `name` distinguishes several Beamfolds on one store; `http` is the address people use, for the registry.
+    """
+
+    def __init__(
+        self,
+        hub: ControlHub,
+        ledger: Ledger,
+        machine: ControllerMachine,
+        *,
+        token: str,
+        http: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.hub = hub
+        self.ledger = ledger
+        self.machine = machine
+        self.http = http
+        self._token = token
+        self._clock = clock
+        self._writer = LedgerWriter(ledger)
+        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._number = itertools.count(1)
+        self._log = structlog.get_logger("controller")
+        self.notes: deque[dict[str, Any]] = deque(maxlen=MAX_NOTES)
+        self._stopping = asyncio.Event()
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until `shutdown()`."""
+        loop = asyncio.get_running_loop()
+        descriptor = self.hub.socket.getsockopt(zmq.FD)
+        loop.add_reader(descriptor, self._drain)
+        self._announce()
+        renew = 0.0
+        try:
+            while not self._stopping.is_set():
+                # The descriptor signals edges: what a send uncovered is found here at the latest.
+                self._drain()
+                self._perform(self.machine.tick(self._clock()))
+                if time.monotonic() >= renew:
+                    renew = time.monotonic() + LEASE / 4
+                    self._announce()
+                try:
+                    async with asyncio.timeout(TICK):
+                        await self._stopping.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            loop.remove_reader(descriptor)
+            self._writer.put(lambda ledger: ledger.withdraw("controller", "controller"))
+            self._writer.put(lambda ledger: ledger.release_owner(self._token))
+            await asyncio.to_thread(self._writer.close)
+
+    def shutdown(self) -> None:
+        """Leave `run`."""
+        self._stopping.set()
+
+    def _announce(self) -> None:
+        info = {"control": self.hub.url, "http": self.http}
+        self._writer.put(lambda ledger: ledger.renew_owner(self._token, LEASE))
+        self._writer.put(lambda ledger: ledger.announce("controller", "controller", info, LEASE))
+
+    def _drain(self) -> None:
+        while messages := self.hub.receive():
+            now = self._clock()
+            for peer, message in messages:
+                self._perform(self.machine.receive(peer, message, now))
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self.hub.send(action.peer, action.message)
+            elif isinstance(action, Reply):
+                self._reply(action)
+            elif isinstance(action, RecordScan):
+                self._record_scan(action)
+            elif isinstance(action, RecordParameters):
+                self._record_parameters(action)
+            else:
+                self._note(action)
+
+    def _reply(self, action: Reply) -> None:
+        future = self._requests.pop(action.request, None)
+        if future is None or future.done():
+            return
+        if action.error is not None:
+            future.set_exception(action.error)
+        else:
+            future.set_result(action.value)
+
+    def _record_scan(self, action: RecordScan) -> None:
+        self._writer.put(lambda ledger: ledger.put_scan(action.scan_id, action.fields))
+
+    def _record_parameters(self, a: RecordParameters) -> None:
+        self._writer.put(lambda ledger: ledger.put_parameters(a.version, a.values, a.from_event, a.scan_id))
+
+    def _note(self, note: Note) -> None:
+        self._log.log({"info": 20, "warning": 30, "error": 40}.get(note.level, 20), note.text)
+        entry = {"created": self._clock(), "levelname": note.level.upper(), "name": "controller", "msg": note.text}
+        self.notes.append(entry)
+        self._writer.put(lambda ledger: ledger.append_logs([entry]))
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    async def submit(self, trigger_map: TriggerMap) -> str:
+        """Start a scan; returns its id once it is armed. MapError or ScanError say why it cannot be."""
+        number, future = self._request()
+        plan = Plan(str(uuid.uuid4()), trigger_map, number)
+        self._perform(self.machine.submit(plan, self._clock()))
+        return str(await future)
+
+    async def stop(self) -> None:
+        """Stop the running scan, if there is one: what has arrived is still processed."""
+        number, future = self._request()
+        self._perform(self.machine.stop(number, self._clock()))
+        await future
+
+    async def set_parameters(self, values: dict[str, bytes]) -> int:
+        """New raw values; returns their version. LedgerUnavailable when they could not be recorded."""
+        await asyncio.to_thread(self.ledger.ping)
+        if self._writer.behind > MAX_NOTES:
+            raise LedgerUnavailable("the control store lags behind: try again in a moment")
+        self._perform(self.machine.set_parameters(values, self._clock()))
+        return self.machine.version
+
+    async def scans(self, limit: int) -> list[dict[str, Any]]:
+        """Scans that the ledger remembers, newest first, without their reports."""
+        fields = ("number", "state", "started", "finished", "streams")
+        found = await asyncio.to_thread(self.ledger.scans, limit, fields)
+        return [{"id": scan_id, **record} for scan_id, record in found]
+
+    async def report(self, scan_id: str) -> dict[str, Any] | None:
+        """The report of a running or ended scan; None when nobody knows the scan."""
+        report = self.machine.report(scan_id)
+        if report is None:
+            record = await asyncio.to_thread(self.ledger.scan, scan_id)
+            report = record.get("report") if record else None
+        return report
+
+    def _request(self) -> tuple[int, asyncio.Future[Any]]:
+        number = next(self._number)
+        future = asyncio.get_running_loop().create_future()
+        self._requests[number] = future
+        return number, future

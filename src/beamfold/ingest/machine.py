@@ -1,0 +1,634 @@
+"""The ingest machine: frames of one scan in, batches for workers out. No sockets, no clock.
+
+It numbers frames by their headers, keeps them until they are done, routes them by the controller's assignments and
+sends what the workers' credit allows. Every call takes a batch and returns the actions it causes; the cost is per
+batch. A frame that will never come is told to all workers as a run of events (see the decision record on missing
+frames); it is shown by a later frame or by the series end, never by silence.
+
+The machine serves one scan. `feed` must get the items of a stream in the order its framer gave them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamfold.ingest.retention import Frame, Retention
+from beamfold.model.routes import UNASSIGNED, Routes
+from beamfold.model.runs import RunSet
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.items import Data, End, Malformed, Start
+from beamfold.protocols.messages import (
+    Block,
+    FenceReached,
+    FramesMissing,
+    Halted,
+    Message,
+    Release,
+    Run,
+    StreamEnded,
+    StreamSeen,
+    Trouble,
+)
+
+Item: TypeAlias = Start | Data | End | Malformed
+Ints: TypeAlias = NDArray[np.int64]
+Positions: TypeAlias = "int | NDArray[np.int16]"
+
+ROUTE_STEP = 8192
+"""Ordinals routed in one go: bounds the numpy temporaries, large enough that their fixed cost vanishes."""
+
+BATCH_FRAMES = 2048
+"""Frames per batch at most: a worker should get its first work of a burst before the burst is over."""
+
+BATCH_BYTES = 4 << 20
+"""Payload per batch at most (one frame may be larger): keeps credit flowing in steps of a few milliseconds."""
+
+MAX_TROUBLES = 100
+"""Malformed messages described one by one; beyond that they are only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """A stream this ingester reads: its number in the map, its name, and how its frames are numbered.
+
+    `base` is the number of the first data frame of a series (0, 1) or None when the start message gives it.
+    """
+
+    index: int
+    name: str
+    numbered: bool
+    base: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrames:
+    """Send these frames of a stream to a logical worker; they all need parameter version `version` or older."""
+
+    worker: int
+    stream: int
+    version: int
+    events: Ints
+    k: Positions
+    frames: list[Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class SendGap:
+    """Tell a worker which events will never have a frame of this stream."""
+
+    worker: int
+    stream: int
+    runs: list[Run]
+    tail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the controller."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Retention is full: stop reading this stream until Resume (back-pressure to the detector)."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Read this stream again."""
+
+    stream: int
+
+
+Action: TypeAlias = SendFrames | SendGap | Tell | Pause | Resume
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Frames of one stream on their way to one worker; `at` is how many of them are sent."""
+
+    ordinals: Ints
+    events: Ints
+    k: Positions
+    at: int = 0
+
+
+@dataclass(slots=True)
+class _Stream:
+    spec: StreamSpec
+    phase: str = "waiting"
+    base: int = 0
+    next: int = 0  # the ordinal expected next
+    cursor: int = 0  # everything before is routed
+    frames: int = 0
+    end_frame: Frame | None = None
+    missing: RunSet = field(default_factory=RunSet)  # ordinals
+    gaps: list[tuple[list[Run], bool]] = field(default_factory=list)  # events, as told to the workers
+    retention: Retention = field(default_factory=Retention)
+    payload: int = 0
+    paused: bool = False
+    discarded: int = 0
+    surplus: int = 0
+    malformed: int = 0
+    duplicates: int = 0
+
+
+class IngestMachine:
+    """One scan at one ingester.
+
+    `workers[w]` is the bitmask of broadcast groups that logical worker w belongs to. `retention_bytes` bounds each
+    stream's frames in memory: beyond it the stream is paused until parts are done.
+    """
+
+    def __init__(
+        self,
+        scan: int,
+        trigger_map: TriggerMap,
+        streams: Iterable[StreamSpec],
+        workers: Sequence[int],
+        *,
+        version: int = 0,
+        retention_bytes: int = 1 << 30,
+    ) -> None:
+        self.scan = scan
+        self.map = trigger_map
+        self._workers = list(workers)
+        self._streams = {s.index: _Stream(s) for s in streams}
+        self._routes = Routes()
+        self._outbox: dict[tuple[int, int], deque[_Segment]] = {}
+        self._credit: dict[tuple[int, int], int] = {}
+        self._versions: list[tuple[int, int]] = [(0, version)]
+        self._retention_bytes = retention_bytes
+        self._sent_up_to = -1
+        self._hold_above: int | None = None
+        self._halted = False
+        self._troubles = 0
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    def feed(self, stream: int, items: Iterable[Item]) -> list[Action]:
+        """Frames of one stream arrived."""
+        actions: list[Action] = []
+        state = self._streams[stream]
+        for item in items:
+            if self._halted:
+                state.discarded += 1
+            elif isinstance(item, Data):
+                self._data(state, item, actions)
+            elif isinstance(item, Start):
+                self._start(state, item, actions)
+            elif isinstance(item, End):
+                self._end(state, item, actions)
+            else:
+                state.malformed += 1
+                self._trouble(state, item.reason, actions)
+        self._route(state)
+        self._flush(actions)
+        if not (state.paused or self._halted) and state.retention.nbytes > self._retention_bytes:
+            state.paused = True
+            actions.append(Pause(stream))
+        return actions
+
+    def assign(self, blocks: Sequence[Block]) -> list[Action]:
+        """The controller gave virtual workers to workers, some of them perhaps for the second time."""
+        for block in blocks:
+            self._routes.add(block.lo, block.hi, block.worker)
+            if block.attempt:
+                self._send_again(block)
+        return self._everything()
+
+    def grant(self, worker: int, stream: int, credit: int) -> list[Action]:
+        """A worker takes `credit` more bytes of a stream. Its first grant attaches it: it learns of all gaps."""
+        actions: list[Action] = []
+        state = self._streams.get(stream)
+        if state is None or not 0 <= worker < len(self._workers) or credit < 0:
+            return actions
+        key = (worker, stream)
+        if key not in self._credit:
+            self._credit[key] = 0
+            actions.extend(SendGap(worker, stream, runs, tail) for runs, tail in state.gaps)
+        self._credit[key] += credit
+        self._send(key, actions)
+        return actions
+
+    def release(self, message: Release) -> list[Action]:
+        """Events are done for good: their frames go."""
+        actions: list[Action] = []
+        for index, state in self._streams.items():
+            for lo, hi in message.runs:
+                state.retention.release(self.map.ordinal_at(index, lo), self.map.ordinal_at(index, hi))
+            if state.paused and state.retention.nbytes < self._retention_bytes * 3 // 4:
+                state.paused = False
+                actions.append(Resume(index))
+        if message.runs:
+            self._routes.forget_before(self._first_virtual_needed())
+        return actions
+
+    def halt(self) -> list[Action]:
+        """Stop taking frames; say how far each stream came."""
+        self._halted = True
+        seen = {s.spec.name: (self._last_event(s), s.phase == "ended") for s in self._streams.values()}
+        actions: list[Action] = [Tell(Halted(self.scan, seen))]
+        for index, state in self._streams.items():
+            if state.paused:
+                state.paused = False
+                actions.append(Resume(index))
+        return actions
+
+    def close(self, last_event: int) -> list[Action]:
+        """The map ends with this data event: streams that have not ended by then never will."""
+        self.map = self.map.closed_at(last_event)
+        self._halted = True
+        actions: list[Action] = []
+        for state in self._streams.values():
+            state.gaps = [gap for gap in state.gaps if not gap[1]]  # told anew, now for good
+            self._finish_series(state, actions)
+        return actions + self._everything()
+
+    def fence(self, version: int) -> list[Action]:
+        """Parameters are about to change: send nothing beyond what may already have been sent."""
+        self._hold_above = self._sent_up_to
+        return [Tell(FenceReached(self.scan, version, self._sent_up_to))]
+
+    def set_version(self, version: int, from_event: int) -> list[Action]:
+        """From this event on, batches need this version; sending goes on."""
+        self._versions.append((from_event, version))
+        self._hold_above = None
+        return self._everything()
+
+    def progress(self) -> list[StreamSeen]:
+        """How far every stream has come, for status and page."""
+        return [
+            StreamSeen(
+                self.scan,
+                s.spec.name,
+                s.phase,
+                s.frames,
+                self._last_event(s),
+                s.retention.nbytes,
+                s.discarded,
+                s.malformed,
+                s.duplicates,
+            )
+            for s in self._streams.values()
+        ]
+
+    # -- numbering ----------------------------------------------------------------------------------------------
+
+    def _start(self, state: _Stream, item: Start, actions: list[Action]) -> None:
+        if state.phase != "waiting":
+            self._trouble(state, f"a start message while the series is {state.phase}; it was ignored", actions)
+            return
+        state.base = item.base if item.base is not None else (state.spec.base or 0)
+        state.phase = "running"
+        state.next = 1
+        state.retention.append(0, [item.frames])
+
+    def _data(self, state: _Stream, item: Data, actions: list[Action]) -> None:
+        frames = item.frames
+        if state.phase != "running":
+            state.discarded += len(frames)
+            return
+        limit = self._data_end(state)
+        lo = state.next
+        if item.numbers is not None:
+            first = item.numbers[0] - state.base + 1
+            n = len(frames)
+            if first != lo or item.numbers[-1] - item.numbers[0] != n - 1 or not _consecutive(item.numbers):
+                self._irregular(state, item, limit, actions)
+                return
+        if limit is not None and lo + len(frames) > limit:
+            surplus = lo + len(frames) - limit
+            state.surplus += surplus
+            self._trouble(state, f"{surplus} frames more than the trigger map has for this stream", actions)
+            frames = frames[: len(frames) - surplus]
+        if frames:
+            state.retention.append(lo, frames)
+            state.frames += len(frames)
+            state.next = lo + len(frames)
+
+    def _irregular(self, state: _Stream, item: Data, limit: int | None, actions: list[Action]) -> None:
+        """Numbers that are not simply the next ones: gaps, repeats, late frames, frames beyond the map."""
+        assert item.numbers is not None
+        surplus = 0
+        for number, frame in zip(item.numbers, item.frames, strict=True):
+            ordinal = number - state.base + 1
+            if ordinal < state.next:
+                state.duplicates += 1
+                continue
+            if limit is not None and ordinal >= limit:
+                surplus += 1
+                continue
+            if ordinal > state.next:
+                self._gap(state, state.next, ordinal, False, actions)
+            state.retention.append(ordinal, [frame])
+            state.frames += 1
+            state.next = ordinal + 1
+        if surplus:
+            state.surplus += surplus
+            self._trouble(state, f"{surplus} frames more than the trigger map has for this stream", actions)
+
+    def _end(self, state: _Stream, item: End, actions: list[Action]) -> None:
+        if state.phase != "running":
+            state.discarded += 1
+            return
+        state.phase = "ended"
+        if self.map.wrapped:
+            state.end_frame = item.frames  # it belongs to the end event, whose number is certain once the map is closed
+        elif state.next < (self.map.frame_count(state.spec.index) or 0):
+            state.retention.append(state.next, [item.frames])
+            state.next += 1
+        ended = StreamEnded(self.scan, state.spec.name, state.frames, self._last_event(state), state.surplus)
+        actions.append(Tell(ended))
+        end = self._data_end(state)
+        if end is not None and state.next < end:
+            # Joined streams that go on need not wait for this one; whether the scan goes on is the controller's word.
+            self._gap(state, state.next, end, True, actions)
+
+    def _finish_series(self, state: _Stream, actions: list[Action]) -> None:
+        """The map is closed: place the end message, and say what will never come."""
+        count = self.map.frame_count(state.spec.index) or 0
+        if state.next >= count:
+            return
+        last = count - 1 if state.end_frame is not None else count
+        if state.next < last:
+            self._gap(state, state.next, last, False, actions)
+        if state.end_frame is not None:
+            state.retention.append(last, [state.end_frame])
+        state.next = count
+
+    def _data_end(self, state: _Stream) -> int | None:
+        """Data frames have ordinals below this one. None when the map is endless."""
+        count = self.map.frame_count(state.spec.index)
+        return None if count is None else count - int(self.map.wrapped)
+
+    def _gap(self, state: _Stream, lo: int, hi: int, tail: bool, actions: list[Action]) -> None:
+        if not tail:
+            state.missing.add(lo, hi)
+        index = state.spec.index
+        first = int(self.map.events(index, lo, lo + 1)[0])
+        last = int(self.map.events(index, hi - 1, hi)[0])
+        runs = [(first, last + 1)]
+        state.gaps.append((runs, tail))
+        for worker in range(len(self._workers)):
+            if (worker, index) in self._credit:
+                actions.append(SendGap(worker, index, runs, tail))
+        if not tail:
+            actions.append(Tell(FramesMissing(self.scan, state.spec.name, runs)))
+
+    def _last_event(self, state: _Stream) -> int:
+        """Highest event with a data frame of this stream; 0 when there is none."""
+        last = min(state.next, self._data_end(state) or state.next) - 1
+        while last > 0 and last in state.missing:
+            last = next(lo for lo, hi in state.missing if lo <= last < hi) - 1
+        return int(self.map.events(state.spec.index, last, last + 1)[0]) if last > 0 else 0
+
+    def _trouble(self, state: _Stream, text: str, actions: list[Action]) -> None:
+        self._troubles += 1
+        if self._troubles <= MAX_TROUBLES:
+            actions.append(Tell(Trouble(self.scan, f"stream {state.spec.name}", text)))
+
+    # -- routing ------------------------------------------------------------------------------------------------
+
+    def _everything(self) -> list[Action]:
+        actions: list[Action] = []
+        for state in self._streams.values():
+            self._route(state)
+        self._flush(actions)
+        return actions
+
+    def _route(self, state: _Stream) -> None:
+        """Put what has arrived into the outboxes of its workers, up to the first frame that has no worker yet."""
+        while state.cursor < state.next:
+            lo = state.cursor
+            present = state.missing.missing(lo, min(state.next, lo + ROUTE_STEP)) if state.missing else None
+            if present == []:
+                state.cursor = min(state.next, lo + ROUTE_STEP)
+                continue
+            lo, hi = present[0] if present else (lo, min(state.next, lo + ROUTE_STEP))
+            state.cursor = lo + self._route_run(state, lo, hi)
+            if state.cursor < hi:
+                return
+
+    def _route_run(self, state: _Stream, lo: int, hi: int) -> int:
+        """Route ordinals lo..hi-1, all of them held; returns how many could be."""
+        index = state.spec.index
+        rows = self.map.route(index, lo, hi)
+        n = len(rows.index)
+        if not n:
+            return hi - lo
+        broadcast = np.flatnonzero(rows.virtual < 0)
+        if not len(broadcast):
+            return self._route_rows(index, lo, hi, rows.index, rows.event, rows.k, rows.virtual)
+        at = 0
+        for row in [*broadcast.tolist(), n]:
+            if at < row:
+                end = int(rows.index[row]) + lo if row < n else hi
+                part = slice(at, row)
+                done = self._route_rows(
+                    index, lo, end, rows.index[part], rows.event[part], rows.k[part], rows.virtual[part]
+                )
+                if lo + done < end:
+                    return done
+            if row < n:
+                offset = int(rows.index[row])
+                if not self._route_broadcast(index, lo + offset, int(rows.event[row]), -1 - int(rows.virtual[row])):
+                    return offset
+            at = row + 1
+        return hi - lo
+
+    def _route_rows(
+        self, stream: int, lo: int, hi: int, index: Ints, events: Ints, k: NDArray[np.int16], virtual: Ints
+    ) -> int:
+        workers = self._routes.lookup(virtual)
+        done = hi - lo
+        first = int(workers[0])
+        if first != UNASSIGNED and bool((workers == first).all()):
+            self._post(first, stream, index + lo, events, k)
+            return done
+        blank = workers == UNASSIGNED
+        if bool(blank.any()):
+            done = int(index[int(np.argmax(blank))])
+            keep = int(np.searchsorted(index, done))
+            if not keep:
+                return done
+            index, events, k, workers = index[:keep], events[:keep], k[:keep], workers[:keep]
+        for worker in np.flatnonzero(np.bincount(workers)).tolist():
+            mine = workers == worker
+            self._post(worker, stream, index[mine] + lo, events[mine], k[mine])
+        return done
+
+    def _route_broadcast(self, stream: int, ordinal: int, event: int, group: int) -> bool:
+        """Send one frame to every worker of a group, once each.
+
+        A worker that also has a virtual worker of this event gets the frame for that part, so that it sees one
+        event with all its streams; hence all of the event's virtual workers must be assigned first.
+        """
+        position: dict[int, int] = {}
+        for other in range(len(self.map.streams)):
+            at = self.map.ordinal_at(other, event)
+            if not self.map.has_cell(other, event):
+                continue
+            rows = self.map.route(other, at, at + 1)
+            own = rows.virtual >= 0
+            if not bool(own.any()):
+                continue
+            workers = self._routes.lookup(rows.virtual[own])
+            if bool((workers == UNASSIGNED).any()):
+                return False
+            for worker, k in zip(workers.tolist(), rows.k[own].tolist(), strict=True):
+                position.setdefault(worker, k)
+        where, what = np.array([ordinal]), np.array([event])
+        for worker, groups in enumerate(self._workers):
+            if not groups >> group & 1 or self._posted(worker, stream, ordinal):
+                continue
+            self._post(worker, stream, where, what, position.get(worker, -1 - worker))
+        return True
+
+    def _posted(self, worker: int, stream: int, ordinal: int) -> bool:
+        """Whether this frame was just put out for this worker: two broadcast groups may share a worker."""
+        box = self._outbox.get((worker, stream))
+        return bool(box) and box is not None and int(box[-1].ordinals[-1]) == ordinal
+
+    def _post(self, worker: int, stream: int, ordinals: Ints, events: Ints, k: Positions) -> None:
+        if not isinstance(k, int):
+            first = int(k[0])
+            if bool((k == first).all()):
+                k = first
+        self._outbox.setdefault((worker, stream), deque()).append(_Segment(ordinals, events, k))
+
+    def _send_again(self, block: Block) -> None:
+        """A block was assigned anew: what was routed before and is still held goes to the new worker."""
+        events, ks = self.map.parts_of(block.lo, block.hi)
+        for index, state in self._streams.items():
+            for key, box in self._outbox.items():
+                if key[1] == index and key[0] != block.worker:
+                    _forget(box, events)
+            wanted = [(e, k) for e, k in zip(events.tolist(), ks.tolist(), strict=True) if self.map.has_cell(index, e)]
+            for event, k in wanted:
+                ordinal = self.map.ordinal_at(index, event)
+                if ordinal >= state.cursor or not state.retention.held(ordinal, ordinal + 1):
+                    continue
+                rows = self.map.route(index, ordinal, ordinal + 1)
+                if bool(((rows.virtual >= block.lo) & (rows.virtual < block.hi) & (rows.k == k)).any()):
+                    self._post(block.worker, index, np.array([ordinal]), np.array([event]), k)
+
+    def _first_virtual_needed(self) -> int:
+        """Virtual workers below this one are routed in all streams (a spanning one keeps its block longer)."""
+        lowest = None
+        for index, state in self._streams.items():
+            events = self.map.events(index, state.cursor, state.cursor + 1)
+            if len(events):
+                event = int(events[0])
+                lowest = event if lowest is None else min(lowest, event)
+        if lowest is None:
+            return 0
+        before = self.map.virtual_before(lowest)
+        while before > 0 and self.map.span(before - 1)[1] >= lowest:
+            before -= 1
+        return before
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def _flush(self, actions: list[Action]) -> None:
+        for key, box in self._outbox.items():
+            if box:
+                self._send(key, actions)
+
+    def _send(self, key: tuple[int, int], actions: list[Action]) -> None:
+        """Send as much of one outbox as credit, fence and batch size allow."""
+        box = self._outbox.get(key)
+        credit = self._credit.get(key, 0)
+        worker, stream = key
+        retention = self._streams[stream].retention
+        while box and credit > 0:
+            segment = box[0]
+            stop = min(len(segment.ordinals), segment.at + BATCH_FRAMES)
+            version, until = self._version(int(segment.events[segment.at]))
+            stop = _below(segment, stop, until)
+            if self._hold_above is not None:
+                stop = _below(segment, stop, self._hold_above + 1)
+            if stop == segment.at:
+                break
+            part = slice(segment.at, stop)
+            frames = retention.pick(segment.ordinals[part])
+            frames, size = _fit(frames, min(credit, BATCH_BYTES))
+            stop = segment.at + len(frames)
+            part = slice(segment.at, stop)
+            events = segment.events[part]
+            k = segment.k if isinstance(segment.k, int) else segment.k[part]
+            actions.append(SendFrames(worker, stream, version, events, k, frames))
+            self._sent_up_to = max(self._sent_up_to, int(events[-1]))
+            credit -= size
+            segment.at = stop
+            if stop == len(segment.ordinals):
+                box.popleft()
+        self._credit[key] = credit
+
+    def _version(self, event: int) -> tuple[int, int | None]:
+        """The parameter version for an event, and the first event that has a later one."""
+        at = bisect_right(self._versions, event, key=lambda v: v[0]) - 1
+        until = self._versions[at + 1][0] if at + 1 < len(self._versions) else None
+        return self._versions[at][1], until
+
+
+def _consecutive(numbers: list[int]) -> bool:
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def _below(segment: _Segment, stop: int, event: int | None) -> int:
+    """How far a segment goes before it reaches `event`."""
+    if event is None or int(segment.events[stop - 1]) < event or stop == segment.at:
+        return stop
+    return segment.at + int(np.searchsorted(segment.events[segment.at : stop], event))
+
+
+def _fit(frames: list[Frame], budget: int) -> tuple[list[Frame], int]:
+    """As many frames as the budget holds, but one at least; and their size."""
+    size = sum(map(len, chain.from_iterable(frames)))
+    if size <= budget:
+        return frames, size
+    size = 0
+    for i, frame in enumerate(frames):
+        n = sum(map(len, frame))
+        if i and size + n > budget:
+            return frames[:i], size
+        size += n
+    return frames, size
+
+
+def _forget(box: deque[_Segment], events: Ints) -> None:
+    """Take these events out of an outbox: they are somebody else's now."""
+    kept: list[_Segment] = []
+    for segment in box:
+        stay = ~np.isin(segment.events[segment.at :], events)
+        if bool(stay.all()):
+            kept.append(segment)
+        elif bool(stay.any()):
+            k = segment.k if isinstance(segment.k, int) else segment.k[segment.at :][stay]
+            kept.append(_Segment(segment.ordinals[segment.at :][stay], segment.events[segment.at :][stay], k))
+    box.clear()
+    box.extend(kept)
+
+
+__all__ = [
+    "Action",
+    "IngestMachine",
+    "Pause",
+    "Resume",
+    "SendFrames",
+    "SendGap",
+    "StreamSpec",
+    "Tell",
+]

@@ -1,0 +1,242 @@
+"""The ingester service: detector sockets in, batches for workers out. All decisions are the machine's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import zmq
+
+from beamfold.ingest.machine import (
+    Action,
+    IngestMachine,
+    Pause,
+    Resume,
+    SendFrames,
+    SendGap,
+    StreamSpec,
+    Tell,
+)
+from beamfold.model.errors import CodecError
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.envelopes import Gap, Grant, decode_header, encode_frames, encode_header
+from beamfold.protocols.items import Framer
+from beamfold.protocols.messages import (
+    Arm,
+    Armed,
+    Assign,
+    Close,
+    End,
+    Fence,
+    Halt,
+    Parameters,
+    Release,
+    Shutdown,
+    ToService,
+)
+from beamfold.sources.base import Source
+from beamfold.transport.control import ControlChannel
+from beamfold.transport.data import DataHub
+
+DRAIN_MESSAGES = 1000
+"""Messages taken from a detector socket before anything else gets its turn: a few milliseconds of work."""
+
+DRAIN_BYTES = 16 << 20
+"""Bytes taken from a detector socket in one turn."""
+
+PROGRESS_INTERVAL = 0.2
+"""Seconds between reports of how far the streams are."""
+
+
+@dataclass(slots=True)
+class Input:
+    """A stream: where its messages come from and how they are read. `base` None: the start message gives it."""
+
+    name: str
+    source: Source
+    framer: Framer
+    base: int | None
+    retention_bytes: int
+    paused: bool = False
+
+
+class _Armed:
+    """A scan this ingester is armed for."""
+
+    def __init__(self, machine: IngestMachine, streams: dict[str, int], workers: list[bytes]) -> None:
+        self.machine = machine
+        self.streams = streams
+        self.workers = workers
+        self.told: dict[str, object] = {}
+
+
+class IngesterService:
+    """Runs until it is told to shut down or `stop()` is called."""
+
+    def __init__(self, inputs: Mapping[str, Input], control: ControlChannel, data: DataHub) -> None:
+        self._inputs = dict(inputs)
+        self._control = control
+        self._data = data
+        self._scans: dict[int, _Armed] = {}
+        self._running = True
+        self._poller = zmq.Poller()
+        self._poller.register(control.socket, zmq.POLLIN)
+        self._poller.register(data.socket, zmq.POLLIN)
+        for item in self._inputs.values():
+            if item.source.socket is not None:
+                self._poller.register(item.source.socket, zmq.POLLIN)
+        self._handlers: dict[type, Callable[..., None]] = {
+            Arm: self._arm,
+            Assign: self._assign,
+            Release: self._release,
+            Halt: self._halt,
+            Close: self._close,
+            Fence: self._fence,
+            Parameters: self._parameters,
+            End: self._end,
+        }
+
+    def stop(self) -> None:
+        """Leave `run` after the present turn."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        next_progress = 0.0
+        while self._running:
+            ready = dict(self._poller.poll(int(PROGRESS_INTERVAL * 1000)))
+            for message in self._control.receive():
+                self._handle(message)
+            if self._data.socket in ready:
+                self._take_grants()
+            for item in self._inputs.values():
+                if item.source.socket in ready:
+                    self._read(item)
+            now = time.monotonic()
+            if now >= next_progress:
+                next_progress = now + PROGRESS_INTERVAL
+                self._tell_progress()
+                self._control.beat(lambda: {"scans": len(self._scans)})
+
+    def _handle(self, message: ToService) -> None:
+        if isinstance(message, Shutdown):
+            self._running = False
+            return
+        handler = self._handlers.get(type(message))
+        if handler is not None:
+            handler(message)
+
+    # -- detectors ------------------------------------------------------------------------------------------------
+
+    def _read(self, item: Input) -> None:
+        messages = item.source.drain(DRAIN_MESSAGES, DRAIN_BYTES)
+        if not messages:
+            return
+        items = item.framer.feed(messages)
+        for number in reversed(self._scans):  # the newest scan reads; an older one has stopped reading
+            scan = self._scans[number]
+            if item.name in scan.streams:
+                self._perform(scan, scan.machine.feed(scan.streams[item.name], items))
+                return
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def _take_grants(self) -> None:
+        for parts in self._data.receive(1 << 20):
+            try:
+                header = decode_header(parts[1]) if len(parts) == 2 else None
+            except CodecError:
+                continue  # a stranger on this port: nothing of it is used
+            if not isinstance(header, Grant):
+                continue
+            scan = self._scans.get(header.scan)
+            peer = bytes(parts[0])
+            if scan is not None and peer in scan.workers:
+                worker = scan.workers.index(peer)
+                self._perform(scan, scan.machine.grant(worker, header.stream, header.credit))
+
+    def _perform(self, scan: _Armed, actions: list[Action]) -> None:
+        machine = scan.machine
+        for action in actions:
+            if isinstance(action, SendFrames):
+                parts, _ = encode_frames(
+                    machine.scan, action.stream, action.version, action.events, action.k, action.frames
+                )
+                self._data.send(scan.workers[action.worker], parts)
+            elif isinstance(action, Tell):
+                self._control.send(action.message)
+            elif isinstance(action, SendGap):
+                gap = Gap(machine.scan, action.stream, action.runs, action.tail)
+                self._data.send(scan.workers[action.worker], [encode_header(gap)])
+            elif isinstance(action, Pause | Resume):
+                self._pause(machine.map.streams[action.stream], isinstance(action, Pause))
+
+    def _pause(self, name: str, pause: bool) -> None:
+        item = self._inputs[name]
+        item.paused = pause
+        if item.source.socket is None:
+            return
+        if pause:
+            self._poller.unregister(item.source.socket)
+        else:
+            self._poller.register(item.source.socket, zmq.POLLIN)
+
+    # -- the controller -------------------------------------------------------------------------------------------
+
+    def _arm(self, message: Arm) -> None:
+        trigger_map = TriggerMap.from_wire(message.map)
+        specs = [
+            StreamSpec(index, name, self._inputs[name].framer.numbered, self._inputs[name].base)
+            for index, name in enumerate(trigger_map.streams)
+            if name in self._inputs
+        ]
+        groups = [
+            sum(1 << g for g, tags in enumerate(trigger_map.groups) if tags <= set(w.tags)) for w in message.workers
+        ]
+        limit = min((self._inputs[s.name].retention_bytes for s in specs), default=1 << 30)
+        machine = IngestMachine(
+            message.scan, trigger_map, specs, groups, version=message.version, retention_bytes=limit
+        )
+        workers = [w.name.encode() for w in message.workers]
+        self._scans[message.scan] = _Armed(machine, {s.name: s.index for s in specs}, workers)
+        self._control.send(Armed(message.scan))
+
+    def _assign(self, message: Assign) -> None:
+        if (scan := self._scans.get(message.scan)) is not None:
+            self._perform(scan, scan.machine.assign(message.blocks))
+
+    def _release(self, message: Release) -> None:
+        if (scan := self._scans.get(message.scan)) is not None:
+            self._perform(scan, scan.machine.release(message))
+
+    def _halt(self, message: Halt) -> None:
+        if (scan := self._scans.get(message.scan)) is not None:
+            self._perform(scan, scan.machine.halt())
+
+    def _close(self, message: Close) -> None:
+        if (scan := self._scans.get(message.scan)) is not None:
+            self._perform(scan, scan.machine.close(message.last_event))
+
+    def _fence(self, message: Fence) -> None:
+        if (scan := self._scans.get(message.scan)) is not None:
+            self._perform(scan, scan.machine.fence(message.version))
+
+    def _parameters(self, message: Parameters) -> None:
+        if (scan := self._scans.get(message.scan)) is not None:
+            self._perform(scan, scan.machine.set_version(message.version, message.from_event))
+
+    def _end(self, message: End) -> None:
+        scan = self._scans.pop(message.scan, None)
+        if scan is None:
+            return
+        for seen in scan.machine.progress():
+            if self._inputs[seen.stream].paused:
+                self._pause(seen.stream, False)
+
+    def _tell_progress(self) -> None:
+        for scan in self._scans.values():
+            for seen in scan.machine.progress():
+                if scan.told.get(seen.stream) != seen:
+                    scan.told[seen.stream] = seen
+                    self._control.send(seen)

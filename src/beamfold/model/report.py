@@ -1,0 +1,81 @@
+"""What became of a scan: every event in exactly one recorded state, and everything a person should know besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from beamfold.model.states import EventState
+
+MAX_FAILURES = 100
+"""Failures kept with their traceback; all of them are counted."""
+
+
+@dataclass(slots=True)
+class StreamReport:
+    """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.
+
+    `expected` data frames by the trigger map (None: endless and never closed); `surplus` ones were beyond the map,
+    `discarded` ones came outside of the series.
+    """
+
+    matching: str
+    phase: str = "waiting"
+    frames: int = 0
+    expected: int | None = None
+    missing: list[tuple[int, int]] = field(default_factory=list)
+    surplus: int = 0
+    discarded: int = 0
+    malformed: int = 0
+    duplicates: int = 0
+    verified: bool = True
+
+
+@dataclass(slots=True)
+class ScanReport:
+    """The report of one scan; `to_dict` is its JSON form.
+
+    `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
+    ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
+    sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs.
+    """
+
+    scan_id: str
+    number: int
+    ended: str = ""
+    reason: str = ""
+    planned: int | None = None
+    events: int = 0
+    unreached: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+    runs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    streams: dict[str, StreamReport] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    failed_total: int = 0
+    incomplete: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    out_of_order: list[tuple[int, int]] = field(default_factory=list)
+    parameters: list[dict[str, Any]] = field(default_factory=list)
+    ticks: list[int] = field(default_factory=list)
+    workers: list[str] = field(default_factory=list)
+    started: float = 0.0
+    finished: float | None = None
+    result_file: str = ""
+
+    def count(self, counts: Mapping[EventState, int]) -> None:
+        """Fill `states` from counts per state, in order of severity, leaving out states that did not occur."""
+        self.states = {s.label: counts[s] for s in sorted(EventState) if counts.get(s)}
+
+    @property
+    def summary(self) -> str:
+        """One line for a terminal: "20 events: 20 reduced"."""
+        noun = "event" if self.events == 1 else "events"
+        what = ", ".join(f"{n} {label}" for label, n in self.states.items()) or "none came"
+        more = f" ({self.unreached} of {self.planned} planned were not reached)" if self.unreached else ""
+        return f"{self.events} {noun}: {what}{more}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with the summary."""
+        return {**asdict(self), "summary": self.summary}

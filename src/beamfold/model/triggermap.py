@@ -1,0 +1,25 @@
+"""The trigger map: which frame of which stream belongs to which event, and who must process it.
+
+This is the door to `beamfold.model.trigger`, whose modules nobody else imports.
+"""
+
+from __future__ import annotations
+
+from beamfold.model.trigger.base import GENERIC, MAX_STREAMS, Route, TriggerMap, bits, targets_of
+from beamfold.model.trigger.compile import compile_map, compile_sequence, compile_uniform
+from beamfold.model.trigger.spec import SequenceSpec, UniformSpec, UniformStream
+
+__all__ = [
+    "GENERIC",
+    "MAX_STREAMS",
+    "Route",
+    "SequenceSpec",
+    "TriggerMap",
+    "UniformSpec",
+    "UniformStream",
+    "bits",
+    "compile_map",
+    "compile_sequence",
+    "compile_uniform",
+    "targets_of",
+]

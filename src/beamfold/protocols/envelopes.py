@@ -1,0 +1,275 @@
+"""Data-plane envelopes: many frames, or many results, as one multipart message.
+
+A batch is `[header, blob, big part, big part, …]`. The header is msgpack; parts (or encoded results) below
+`INLINE_BYTES` are concatenated in the blob, because a ZMQ part of its own costs more than copying a kilobyte; larger
+ones travel as ZMQ parts of their own and are never copied here. Event numbers travel as a range where they are one.
+Reading a batch checks every length against what arrived and raises CodecError before anything is used.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate, chain, islice
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from beamfold.model.errors import CodecError
+from beamfold.model.events import Buffer
+
+Events: TypeAlias = NDArray[np.int64]
+Positions: TypeAlias = "int | NDArray[np.int16]"
+
+INLINE_BYTES = 16384
+"""Parts from this size on travel as ZMQ parts of their own: about where a copy costs as much as a part does."""
+
+_BIG = 1 << 31
+_MAX_FRAMES = 1 << 20
+
+
+class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
+    """Header of a batch of one stream's frames for one worker.
+
+    `events` is (first, step) for n events in arithmetic progression, else int64 bytes; `k` the position of each part
+    in its event, one int for all or int16 bytes; `parts` the number of message parts per frame, one int for all or
+    uint16 bytes; `sizes` uint32 per message part, with the top bit set for those that travel as ZMQ parts.
+    `version` is the newest parameter version that any of these events needs.
+    """
+
+    scan: int
+    stream: int
+    n: int
+    version: int
+    events: tuple[int, int] | bytes
+    k: int | bytes
+    parts: int | bytes
+    sizes: bytes
+
+
+class Gap(msgspec.Struct, frozen=True, tag="gap", array_like=True):
+    """Frames of a stream that will never come, as runs of events. Idempotent; goes to every worker.
+
+    `tail`: the series ended there; nothing has shown yet that these events happened at all.
+    """
+
+    scan: int
+    stream: int
+    runs: list[tuple[int, int]]
+    tail: bool
+
+
+class Grant(msgspec.Struct, frozen=True, tag="grant", array_like=True):
+    """Reader to writer: `credit` more bytes of this stream may be sent to me (a stream of results: -1)."""
+
+    scan: int
+    stream: int
+    credit: int
+
+
+class ResultBatch(msgspec.Struct, frozen=True, tag="results", array_like=True):
+    """Header of a batch of finished parts of one worker.
+
+    `states` is an EventState code for all, or uint8 bytes; `sizes` uint32 per part (0: nothing to reduce).
+    `failures` holds (index, text) of the parts whose code raised; `missing` (index, stream bits) of incomplete ones.
+    """
+
+    scan: int
+    worker: int
+    n: int
+    version: int
+    events: tuple[int, int] | bytes
+    k: int | bytes
+    states: int | bytes
+    sizes: bytes
+    failures: list[tuple[int, str]]
+    missing: list[tuple[int, int]]
+    ticks: list[int]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(FrameBatch | Gap | Grant | ResultBatch)
+
+
+def encode_header(header: FrameBatch | Gap | Grant | ResultBatch) -> bytes:
+    """The first part of an envelope."""
+    return _encoder.encode(header)
+
+
+def decode_header(data: Buffer) -> FrameBatch | Gap | Grant | ResultBatch:
+    """Read the first part of an envelope; CodecError when it is none."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CodecError(f"not a data envelope: {error}") from error
+
+
+def pack_events(events: Events) -> tuple[int, int] | bytes:
+    """Event numbers for a header: (first, step) where they are a range, else their bytes."""
+    n = len(events)
+    first = int(events[0])
+    if n == 1:
+        return (first, 1)
+    step = int(events[1]) - first
+    if int(events[-1]) - first == step * (n - 1) and (n == 2 or bool((np.diff(events) == step).all())):
+        return (first, step)
+    return events.astype("<i8", copy=False).tobytes()
+
+
+def unpack_events(packed: tuple[int, int] | bytes, n: int) -> Events:
+    """Event numbers of a header, int64, shape (n,)."""
+    if not 0 < n <= _MAX_FRAMES:
+        raise CodecError(f"a batch of {n} events")
+    if isinstance(packed, bytes):
+        return _column(packed, "<i8", n, "event numbers").astype(np.int64, copy=False)
+    first, step = packed
+    if first < 0 or step < 0 or first + step * n > 1 << 62:
+        raise CodecError(f"events from {first} in steps of {step}")
+    return np.arange(first, first + max(step, 1) * n, max(step, 1), dtype=np.int64)[:n]
+
+
+def pack_positions(k: Positions) -> int | bytes:
+    """Positions for a header: one int where they are all alike."""
+    if isinstance(k, int):
+        return k
+    first = int(k[0])
+    return first if bool((k == first).all()) else k.astype("<i2", copy=False).tobytes()
+
+
+def unpack_positions(packed: int | bytes, n: int) -> Positions:
+    """Positions of a header: one int, or int16 of shape (n,)."""
+    return packed if isinstance(packed, int) else _column(packed, "<i2", n, "positions").astype(np.int16)
+
+
+def unpack_states(packed: int | bytes, n: int) -> int | NDArray[np.uint8]:
+    """State codes of a result header: one for all, or uint8 of shape (n,)."""
+    return packed if isinstance(packed, int) else _column(packed, "u1", n, "states")
+
+
+def _column(data: bytes, dtype: str, n: int, what: str) -> NDArray[Any]:
+    if len(data) != n * np.dtype(dtype).itemsize:
+        raise CodecError(f"{len(data)} bytes of {what} for {n} events")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def encode_frames(
+    scan: int, stream: int, version: int, events: Events, k: Positions, frames: Sequence[Sequence[Buffer]]
+) -> tuple[list[Buffer], int]:
+    """A batch of frames as message parts, and its payload in bytes.
+
+    The big parts are the given buffers themselves: they must stay unchanged until sent.
+    """
+    n = len(frames)
+    counts = list(map(len, frames))
+    parts: int | bytes
+    parts = counts[0] if min(counts) == max(counts) else array("H", counts).tobytes()
+    flat: list[Buffer] = list(chain.from_iterable(frames))
+    lengths = list(map(len, flat))  # memoryviews here are flat bytes, so len is their size
+    total = sum(lengths)
+    big: list[Buffer] = []
+    if lengths and max(lengths) >= INLINE_BYTES:
+        small: list[Buffer] = []
+        for i, part in enumerate(flat):
+            if lengths[i] >= INLINE_BYTES:
+                big.append(part)
+                lengths[i] |= _BIG
+            else:
+                small.append(part)
+        flat = small
+    header = FrameBatch(
+        scan,
+        stream,
+        n,
+        version,
+        pack_events(events),
+        pack_positions(k),
+        parts,
+        array("I", lengths).tobytes(),
+    )
+    return [_encoder.encode(header), b"".join(flat), *big], total
+
+
+def decode_frames(header: FrameBatch, parts: Sequence[Buffer]) -> list[list[Buffer]]:
+    """The frames of a batch; `parts` are the message parts after the header.
+
+    Small parts are copied out as `bytes`, big ones are the given buffers. CodecError when the lengths do not add up.
+    """
+    n = header.n
+    if not 0 < n <= _MAX_FRAMES:
+        raise CodecError(f"a batch of {n} frames")
+    sizes = array("I")
+    if len(header.sizes) % sizes.itemsize or not parts:
+        raise CodecError("a frame batch without sizes or blob")
+    sizes.frombytes(header.sizes)
+    flat = _split(sizes, parts)
+    if isinstance(header.parts, int):
+        width = header.parts
+        if width < 0 or width * n != len(flat):
+            raise CodecError(f"{len(flat)} message parts for {n} frames of {width}")
+        if width == 1:
+            return [[p] for p in flat]
+        if width == 2:
+            it = iter(flat)
+            return [[a, b] for a, b in zip(it, it, strict=True)]
+        return [flat[i * width : (i + 1) * width] for i in range(n)]
+    counts = _column(header.parts, "<u2", n, "part counts").tolist()
+    if sum(counts) != len(flat):
+        raise CodecError(f"{len(flat)} message parts, but the frames add up to {sum(counts)}")
+    it = iter(flat)
+    return [list(islice(it, c)) for c in counts]
+
+
+def _split(sizes: array[int], parts: Sequence[Buffer]) -> list[Buffer]:
+    blob = parts[0] if isinstance(parts[0], bytes) else bytes(parts[0])
+    if sizes and max(sizes) >= _BIG:
+        return _split_mixed(sizes, blob, parts)
+    if len(parts) != 1:
+        raise CodecError(f"{len(parts) - 1} message parts that no frame owns")
+    ends = list(accumulate(sizes))
+    if (ends[-1] if ends else 0) != len(blob):
+        raise CodecError(f"a blob of {len(blob)} bytes for sizes that differ")
+    start = 0
+    out: list[Buffer] = []
+    append = out.append
+    for end in ends:
+        append(blob[start:end])
+        start = end
+    return out
+
+
+def _split_mixed(sizes: array[int], blob: bytes, parts: Sequence[Buffer]) -> list[Buffer]:
+    out: list[Buffer] = []
+    start, next_big = 0, 1
+    for size in sizes:
+        if size & _BIG:
+            size ^= _BIG
+            if next_big >= len(parts) or len(parts[next_big]) != size:
+                raise CodecError(f"a message part of {size} bytes is missing or has another size")
+            out.append(parts[next_big])
+            next_big += 1
+        else:
+            out.append(blob[start : start + size])
+            start += size
+    if start != len(blob) or next_big != len(parts):
+        raise CodecError(f"a blob of {len(blob)} bytes and {len(parts) - 1} big parts for sizes that differ")
+    return out
+
+
+def result_bodies(header: ResultBatch, blob: Buffer) -> list[memoryview]:
+    """The encoded results of a batch, one memoryview per part (empty: nothing to reduce)."""
+    sizes = array("I")
+    if len(header.sizes) != header.n * sizes.itemsize or not 0 < header.n <= _MAX_FRAMES:
+        raise CodecError(f"{len(header.sizes)} bytes of sizes for {header.n} results")
+    sizes.frombytes(header.sizes)
+    view = memoryview(blob)
+    ends = list(accumulate(sizes))
+    if ends[-1] != view.nbytes:
+        raise CodecError(f"a blob of {view.nbytes} bytes for results of {ends[-1]}")
+    start = 0
+    out = []
+    for end in ends:
+        out.append(view[start:end])
+        start = end
+    return out

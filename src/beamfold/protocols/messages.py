@@ -1,0 +1,365 @@
+"""Control messages: what the services and the controller tell each other, as msgpack with a type tag.
+
+Every service has one DEALER to the controller's ROUTER. Messages are small and per block or per batch, never per
+event. `scan` is the controller's running number of a scan; a message about a scan that its reader does not know (an
+ended one, or one it was not armed for) is ignored, so late messages of an older scan change nothing.
+Runs are half-open `(lo, hi)` pairs of event numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from beamfold.model.errors import CodecError
+
+Run: TypeAlias = tuple[int, int]
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream as its ingester offers it: `numbered` says whether its frames carry their number."""
+
+    name: str
+    typ: str
+    numbered: bool
+
+
+class WorkerInfo(msgspec.Struct, frozen=True):
+    """A logical worker of one scan; its number is its place in the list."""
+
+    name: str
+    tags: list[str]
+
+
+class IngesterInfo(msgspec.Struct, frozen=True):
+    """Where workers fetch which streams."""
+
+    name: str
+    url: str
+    streams: list[str]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """User code raised: where, for which event, at which worker, and the traceback (capped by the sender)."""
+
+    event: int
+    where: str
+    worker: str
+    text: str
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type"):
+    """Base of all control messages."""
+
+
+# -- a service says ---------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First message of a service: what it is and offers. `url` is its data address, `http` its HTTP address.
+
+    `error` is why its app cannot be used (a wrong class path, say); such a service is listed but not given work.
+    """
+
+    role: str
+    name: str
+    uuid: str
+    version: str
+    pid: int
+    host: str
+    url: str = ""
+    http: str = ""
+    streams: list[StreamInfo] = []
+    tags: list[str] = []
+    parameters: list[dict[str, Any]] = []
+    error: str = ""
+
+
+class Beat(Message, frozen=True):
+    """I am alive; `stats` are numbers for people (queue sizes, rates)."""
+
+    stats: dict[str, Any] = {}
+
+
+class Armed(Message, frozen=True):
+    """Ready for the scan, or why not. `tick_interval` in seconds when the worker class asks for ticks."""
+
+    scan: int
+    error: str = ""
+    tick_interval: float | None = None
+
+
+class StreamSeen(Message, frozen=True):
+    """How far a stream has come: data frames received, the highest event they reach, bytes in retention."""
+
+    scan: int
+    stream: str
+    phase: str
+    frames: int
+    last_event: int
+    retained: int
+    discarded: int = 0
+    malformed: int = 0
+    duplicates: int = 0
+
+
+class StreamEnded(Message, frozen=True):
+    """The series end came. `last_event` is the highest event with a data frame (0: none).
+
+    `surplus` frames were beyond what the trigger map has for the stream; they were not used.
+    """
+
+    scan: int
+    stream: str
+    frames: int
+    last_event: int
+    surplus: int = 0
+
+
+class FramesMissing(Message, frozen=True):
+    """Frames that a later frame or the series end showed to be missing: events of this stream."""
+
+    scan: int
+    stream: str
+    runs: list[Run]
+
+
+class Trouble(Message, frozen=True):
+    """Something a person should read in the report: malformed bytes, a detector that started twice."""
+
+    scan: int
+    where: str
+    text: str
+
+
+class Halted(Message, frozen=True):
+    """Reading stopped as asked; per stream the highest event with a data frame, and whether its series had ended."""
+
+    scan: int
+    streams: dict[str, tuple[int, bool]]
+
+
+class FenceReached(Message, frozen=True):
+    """Up to `sent` (inclusive) events may have gone to workers; what comes later is held until the fence is set."""
+
+    scan: int
+    version: int
+    sent: int
+
+
+class PartsDone(Message, frozen=True):
+    """Results are in the result log: events that became terminal (lo, hi, state), and parts done per worker.
+
+    Every event below `frontier` is terminal. `incomplete` has the events that lacked a stream, by stream.
+    """
+
+    scan: int
+    completed: list[tuple[int, int, int]]
+    parts: dict[int, int]
+    frontier: int
+    failures: list[Failure] = []
+    failed_total: int = 0
+    incomplete: dict[str, list[Run]] = {}
+    ticks: list[int] = []
+    duplicates: int = 0
+    finished: bool = False
+
+
+class Gone(Message, frozen=True):
+    """The supervisor saw a process end: which service, and how in words."""
+
+    role: str
+    name: str
+    how: str
+
+
+class Finished(Message, frozen=True):
+    """This service ran its app's `finish()` for the scan. The reducer adds what only it knows."""
+
+    scan: int
+    failures: list[Failure] = []
+    failed: list[Run] = []
+    out_of_order: list[Run] = []
+    result_file: str = ""
+    error: str = ""
+
+
+# -- the controller says ------------------------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    """The controller knows this service now. `epoch` is the controller's own."""
+
+    epoch: int
+
+
+class Introduce(Message, frozen=True):
+    """The controller does not know you (it may be a new one): say Hello."""
+
+
+class Refused(Message, frozen=True):
+    """This service cannot take part: another version, or a name that is taken. It ends and says why."""
+
+    reason: str
+
+
+class Arm(Message, frozen=True):
+    """Get ready for a scan. `map` is TriggerMap.to_wire(); `parameters` raw bytes by name; `policy` from the run file."""
+
+    scan: int
+    scan_id: str
+    map: dict[str, Any]
+    workers: list[WorkerInfo]
+    ingesters: list[IngesterInfo]
+    reducer_url: str
+    version: int
+    parameters: dict[str, bytes]
+    declared: list[dict[str, Any]] = []
+    incomplete: str = "process"
+    fold_patience: float = 2.0
+    fold_order: str = "event"
+
+
+class Block(msgspec.Struct, frozen=True, array_like=True):
+    """Virtual workers `lo` to `hi - 1` go to logical worker `worker`; `attempt` counts how often they were assigned."""
+
+    lo: int
+    hi: int
+    worker: int
+    attempt: int = 0
+
+
+class Assign(Message, frozen=True):
+    """Blocks, in order. Ingesters get all, a worker its own; every virtual worker below `assigned` has its worker.
+
+    All events below `settled` are terminal: what was remembered for them may be forgotten.
+    """
+
+    scan: int
+    blocks: list[Block]
+    assigned: int
+    settled: int = 0
+
+
+class Release(Message, frozen=True):
+    """Events that are done for good: their frames may go."""
+
+    scan: int
+    runs: list[Run]
+
+
+class Halt(Message, frozen=True):
+    """Stop reading frames for this scan and say how far you came."""
+
+    scan: int
+
+
+class Close(Message, frozen=True):
+    """The scan has its last data event: an endless one's streams ended, or it was stopped."""
+
+    scan: int
+    last_event: int
+
+
+class Conclude(Message, frozen=True):
+    """All data events are terminal: the end event may be processed."""
+
+    scan: int
+
+
+class Fence(Message, frozen=True):
+    """New parameters are coming: say up to which event you have sent, and hold the rest."""
+
+    scan: int
+    version: int
+
+
+class Parameters(Message, frozen=True):
+    """Version `version` of the parameters is in force from event `from_event` on."""
+
+    scan: int
+    version: int
+    values: dict[str, bytes]
+    from_event: int
+
+
+class Tick(Message, frozen=True):
+    """The next part this worker begins ticks."""
+
+    scan: int
+
+
+class Finish(Message, frozen=True):
+    """Every part is done: run `finish()`, save what there is, answer Finished."""
+
+    scan: int
+
+
+class End(Message, frozen=True):
+    """The scan is over; `report` is its report as JSON-able dict (to the reducer only). Drop what belongs to it."""
+
+    scan: int
+    report: dict[str, Any] | None = None
+
+
+class Shutdown(Message, frozen=True):
+    """End the process in good order."""
+
+
+ToController: TypeAlias = (
+    Hello
+    | Beat
+    | Armed
+    | StreamSeen
+    | StreamEnded
+    | FramesMissing
+    | Trouble
+    | Halted
+    | FenceReached
+    | PartsDone
+    | Finished
+    | Gone
+)
+ToService: TypeAlias = (
+    Welcome
+    | Introduce
+    | Refused
+    | Arm
+    | Assign
+    | Release
+    | Halt
+    | Close
+    | Conclude
+    | Fence
+    | Parameters
+    | Tick
+    | Finish
+    | End
+    | Shutdown
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_to_controller = msgspec.msgpack.Decoder(ToController)
+_to_service = msgspec.msgpack.Decoder(ToService)
+
+
+def encode_message(message: Message) -> bytes:
+    """The wire form of a control message."""
+    return _encoder.encode(message)
+
+
+def decode_to_controller(data: bytes) -> ToController:
+    """A message that a service sent; CodecError for anything else."""
+    try:
+        return _to_controller.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CodecError(f"not a message for a controller: {error}") from error
+
+
+def decode_to_service(data: bytes) -> ToService:
+    """A message that a controller sent; CodecError for anything else."""
+    try:
+        return _to_service.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CodecError(f"not a message from a controller: {error}") from error

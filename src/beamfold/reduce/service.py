@@ -1,0 +1,504 @@
+"""The reducer service: batches of results in, into the result log, then into the user's reducer."""
+
+from __future__ import annotations
+
+import shutil
+import socket as sockets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zmq
+
+from beamfold.app.declared import from_wire
+from beamfold.app.hooks import ReducerHooks
+from beamfold.app.loading import modules_of
+from beamfold.ledger.segmentlog import Location, SegmentLog
+from beamfold.model.errors import AppError, BeamfoldError, CodecError
+from beamfold.model.events import Buffer
+from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.codec import TypeTable
+from beamfold.protocols.envelopes import (
+    Grant,
+    ResultBatch,
+    decode_header,
+    encode_header,
+    result_bodies,
+    unpack_events,
+    unpack_positions,
+    unpack_states,
+)
+from beamfold.protocols.messages import (
+    Arm,
+    Armed,
+    Close,
+    End,
+    Failure,
+    Finish,
+    Finished,
+    Parameters,
+    PartsDone,
+    Run,
+    Shutdown,
+    ToService,
+)
+from beamfold.reduce.folder import Folder, Timer
+from beamfold.reduce.machine import ReduceMachine
+from beamfold.transport.control import ControlChannel
+from beamfold.transport.data import DataHub
+
+SLICE = 0.02
+"""Seconds of folding between two looks at the sockets."""
+
+CREDIT_BYTES = 32 << 20
+"""Results under way from one worker at most."""
+
+BACKLOG_BYTES = 128 << 20
+"""Unfolded results kept in memory; what comes beyond is read back from the log when its turn comes."""
+
+RECEIVE_BYTES = 32 << 20
+"""Bytes of results taken in before folding gets its turn."""
+
+
+class Publisher(Protocol):
+    """What the publish layer does for the reducer: take a snapshot of the state, and store it with its report."""
+
+    def snapshot(self, publish: Any) -> Any:
+        """A deep, plain copy that nothing changes any more."""
+
+    def store(self, scan_id: str, snapshot: Any, report: dict[str, Any] | None) -> str:
+        """Write the final state to disk; returns the file's path, "" when nothing is stored."""
+
+
+class _Batch:
+    """A logged batch: where it is in the log, and its bytes while there is room for them in memory."""
+
+    __slots__ = ("bodies", "buffers", "events", "location", "size", "version", "worker")
+
+    def __init__(self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location) -> None:
+        self.worker = header.worker
+        self.version = header.version
+        self.events = events.tolist()
+        self.location = at
+        self.size = sum(map(len, parts))
+        self.bodies: list[memoryview] | None = result_bodies(header, parts[1])
+        self.buffers: list[Buffer] = parts[2:]
+
+
+class _Scan:
+    def __init__(self, arm: Arm, machine: ReduceMachine[_Batch], folder: Folder, log: SegmentLog) -> None:
+        self.arm = arm
+        self.map = TriggerMap.from_wire(arm.map)
+        self.machine = machine
+        self.folder = folder
+        self.log = log
+        self.timer = Timer(folder)
+        self.folds: deque[tuple[_Batch, list[int]]] = deque()
+        self.backlog = 0
+        self.version = arm.version
+        self.withheld: dict[bytes, int] = {}
+        self.finish = False
+        self.finished_told = False
+        self.full = ""
+
+
+class ReducerService:
+    """Runs until told to shut down. `directory` holds the result logs of scans that are under way."""
+
+    def __init__(
+        self,
+        load: Callable[[], type],
+        control: ControlChannel,
+        data: DataHub,
+        publisher: Publisher,
+        directory: Path,
+        state: Any = None,
+    ) -> None:
+        self._load = load
+        self._control = control
+        self._data = data
+        self._publisher = publisher
+        self._directory = directory
+        self._state = state
+        self._context: dict[str, Any] = {}
+        self._scan: _Scan | None = None
+        self._shown: Folder | None = None
+        self._declared: list[ParameterBase] = []
+        self._running = True
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_read.setblocking(False)
+        self._asked: list[_Request] = []
+        self._asked_lock = threading.Lock()
+        self._cached: tuple[object, Any] | None = None
+        self._poller = zmq.Poller()
+        self._poller.register(control.socket, zmq.POLLIN)
+        self._poller.register(data.socket, zmq.POLLIN)
+        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._handlers: dict[type, Callable[..., None]] = {
+            Arm: self._arm,
+            Close: self._close,
+            Parameters: self._parameters,
+            Finish: self._finish,
+            End: self._end,
+        }
+
+    def stop(self) -> None:
+        """Leave `run` after the present turn."""
+        self._running = False
+        self._wake()
+
+    def run(self) -> None:
+        """Serve until told to stop; then let the app close what it holds."""
+        while self._running:
+            ready = dict(self._poller.poll(self._wait_ms()))
+            for message in self._control.receive():
+                self._handle(message)
+            if self._data.socket in ready:
+                self._receive()
+            if self._wake_read.fileno() in ready:
+                self._wake_read.recv(4096)
+            if self._scan is not None:
+                self._fold(self._scan)
+            self._answer()
+            self._control.beat(self._stats)
+        if self._scan is not None:
+            self._drop(self._scan)
+        if self._shown is not None and self._shown.hooks.close is not None:
+            self._shown.hooks.close(self._context)
+
+    def _wait_ms(self) -> int:
+        scan = self._scan
+        if scan is None:
+            return 500
+        if scan.folds:
+            return 0
+        deadline = scan.machine.deadline()
+        return 500 if deadline is None else max(1, min(500, int((deadline - time.monotonic()) * 1000) + 1))
+
+    def _stats(self) -> dict[str, Any]:
+        scan = self._scan
+        return {} if scan is None else {"folded": scan.folder.folded, "backlog_bytes": scan.backlog}
+
+    def _handle(self, message: ToService) -> None:
+        if isinstance(message, Shutdown):
+            self._running = False
+            return
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            return
+        if isinstance(message, Arm) or (self._scan is not None and self._scan.arm.scan == message.scan):  # type: ignore[union-attr]
+            handler(message)
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        scan = self._scan
+        completed: list[tuple[int, int, int]] = []
+        parts_done: dict[int, int] = {}
+        failures: list[Failure] = []
+        incomplete: dict[str, list[Run]] = {}
+        ticks: list[int] = []
+        failed = 0
+        duplicates = scan.machine.duplicates if scan else 0
+        for parts in self._data.receive(RECEIVE_BYTES):
+            try:
+                header = decode_header(parts[1]) if len(parts) > 1 else None
+                if isinstance(header, Grant):
+                    self._greet(bytes(parts[0]), header.scan)
+                    continue
+                if not isinstance(header, ResultBatch) or scan is None or header.scan != scan.arm.scan:
+                    continue
+                fresh, done = self._log(scan, header, parts[1:])
+            except CodecError:
+                continue  # not from one of ours: nothing of it is used
+            if fresh is None:
+                continue
+            self._credit(scan, bytes(parts[0]), sum(map(len, parts[1:])))
+            completed += done
+            parts_done[header.worker] = parts_done.get(header.worker, 0) + int(np.count_nonzero(fresh))
+            name = scan.arm.workers[header.worker].name
+            events = unpack_events(header.events, header.n)
+            failed += sum(1 for i, _ in header.failures if fresh[i])
+            failures += [Failure(int(events[i]), "process_event", name, t) for i, t in header.failures[:20] if fresh[i]]
+            for i, bits in header.missing:
+                if fresh[i]:
+                    _note_missing(incomplete, scan.map.streams, int(events[i]), bits)
+            ticks += header.ticks
+        if scan is not None and (completed or parts_done):
+            self._control.send(
+                PartsDone(
+                    scan.arm.scan,
+                    _merged(completed),
+                    parts_done,
+                    scan.machine.frontier,
+                    failures,
+                    failed,
+                    incomplete,
+                    ticks,
+                    scan.machine.duplicates - duplicates,
+                )
+            )
+
+    def _log(
+        self, scan: _Scan, header: ResultBatch, parts: list[Buffer]
+    ) -> tuple[np.ndarray[Any, Any] | None, list[tuple[int, int, int]]]:
+        """Append a batch to the result log, which is when its parts are done."""
+        if not 0 <= header.worker < len(scan.arm.workers) or len(parts) < 2:
+            raise CodecError(f"results of worker {header.worker}, which this scan does not have")
+        events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
+        states = unpack_states(header.states, header.n)
+        try:
+            location = scan.log.append(parts)
+        except BeamfoldError as error:
+            # A full disk: these parts are not done. They stay undone, and the report says why.
+            scan.full = str(error)
+            return None, []
+        batch = _Batch(header, parts, events, location)
+        fresh, done = scan.machine.logged(batch, events, k, states, time.monotonic())
+        scan.backlog += batch.size
+        if scan.backlog > BACKLOG_BYTES:
+            batch.bodies, batch.buffers = None, []
+        return fresh, done
+
+    def _greet(self, peer: bytes, number: int) -> None:
+        """A worker is ready to send results of a scan: it gets its credit."""
+        if self._scan is not None and self._scan.arm.scan == number:
+            self._data.send(peer, [encode_header(Grant(number, -1, CREDIT_BYTES))])
+
+    def _credit(self, scan: _Scan, peer: bytes, size: int) -> None:
+        """Give credit back, unless folding lags so far behind that the workers had better wait."""
+        owed = scan.withheld.get(peer, 0) + size
+        if scan.backlog > 4 * BACKLOG_BYTES or owed * 4 < CREDIT_BYTES:
+            scan.withheld[peer] = owed
+            return
+        scan.withheld[peer] = 0
+        self._data.send(peer, [encode_header(Grant(scan.arm.scan, -1, owed))])
+
+    # -- folding --------------------------------------------------------------------------------------------------
+
+    def _fold(self, scan: _Scan) -> None:
+        """Fold for a slice of time."""
+        now = time.monotonic()
+        for fold in scan.machine.fold(now):
+            scan.folds.append((fold.batch, list(fold.index)))
+        deadline = now + SLICE
+        while scan.folds and now < deadline:
+            batch, index = scan.folds[0]
+            if batch.version > scan.version:
+                break  # its parameters are on their way
+            with scan.folder.hooks.publish_rlock:
+                at = self._fold_batch(scan, batch, index, deadline)
+            if at < len(index):
+                scan.folds[0] = (batch, index[at:])
+                return
+            scan.folds.popleft()
+            now = time.monotonic()
+        if not scan.folds:
+            if scan.withheld and scan.backlog <= BACKLOG_BYTES:
+                self._give_back(scan)
+            self._tell_finished(scan)
+
+    def _fold_batch(self, scan: _Scan, batch: _Batch, index: list[int], deadline: float) -> int:
+        bodies, buffers = batch.bodies, batch.buffers
+        if bodies is None:
+            parts: list[Buffer] = list(scan.log.read(batch.location))
+            header = decode_header(parts[0])
+            assert isinstance(header, ResultBatch)
+            bodies, buffers = result_bodies(header, parts[1]), parts[2:]
+        fold, events, worker = scan.folder.fold, batch.events, batch.worker
+        for done, i in enumerate(index, 1):
+            body = bodies[i]
+            if len(body):
+                fold(events[i], worker, body, buffers)
+                if done % 32 == 0 and time.monotonic() >= deadline:
+                    self._folded(scan, batch, done)
+                    return done
+        self._folded(scan, batch, len(index))
+        return len(index)
+
+    def _folded(self, scan: _Scan, batch: _Batch, parts: int) -> None:
+        """Account for folded parts by their share of the batch."""
+        scan.backlog -= batch.size * parts // max(len(batch.events), 1)
+        self._cached = None
+
+    def _give_back(self, scan: _Scan) -> None:
+        scan.backlog = max(scan.backlog, 0)
+        for peer, owed in scan.withheld.items():
+            if owed * 4 >= CREDIT_BYTES:
+                scan.withheld[peer] = 0
+                self._data.send(peer, [encode_header(Grant(scan.arm.scan, -1, owed))])
+
+    def _tell_finished(self, scan: _Scan) -> None:
+        if not scan.finished_told and scan.machine.finished:
+            scan.finished_told = True
+            self._control.send(PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, finished=True))
+        if scan.finish:
+            scan.finish = False
+            self._do_finish(scan)
+
+    # -- the controller -------------------------------------------------------------------------------------------
+
+    def _arm(self, message: Arm) -> None:
+        if self._scan is not None:
+            self._drop(self._scan)
+        try:
+            scan = self._prepare(message)
+        except BeamfoldError as error:
+            self._control.send(Armed(message.scan, str(error)))
+            return
+        self._scan, self._shown, self._cached = scan, scan.folder, None
+        self._control.send(Armed(message.scan))
+
+    def _prepare(self, message: Arm) -> _Scan:
+        self._declared = [from_wire(d) for d in message.declared]
+        first = ParameterSet.build(self._declared, message.parameters, message.version)
+        cls = self._load()
+        hooks = ReducerHooks(cls)
+        hooks.construct(parameters=first, context=self._context, state=self._state)
+        trigger_map = TriggerMap.from_wire(message.map)
+        targets = [
+            sum(1 << w for w, worker in enumerate(message.workers) if tags <= set(worker.tags))
+            for tags in trigger_map.groups
+        ]
+        machine: ReduceMachine[_Batch] = ReduceMachine(
+            trigger_map, targets, patience=message.fold_patience, in_order=message.fold_order == "event"
+        )
+        folder = Folder(
+            hooks, ParameterHistory([(0, first)]), TypeTable(modules_of(cls)), [w.name for w in message.workers]
+        )
+        try:
+            log = SegmentLog(self._directory / message.scan_id)
+        except OSError as error:
+            raise AppError(f"cannot keep a result log in {self._directory}: {error}; set [output] directory") from error
+        return _Scan(message, machine, folder, log)
+
+    def _close(self, message: Close) -> None:
+        scan = self._scan
+        assert scan is not None
+        scan.map = scan.map.closed_at(message.last_event)
+        completed = scan.machine.close(scan.map)
+        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier))
+
+    def _parameters(self, message: Parameters) -> None:
+        scan = self._scan
+        assert scan is not None
+        values = ParameterSet.build(self._declared, message.values, message.version)
+        scan.folder.parameters.append(message.from_event, values)
+        scan.version = message.version
+
+    def _finish(self, message: Finish) -> None:
+        assert self._scan is not None
+        self._scan.finish = True
+
+    def _do_finish(self, scan: _Scan) -> None:
+        scan.timer.stop()
+        folder = scan.folder
+        with folder.hooks.publish_rlock:
+            folder.finish((scan.map.n_events or 1) - 1)
+        self._cached = None
+        problems = [p for p in (scan.timer.error, scan.full) if p]
+        path = ""
+        try:
+            path = self._publisher.store(scan.arm.scan_id, self._snapshot(), None)
+        except (OSError, BeamfoldError) as error:
+            problems.append(f"the result could not be stored: {error}")
+        self._control.send(
+            Finished(
+                scan.arm.scan,
+                folder.failures,
+                folder.failed,
+                scan.machine.out_of_order,
+                path,
+                "; ".join(problems),
+            )
+        )
+
+    def _end(self, message: End) -> None:
+        scan = self._scan
+        assert scan is not None
+        if message.report is not None:
+            try:
+                self._publisher.store(scan.arm.scan_id, self._snapshot(), message.report)
+            except (OSError, BeamfoldError):
+                pass  # Finished has said so already; the report itself is in the ledger
+        self._drop(scan)
+
+    def _drop(self, scan: _Scan) -> None:
+        """The scan is over: its log has done its service."""
+        scan.timer.stop()
+        scan.log.close()
+        shutil.rmtree(self._directory / scan.arm.scan_id, ignore_errors=True)
+        self._scan = None
+
+    # -- readers ----------------------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> Any:
+        folder = self._shown
+        if folder is None:
+            return None
+        if self._cached is not None and self._cached[0] is folder and folder.hooks.timer is None:
+            return self._cached[1]
+        with folder.hooks.publish_rlock:
+            snapshot = self._publisher.snapshot(folder.hooks.publish)
+        self._cached = (folder, snapshot)
+        return snapshot
+
+    def _answer(self) -> None:
+        with self._asked_lock:
+            asked, self._asked = self._asked, []
+        if asked:
+            snapshot = self._snapshot()
+            for request in asked:
+                request.answer = snapshot
+                request.ready.set()
+
+    def _wake(self) -> None:
+        self._wake_write.send(b"\0")
+
+    def read(self, timeout: float) -> Any:
+        """A consistent snapshot of the published state, for another thread; None before the first scan.
+
+        Taken between two folds. TimeoutError when user code did not come back within `timeout` seconds.
+        """
+        request = _Request()
+        with self._asked_lock:
+            self._asked.append(request)
+        self._wake()
+        if not request.ready.wait(timeout):
+            raise TimeoutError("the reducer's process_result has not come back yet")
+        return request.answer
+
+
+class _Request:
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+        self.answer: Any = None
+
+
+def _note_missing(incomplete: dict[str, list[Run]], streams: tuple[str, ...], event: int, bits: int) -> None:
+    for index, name in enumerate(streams):
+        if bits >> index & 1:
+            runs = incomplete.setdefault(name, [])
+            if runs and runs[-1][1] == event:
+                runs[-1] = (runs[-1][0], event + 1)
+            else:
+                runs.append((event, event + 1))
+
+
+def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Adjacent runs of the same state as one."""
+    out: list[tuple[int, int, int]] = []
+    for lo, hi, state in completed:
+        if out and out[-1][1] == lo and out[-1][2] == state:
+            out[-1] = (out[-1][0], hi, state)
+        else:
+            out.append((lo, hi, int(state)))
+    return out
+
+
+

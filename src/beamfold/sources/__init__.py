@@ -1,0 +1,1 @@
+"""Where detector messages come in: from live sockets, or played from files."""

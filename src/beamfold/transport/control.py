@@ -1,0 +1,146 @@
+"""The control channel: one DEALER per service, one ROUTER at the controller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zmq
+
+from beamfold.model.errors import CodecError, ConfigError
+from beamfold.protocols.messages import (
+    Beat,
+    Hello,
+    Introduce,
+    Message,
+    Refused,
+    ToController,
+    ToService,
+    Welcome,
+    decode_to_controller,
+    decode_to_service,
+    encode_message,
+)
+from beamfold.transport.sockets import make_socket
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+BEAT_INTERVAL = 1.0
+"""Seconds between heartbeats of an idle service."""
+
+HEARTBEAT_MS = 2000
+"""ZMTP heartbeats on the control channel: a vanished host is noticed within a few seconds, not TCP's minutes."""
+
+
+def bind(socket: zmq.Socket[bytes], url: str) -> str:
+    """Bind and return the real address (port 0 takes a free one). ConfigError when it cannot be had."""
+    try:
+        socket.bind(url)
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"cannot listen on {url}: {error}. Give an address of this machine with a free port"
+        ) from error
+    return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+
+
+class ControlChannel:
+    """A service's line to its controller. `hello` is said first, and again whenever a controller asks.
+
+    Raises ConfigError from `receive` when the controller refuses this service. Not thread-safe.
+    """
+
+    def __init__(self, context: Context, url: str, hello: Hello) -> None:
+        self.hello = hello
+        self.socket = make_socket(context, zmq.DEALER, hwm=0, identity=hello.uuid.encode())
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)
+        self.socket.connect(url)
+        self.welcomed = False
+        self._next_beat = 0.0
+        self.send(hello)
+
+    def send(self, message: Message) -> None:
+        """Queue a message for the controller."""
+        self.socket.send(encode_message(message))
+
+    def announce(self, **changes: Any) -> None:
+        """Say Hello again with other facts."""
+        self.hello = msgspec.structs.replace(self.hello, **changes)
+        self.send(self.hello)
+
+    def receive(self) -> list[ToService]:
+        """All messages that are here, without those that concern the channel itself."""
+        out: list[ToService] = []
+        for data in drain(self.socket):
+            try:
+                message = decode_to_service(data[-1])
+            except CodecError:
+                continue  # a stranger on this port cannot harm: what is no message is dropped
+            if isinstance(message, Introduce):
+                self.send(self.hello)
+            elif isinstance(message, Welcome):
+                self.welcomed = True
+            elif isinstance(message, Refused):
+                raise ConfigError(f"the controller refused this {self.hello.role}: {message.reason}")
+            else:
+                out.append(message)
+        return out
+
+    def beat(self, stats: Callable[[], dict[str, Any]]) -> None:
+        """Send a heartbeat when one is due."""
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT_INTERVAL
+            self.send(Beat(stats()))
+
+    def close(self, linger_ms: int = 200) -> None:
+        """Close; messages still queued have `linger_ms` to leave."""
+        self.socket.close(linger=linger_ms)
+
+
+class ControlHub:
+    """The controller's ROUTER."""
+
+    def __init__(self, context: Context, url: str) -> None:
+        self.socket = make_socket(context, zmq.ROUTER, hwm=0)
+        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)
+        self.url = bind(self.socket, url)
+        self.strange = 0
+
+    def send(self, peer: bytes, message: Message) -> None:
+        """Send to one service; what goes to a service that is gone is dropped."""
+        self.socket.send_multipart([peer, encode_message(message)])
+
+    def receive(self) -> list[tuple[bytes, ToController]]:
+        """All messages that are here; bytes that are none are counted in `strange`."""
+        out = []
+        for parts in drain(self.socket):
+            try:
+                if len(parts) != 2:
+                    raise CodecError("a control message has one part")
+                out.append((parts[0], decode_to_controller(parts[1])))
+            except CodecError:
+                self.strange += 1
+        return out
+
+    def close(self) -> None:
+        """Close; the last messages have a moment to leave."""
+        self.socket.close(linger=500)
+
+
+def drain(socket: zmq.Socket[bytes], limit: int = 10_000) -> list[list[bytes]]:
+    """All messages that are here, at most `limit`; never waits."""
+    out: list[list[bytes]] = []
+    try:
+        while len(out) < limit:
+            out.append(socket.recv_multipart(zmq.NOBLOCK))
+    except zmq.Again:
+        pass
+    return out
+
+
+__all__ = ["ControlChannel", "ControlHub", "bind", "drain"]

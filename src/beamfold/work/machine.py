@@ -1,0 +1,358 @@
+"""The work machine: batches of frames in, complete parts out, in an order the user's class may rely on.
+
+A part is complete when every stream it needs has its frame, or is known never to have one. Parts come out as they
+complete, except around broadcasts: what comes after a broadcast event waits for it, and it waits for this worker's
+parts before it, so that a worker's view of the broadcasts depends on the event alone. The end event waits for the
+controller's word that all data events are terminal. No sockets, no clock, no user code.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beamfold.model.events import Buffer, StreamData
+from beamfold.model.routes import Routes
+from beamfold.model.runs import RunSet
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.messages import Block, Run, StreamInfo
+
+Ints: TypeAlias = NDArray[np.int64]
+Positions: TypeAlias = "int | NDArray[np.int16]"
+
+SETTLE_STEP = 8192
+"""Ordinals looked at in one go when a long gap is searched for parts of this worker."""
+
+
+class Part(NamedTuple):
+    """What this worker gets of one event. `missing` has the bits of streams that will never come.
+
+    `call` is False for a part with nothing to process: all of its streams are missing, or its broadcast frames
+    were delivered with another part of the same event.
+    """
+
+    event: int
+    k: int
+    streams: dict[str, StreamData]
+    missing: int
+    version: int
+    call: bool
+
+
+class _Pending:
+    __slots__ = ("k", "missing", "remaining", "streams", "version")
+
+    def __init__(self, k: int, remaining: int, missing: int, version: int) -> None:
+        self.k = k
+        self.remaining = remaining
+        self.missing = missing
+        self.version = version
+        self.streams: dict[str, StreamData] = {}
+
+
+class _Batch(NamedTuple):
+    stream: int
+    version: int
+    events: Ints
+    k: Positions
+    frames: Sequence[list[Buffer]]
+
+
+class WorkMachine:
+    """One scan at logical worker `me`, which belongs to the broadcast groups in the bitmask `groups`."""
+
+    def __init__(
+        self,
+        trigger_map: TriggerMap,
+        me: int,
+        groups: int,
+        streams: Iterable[StreamInfo],
+        version: int = 0,
+    ) -> None:
+        self.map = trigger_map
+        self._me = me
+        self._groups = groups
+        info = {s.name: s for s in streams}
+        self._streams = [(name, info[name].typ) for name in trigger_map.streams]
+        self._single = len(self._streams) == 1
+        self._version = version
+        self._deferred: list[_Batch] = []
+        self._pending: dict[int, list[_Pending]] = {}
+        self._ready: deque[Part] = deque()
+        self._held: list[Part] = []
+        self._gate: list[Part] = []
+        self._hard = [RunSet() for _ in self._streams]
+        self._gaps = [RunSet() for _ in self._streams]
+        self._void: set[tuple[int, int]] = set()
+        self._routes = Routes()
+        self._assigned = 0
+        self._closed = False
+        self._concluded = False
+        self._passed = -1
+        self._settled = 0
+        self._taken: set[tuple[int, int]] = set()
+        self._barrier = self.map.next_broadcast(0, groups)
+        self._track = self._has_middle_broadcasts()
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    def frames(
+        self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
+    ) -> None:
+        """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs."""
+        if version > self._version:
+            self._deferred.append(_Batch(stream, version, events, k, frames))
+        elif self._single:
+            self._complete_run(stream, version, events, k, frames)
+        else:
+            self._join(stream, version, events, k, frames)
+
+    def parameters(self, version: int) -> None:
+        """Parameters up to `version` are known here now."""
+        self._version = max(self._version, version)
+        deferred, self._deferred = self._deferred, []
+        for batch in deferred:
+            self.frames(*batch)
+
+    def gap(self, stream: int, runs: Iterable[Run], tail: bool) -> None:
+        """These events will never have a frame of this stream."""
+        if not 0 <= stream < len(self._streams):
+            return
+        for lo, hi in runs:
+            if tail and self._closed:
+                continue  # said before the map was closed; what is final was said again
+            self._gaps[stream].add(lo, hi)
+            if not tail:
+                self._hard[stream].add(lo, hi)
+            self._complete_pending(stream, lo, hi)
+            if not tail:
+                self._settle(stream, lo, hi)
+
+    def assign(self, blocks: Iterable[Block], assigned: int, settled: int) -> None:
+        """Virtual workers that are mine; all below `assigned` belong to somebody, events below `settled` are over."""
+        self._assigned = max(self._assigned, assigned)
+        gaps = any(self._gaps)
+        for block in blocks:
+            self._routes.add(block.lo, block.hi, self._me)
+            if gaps:
+                first, last = self.map.span(block.lo)[0], self.map.span(block.hi - 1)[1]
+                for stream in range(len(self._streams)):
+                    for lo, hi in self._hard[stream].overlap(first, last + 1):
+                        self._settle(stream, lo, hi)
+        if settled > 0:
+            self._forget(settled)
+
+    def close(self, last_event: int) -> None:
+        """The map ends with this data event. What will not come is said again, for good."""
+        self.map = self.map.closed_at(last_event)
+        self._closed = True
+        self._barrier = self.map.next_broadcast(self._passed + 1, self._groups)
+        self._gaps = [RunSet(hard.runs()) for hard in self._hard]
+
+    def conclude(self) -> None:
+        """All data events are terminal everywhere."""
+        self._concluded = True
+
+    def take(self, limit: int) -> list[Part]:
+        """Up to about `limit` parts to process now, in this order."""
+        out: list[Part] = []
+        ready = self._ready
+        while len(out) < limit:
+            if not ready:
+                if not self._pass_barrier(out):
+                    break
+                continue
+            part = ready.popleft()
+            if self._barrier is None or part.event < self._barrier:
+                out.append(part)
+                if self._track:
+                    self._taken.add((part.event, part.k))
+            elif part.event == self._barrier:
+                self._gate.append(part)
+            else:
+                self._held.append(part)
+        return out
+
+    @property
+    def waiting(self) -> int:
+        """Parts that lack a frame, or wait for a broadcast."""
+        return len(self._pending) + len(self._held) + len(self._gate)
+
+    # -- joining --------------------------------------------------------------------------------------------------
+
+    def _complete_run(
+        self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
+    ) -> None:
+        name, typ = self._streams[stream]
+        make = StreamData.of
+        ks = [k] * len(frames) if isinstance(k, int) else k.tolist()
+        self._ready.extend(
+            [
+                Part(e, p, {name: make(typ, f)}, 0, version, True)
+                for e, p, f in zip(events.tolist(), ks, frames, strict=True)
+            ]
+        )
+
+    def _join(
+        self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
+    ) -> None:
+        name, typ = self._streams[stream]
+        bit = 1 << stream
+        ks = [k] * len(frames) if isinstance(k, int) else k.tolist()
+        needs = self._needs(events, k)
+        pending, make = self._pending, StreamData.of
+        gaps = any(self._gaps)
+        for event, position, need, parts in zip(events.tolist(), ks, needs, frames, strict=True):
+            entry = _find(pending.get(event), position)
+            if entry is None:
+                missing = self._missing(event, need & ~bit) if gaps else 0
+                remaining = need & ~bit & ~missing
+                if not remaining:
+                    streams = {name: make(typ, parts)}
+                    self._ready.append(Part(event, position, streams, missing, version, True))
+                    continue
+                entry = _Pending(position, remaining, missing, version)
+                pending.setdefault(event, []).append(entry)
+            else:
+                entry.remaining &= ~bit
+                entry.version = max(entry.version, version)
+            entry.streams[name] = make(typ, parts)
+            if not entry.remaining:
+                self._complete(event, entry)
+
+    def _needs(self, events: Ints, k: Positions) -> list[int]:
+        if isinstance(k, int):
+            needs: list[int] = self.map.needs(events, k, self._groups).tolist()
+            return needs
+        out = np.zeros(len(events), dtype=np.int64)
+        for position in set(k.tolist()):
+            mine = k == position
+            out[mine] = self.map.needs(events[mine], position, self._groups)
+        return out.tolist()
+
+    def _complete(self, event: int, entry: _Pending) -> None:
+        entries = self._pending[event]
+        entries.remove(entry)
+        if not entries:
+            del self._pending[event]
+        self._ready.append(Part(event, entry.k, entry.streams, entry.missing, entry.version, True))
+
+    def _complete_pending(self, stream: int, lo: int, hi: int) -> None:
+        """Parts that waited for a frame of this stream in events lo..hi-1 need not wait for it any longer."""
+        bit = 1 << stream
+        if hi - lo <= len(self._pending):
+            events = [e for e in range(lo, hi) if e in self._pending]
+        else:
+            events = [e for e in self._pending if lo <= e < hi]
+        for event in sorted(events):
+            for entry in list(self._pending[event]):
+                if entry.remaining & bit:
+                    entry.remaining &= ~bit
+                    entry.missing |= bit
+                    if not entry.remaining:
+                        self._complete(event, entry)
+
+    def _missing(self, event: int, streams: int) -> int:
+        """Which of these streams (bits) will never have a frame of this event."""
+        bits = 0
+        for stream, gaps in enumerate(self._gaps):
+            if streams >> stream & 1 and event in gaps:
+                bits |= 1 << stream
+        return bits
+
+    def _settle(self, stream: int, lo: int, hi: int) -> None:
+        """Find my parts in events lo..hi-1 that will not get a single frame: they are complete as they are."""
+        start, stop = self.map.ordinal_at(stream, lo), self.map.ordinal_at(stream, hi)
+        for step in range(start, stop, SETTLE_STEP):
+            rows = self.map.route(stream, step, min(stop, step + SETTLE_STEP))
+            mine = self._routes.lookup(rows.virtual) == self._me
+            if not bool(mine.any()):
+                continue
+            events, ks = rows.event[mine], rows.k[mine]
+            for event, k, need in zip(events.tolist(), ks.tolist(), self._needs(events, ks), strict=True):
+                missing = self._missing(event, need)
+                if missing == need and (event, k) not in self._void:
+                    self._void.add((event, k))
+                    self._ready.append(Part(event, k, {}, missing, 0, False))
+
+    def _forget(self, settled: int) -> None:
+        """Events below `settled` are terminal: nothing of theirs will be asked for again."""
+        for gaps in (*self._gaps, *self._hard):
+            gaps.discard(0, settled)
+        self._void = {v for v in self._void if v[0] >= settled}
+        self._taken = {t for t in self._taken if t[0] >= settled}
+        self._settled = max(self._settled, settled)
+        before = self.map.virtual_before(settled)
+        while before > 0 and self.map.span(before - 1)[1] >= settled:
+            before -= 1
+        self._routes.forget_before(before)
+
+    # -- broadcasts ---------------------------------------------------------------------------------------------
+
+    def _has_middle_broadcasts(self) -> bool:
+        if not self.map.wrapped:
+            return self.map.next_broadcast(0, self._groups) is not None
+        middle = self.map.next_broadcast(1, self._groups)
+        return middle is not None and (self.map.n_events is None or middle < self.map.n_events - 1)
+
+    def _pass_barrier(self, out: list[Part]) -> bool:
+        """Take the broadcast event that everything waits for, if it may be; True when something was moved on."""
+        barrier = self._barrier
+        if barrier is None or not self._may_pass(barrier):
+            return False
+        if not self._gate:
+            need = int(self.map.needs(np.array([barrier]), -1, self._groups)[0])
+            mixed = self._mine_at(barrier)
+            final = any(barrier in hard for hard in self._hard)
+            if mixed or not final or self._missing(barrier, need) != need or barrier in self._pending:
+                return False
+            self._gate.append(Part(barrier, -1 - self._me, {}, need, 0, False))
+        for part in self._gate:
+            out.append(part)
+            if part.k >= 0:
+                out.append(Part(barrier, -1 - self._me, {}, 0, part.version, False))
+        self._gate.clear()
+        self._passed = barrier
+        self._taken.clear()
+        self._barrier = self.map.next_broadcast(barrier + 1, self._groups)
+        self._held.sort(key=lambda p: p.event)
+        self._ready.extend(self._held)
+        self._held.clear()
+        return True
+
+    def _may_pass(self, barrier: int) -> bool:
+        if self.map.wrapped:
+            if barrier == 0:
+                return True
+            if self.map.n_events is not None and barrier == self.map.n_events - 1:
+                return self._concluded
+        if self.map.virtual_before(barrier) > self._assigned:
+            return False
+        expected, floor = 0, max(self._passed + 1, self._settled)
+        for lo, hi in self._routes.blocks(self._me):
+            events, _ = self.map.parts_of(lo, hi)
+            expected += int(np.searchsorted(events, barrier) - np.searchsorted(events, floor))
+        return len(self._taken) >= expected
+
+    def _mine_at(self, event: int) -> bool:
+        """Whether a virtual worker of this event is mine: its part brings the broadcast frames along."""
+        for stream in range(len(self._streams)):
+            if self.map.has_cell(stream, event):
+                at = self.map.ordinal_at(stream, event)
+                rows = self.map.route(stream, at, at + 1)
+                own = rows.virtual[rows.virtual >= 0]
+                if len(own) and bool((self._routes.lookup(own) == self._me).any()):
+                    return True
+        return False
+
+
+def _find(entries: list[_Pending] | None, k: int) -> _Pending | None:
+    if entries:
+        for entry in entries:
+            if entry.k == k:
+                return entry
+    return None

@@ -1,0 +1,77 @@
+"""Finished parts on their way to the reducer, collected into one batch."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from beamfold.model.events import Buffer
+from beamfold.model.states import EventState
+from beamfold.protocols.envelopes import ResultBatch, encode_header, pack_events, pack_positions
+
+MAX_TEXT = 8192
+"""Characters of one traceback that travel; the end of a traceback is the part that says what went wrong."""
+
+
+class ResultBuffer:
+    """Collects what became of parts; `take` makes an envelope of it and starts anew."""
+
+    def __init__(self, scan: int, worker: int) -> None:
+        self._scan = scan
+        self._worker = worker
+        self._reset()
+
+    def _reset(self) -> None:
+        self.events: list[int] = []
+        self._ks: list[int] = []
+        self._states = bytearray()
+        self._sizes = array("I")
+        self._blob: list[bytes] = []
+        self.buffers: list[Buffer] = []
+        self._failures: list[tuple[int, str]] = []
+        self._missing: list[tuple[int, int]] = []
+        self._version = 0
+        self.ticks: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def add(self, event: int, k: int, version: int, state: int, body: bytes, missing: int) -> None:
+        """A part is finished. `body` is its encoded result, empty for nothing to reduce."""
+        if missing:
+            self._missing.append((len(self.events), missing))
+        if version > self._version:
+            self._version = version
+        self.events.append(event)
+        self._ks.append(k)
+        self._states.append(state)
+        self._sizes.append(len(body))
+        self._blob.append(body)
+
+    def fail(self, event: int, k: int, version: int, text: str, missing: int) -> None:
+        """User code raised for a part, or returned what cannot travel."""
+        shown = text if len(text) <= MAX_TEXT else "…" + text[-MAX_TEXT:]
+        self._failures.append((len(self.events), shown))
+        self.add(event, k, version, EventState.FAILED, b"", missing)
+
+    def take(self) -> tuple[list[Buffer], int]:
+        """The envelope of all that was collected, and its size in bytes."""
+        first = self._states[0]
+        same = self._states.count(first) == len(self._states)
+        header = ResultBatch(
+            self._scan,
+            self._worker,
+            len(self.events),
+            self._version,
+            pack_events(np.array(self.events, dtype=np.int64)),
+            pack_positions(np.array(self._ks, dtype=np.int16)),
+            int(first) if same else bytes(self._states),
+            self._sizes.tobytes(),
+            self._failures,
+            self._missing,
+            self.ticks,
+        )
+        parts: list[Buffer] = [encode_header(header), b"".join(self._blob), *self.buffers]
+        self._reset()
+        return parts, sum(map(len, parts))

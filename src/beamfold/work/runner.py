@@ -1,0 +1,93 @@
+"""The user's worker class: made anew for every scan, called for every part, its mistakes recorded."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from beamfold.app.hooks import WorkerHooks
+from beamfold.model.errors import CodecError
+from beamfold.model.events import EventData
+from beamfold.model.parameters import ParameterHistory
+from beamfold.model.states import EventState
+from beamfold.protocols.codec import encode
+from beamfold.work.machine import Part
+from beamfold.work.results import ResultBuffer
+
+USER_ERRORS = (Exception, SystemExit)
+"""What user code may raise without ending the worker: an app that calls sys.exit() fails its event, no more."""
+
+
+def describe(error: BaseException) -> str:
+    """A traceback for a person: without the lines of Beamfold that called the user's code."""
+    tb = error.__traceback__
+    return "".join(traceback.format_exception(type(error), error, tb.tb_next if tb is not None else None))
+
+
+class Runner:
+    """Runs one scan's parts. `hooks` hold the instance; `ends` are the start and end event of a wrapped map.
+
+    `skip` leaves incomplete events out instead of processing what there is of them.
+    """
+
+    def __init__(
+        self,
+        hooks: WorkerHooks,
+        parameters: ParameterHistory,
+        results: ResultBuffer,
+        *,
+        skip: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._process = hooks.process_event
+        self.hooks = hooks
+        self.parameters = parameters
+        self.results = results
+        self._skip = skip
+        self._clock = clock
+        self.tick = False
+
+    def run(self, parts: Sequence[Part], seconds: float) -> int:
+        """Process parts in order until `seconds` have passed; returns how many were."""
+        clock, one = self._clock, self._one
+        deadline = clock() + seconds
+        for done, part in enumerate(parts, 1):
+            one(part)
+            if clock() >= deadline:
+                return done
+        return len(parts)
+
+    def _one(self, part: Part) -> None:
+        event, k, streams, missing, version, call = part
+        results = self.results
+        if not call or (missing and self._skip):
+            state = EventState.INCOMPLETE_SKIPPED if missing else EventState.NO_RESULT
+            results.add(event, k, version, state, b"", missing)
+            return
+        tick, self.tick = self.tick, False
+        if tick:
+            results.ticks.append(event)
+        try:
+            payload = self._process(EventData(event, streams), self.parameters.at(event), tick)
+        except USER_ERRORS as error:  # a user's mistake is one event's failure, with its traceback
+            results.fail(event, k, version, describe(error), missing)
+            return
+        if payload is None:
+            state = EventState.INCOMPLETE if missing else EventState.NO_RESULT
+            results.add(event, k, version, state, b"", missing)
+            return
+        held = len(results.buffers)
+        try:
+            body = encode(payload, results.buffers)
+        except CodecError as error:
+            del results.buffers[held:]
+            results.fail(event, k, version, f"process_event returned what cannot travel: {error}", missing)
+            return
+        state = EventState.INCOMPLETE if missing else EventState.REDUCED
+        results.add(event, k, version, state, body, missing)
+
+    def finish(self, last_event: int) -> None:
+        """Call the app's `finish`, if it has one; errors are the caller's to record."""
+        if self.hooks.finish is not None:
+            self.hooks.finish(self.parameters.at(last_event))

@@ -1,0 +1,316 @@
+"""The worker service: one process, one thread, user code in its main loop."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from beamfold.app.declared import from_wire
+from beamfold.app.hooks import WorkerHooks
+from beamfold.model.errors import BeamfoldError, CodecError
+from beamfold.model.events import Buffer
+from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.envelopes import (
+    FrameBatch,
+    Gap,
+    Grant,
+    decode_frames,
+    decode_header,
+    encode_header,
+    unpack_events,
+    unpack_positions,
+)
+from beamfold.protocols.messages import (
+    Arm,
+    Armed,
+    Assign,
+    Close,
+    Conclude,
+    End,
+    Failure,
+    Finish,
+    Finished,
+    Parameters,
+    Shutdown,
+    StreamInfo,
+    Tick,
+    ToService,
+)
+from beamfold.transport.control import ControlChannel
+from beamfold.transport.data import Context, DataLink
+from beamfold.work.machine import Part, WorkMachine
+from beamfold.work.results import ResultBuffer
+from beamfold.work.runner import USER_ERRORS, Runner, describe
+
+SLICE = 0.01
+"""Seconds of user code between two looks at the sockets: results leave at least this often."""
+
+TAKE = 1024
+"""Parts taken from the machine at a time."""
+
+CREDIT_BYTES = 128 << 20
+"""Frames under way to one worker, over all streams of a scan, at most (one frame of a stream may exceed its share)."""
+
+RECEIVE_BYTES = 16 << 20
+"""Bytes taken from one ingester before user code gets its turn."""
+
+RESULT_STREAM = -1
+"""The stream number under which a reducer grants credit for results."""
+
+
+class _Flow:
+    """Credit of one stream: what came in, what was used up, what was given back."""
+
+    __slots__ = ("credit", "frames_in", "frames_used", "link", "payload_in", "returned")
+
+    def __init__(self, link: DataLink, credit: int) -> None:
+        self.link = link
+        self.credit = credit
+        self.frames_in = 0
+        self.frames_used = 0
+        self.payload_in = 0
+        self.returned = 0
+
+    def owed(self) -> int:
+        """Bytes of credit to give back: as much as the frames that were used weighed on average."""
+        used = self.payload_in * self.frames_used // self.frames_in if self.frames_in else 0
+        return used - self.returned
+
+
+class _Scan:
+    """Everything of the scan that this worker is armed for."""
+
+    def __init__(self, arm: Arm, machine: WorkMachine, runner: Runner, flows: list[_Flow], reducer: DataLink) -> None:
+        self.arm = arm
+        self.machine = machine
+        self.runner = runner
+        self.flows = flows
+        self.reducer = reducer
+        self.parts: list[Part] = []
+        self.at = 0
+        self.result_credit = 0
+        self.finish = False
+
+
+class WorkerService:
+    """Runs until told to shut down. `load` gives the app's worker class, imported anew when its files changed.
+
+    `context` is the dict that apps may use to keep things (connections, say) from scan to scan.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], type],
+        control: ControlChannel,
+        context: Context,
+        typ_of: Callable[[str], StreamInfo],
+        state: Any = None,
+    ) -> None:
+        self._name = name
+        self._load = load
+        self._control = control
+        self._zmq = context
+        self._typ_of = typ_of
+        self._state = state
+        self._context: dict[str, Any] = {}
+        self._links: dict[str, DataLink] = {}
+        self._scan: _Scan | None = None
+        self._hooks: WorkerHooks | None = None
+        self._declared: list[ParameterBase] = []
+        self._running = True
+        self._poller = zmq.Poller()
+        self._poller.register(control.socket, zmq.POLLIN)
+        self._handlers: dict[type, Callable[..., None]] = {
+            Arm: self._arm,
+            Assign: self._assign,
+            Close: self._close,
+            Conclude: self._conclude,
+            Parameters: self._parameters,
+            Tick: self._tick,
+            Finish: self._finish,
+            End: self._end,
+        }
+
+    def stop(self) -> None:
+        """Leave `run` after the present turn."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until told to stop; then let the app close what it holds."""
+        while self._running:
+            scan = self._scan
+            busy = scan is not None and scan.at < len(scan.parts) and scan.result_credit > 0
+            ready = dict(self._poller.poll(0 if busy else 500))
+            for message in self._control.receive():
+                self._handle(message)
+            for link in self._links.values():
+                if link.socket in ready:
+                    self._receive(link)
+            if self._scan is not None:
+                self._work(self._scan)
+            self._control.beat(self._stats)
+        if self._hooks is not None and self._hooks.close is not None:
+            self._hooks.close(self._context)
+
+    def _stats(self) -> dict[str, Any]:
+        scan = self._scan
+        return {} if scan is None else {"waiting": scan.machine.waiting, "scan": scan.arm.scan}
+
+    def _handle(self, message: ToService) -> None:
+        if isinstance(message, Shutdown):
+            self._running = False
+            return
+        handler = self._handlers.get(type(message))
+        scan = self._scan
+        if handler is None or not (isinstance(message, Arm) or (scan and scan.arm.scan == message.scan)):  # type: ignore[union-attr]
+            return
+        handler(message)
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def _receive(self, link: DataLink) -> None:
+        for parts in link.receive(RECEIVE_BYTES):
+            try:
+                self._envelope(parts)
+            except CodecError:
+                continue  # not from one of ours: nothing of it is used
+
+    def _envelope(self, parts: list[Buffer]) -> None:
+        scan = self._scan
+        header = decode_header(parts[0])
+        if scan is None or header.scan != scan.arm.scan:
+            return
+        if isinstance(header, FrameBatch) and 0 <= header.stream < len(scan.flows):
+            frames = decode_frames(header, parts[1:])
+            flow = scan.flows[header.stream]
+            flow.frames_in += header.n
+            flow.payload_in += sum(map(len, parts)) - len(parts[0])
+            events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
+            scan.machine.frames(header.stream, header.version, events, k, frames)
+        elif isinstance(header, Gap):
+            scan.machine.gap(header.stream, header.runs, header.tail)
+        elif isinstance(header, Grant):
+            scan.result_credit += header.credit
+
+    def _work(self, scan: _Scan) -> None:
+        """One slice of user code, and its results on their way."""
+        if scan.at >= len(scan.parts):
+            scan.parts, scan.at = scan.machine.take(TAKE), 0
+        if scan.parts and scan.result_credit > 0:
+            batch = scan.parts[scan.at :] if scan.at else scan.parts
+            done = scan.runner.run(batch, SLICE)
+            scan.at += done
+            self._use(scan, batch[:done] if done < len(batch) else batch)
+            envelope, size = scan.runner.results.take()
+            scan.result_credit -= size
+            scan.reducer.send(envelope)
+            if scan.at >= len(scan.parts):
+                scan.parts, scan.at = scan.machine.take(TAKE), 0
+        if scan.finish and not scan.parts:
+            self._do_finish(scan)
+
+    def _use(self, scan: _Scan, parts: list[Part]) -> None:
+        """Frames were used up: give credit back in steps of a quarter."""
+        flows = scan.flows
+        if len(flows) == 1:
+            flows[0].frames_used += sum(1 for p in parts if p.streams)
+        else:
+            used: dict[str, int] = defaultdict(int)
+            for part in parts:
+                for name in part.streams:
+                    used[name] += 1
+            for index, name in enumerate(scan.machine.map.streams):
+                flows[index].frames_used += used[name]
+        for index, flow in enumerate(flows):
+            owed = flow.owed()
+            if owed * 4 >= flow.credit:
+                flow.returned += owed
+                flow.link.send([encode_header(Grant(scan.arm.scan, index, owed))])
+
+    # -- the controller -------------------------------------------------------------------------------------------
+
+    def _arm(self, message: Arm) -> None:
+        self._drop()
+        try:
+            hooks, history = self._construct(message)
+            interval = hooks.tick_interval(history.at(0))
+        except BeamfoldError as error:
+            self._control.send(Armed(message.scan, str(error)))
+            return
+        trigger_map = TriggerMap.from_wire(message.map)
+        me = next(i for i, w in enumerate(message.workers) if w.name == self._name)
+        tags = set(message.workers[me].tags)
+        groups = sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= tags)
+        infos = [self._typ_of(name) for name in trigger_map.streams]
+        machine = WorkMachine(trigger_map, me, groups, infos, message.version)
+        runner = Runner(hooks, history, ResultBuffer(message.scan, me), skip=message.incomplete == "skip")
+        credit = CREDIT_BYTES // max(len(trigger_map.streams), 1)
+        where = {name: i.url for i in message.ingesters for name in i.streams}
+        flows = [_Flow(self._link(where[name]), credit) for name in trigger_map.streams]
+        self._scan = _Scan(message, machine, runner, flows, self._link(message.reducer_url))
+        for index, flow in enumerate(flows):
+            flow.link.send([encode_header(Grant(message.scan, index, credit))])
+        self._scan.reducer.send([encode_header(Grant(message.scan, RESULT_STREAM, 0))])
+        self._control.send(Armed(message.scan, tick_interval=interval))
+
+    def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
+        self._declared = [from_wire(d) for d in message.declared]
+        first = ParameterSet.build(self._declared, message.parameters, message.version)
+        hooks = WorkerHooks(self._load())
+        hooks.construct(parameters=first, context=self._context, state=self._state)
+        self._hooks = hooks
+        return hooks, ParameterHistory([(0, first)])
+
+    def _link(self, url: str) -> DataLink:
+        link = self._links.get(url)
+        if link is None:
+            link = self._links[url] = DataLink(self._zmq, url, self._name.encode())
+            self._poller.register(link.socket, zmq.POLLIN)
+        return link
+
+    def _assign(self, message: Assign) -> None:
+        assert self._scan is not None
+        self._scan.machine.assign(message.blocks, message.assigned, message.settled)
+
+    def _close(self, message: Close) -> None:
+        assert self._scan is not None
+        self._scan.machine.close(message.last_event)
+
+    def _conclude(self, message: Conclude) -> None:
+        assert self._scan is not None
+        self._scan.machine.conclude()
+
+    def _parameters(self, message: Parameters) -> None:
+        assert self._scan is not None
+        values = ParameterSet.build(self._declared, message.values, message.version)
+        self._scan.runner.parameters.append(message.from_event, values)
+        self._scan.machine.parameters(message.version)
+
+    def _tick(self, message: Tick) -> None:
+        assert self._scan is not None
+        self._scan.runner.tick = True
+
+    def _finish(self, message: Finish) -> None:
+        assert self._scan is not None
+        self._scan.finish = True
+
+    def _do_finish(self, scan: _Scan) -> None:
+        scan.finish = False
+        failures = []
+        last = (scan.machine.map.n_events or 1) - 1
+        try:
+            scan.runner.finish(last)
+        except USER_ERRORS as error:
+            failures.append(Failure(last, "finish", self._name, describe(error)))
+        self._control.send(Finished(scan.arm.scan, failures))
+
+    def _end(self, message: End) -> None:
+        self._drop()
+
+    def _drop(self) -> None:
+        self._scan = None

@@ -1,0 +1,346 @@
+"""All machines of a scan in one process, without sockets: messages travel through FIFO channels that a test drains
+in any order it likes. What the services do between machine and socket is done here in a few lines each.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from beamfold.dispatch.machine import ControllerMachine, Policy, RecordScan, Reply, Send
+from beamfold.dispatch.scan import Plan
+from beamfold.ingest.machine import IngestMachine, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.model.states import EventState
+from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols import messages as m
+from beamfold.reduce.machine import ReduceMachine
+from beamfold.work.machine import Part, WorkMachine
+
+VERSION = "test"
+
+
+@dataclass
+class Folded:
+    """One part as the reducer folded it."""
+
+    event: int
+    k: int
+    worker: int
+    streams: tuple[str, ...]
+    version: int
+
+
+@dataclass
+class RigWorker:
+    name: str
+    tags: list[str]
+    machine: WorkMachine | None = None
+    scan: int = 0
+    me: int = -1
+    versions: list[tuple[int, int]] = field(default_factory=list)
+
+    def version_at(self, event: int) -> int:
+        return [v for e, v in self.versions if e <= event][-1]
+
+
+class Rig:
+    """A controller, ingesters (name -> streams (name, numbered)), workers with tags, and a reducer."""
+
+    def __init__(
+        self,
+        ingesters: dict[str, list[tuple[str, bool]]],
+        workers: list[list[str]],
+        *,
+        seed: int = 0,
+        policy: Policy = Policy(),
+        retention_bytes: int = 1 << 30,
+        credit: int = 1 << 20,
+        in_order: bool = True,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.now = 1000.0
+        self.controller = ControllerMachine(VERSION, 1, policy=policy, values={"p": b"0"})
+        self.channels: dict[tuple[str, str], deque[Any]] = {}
+        self.ingest: dict[str, dict[int, IngestMachine]] = {name: {} for name in ingesters}
+        self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
+        self.infos = {
+            s: m.StreamInfo(s, "T", numbered) for streams in ingesters.values() for s, numbered in streams
+        }
+        self.workers = [RigWorker(f"w{i}", tags) for i, tags in enumerate(workers)]
+        self.reduce: ReduceMachine[Any] | None = None
+        self.reduce_map: TriggerMap | None = None
+        self.reduce_scan = 0
+        self.told_finished = False
+        self.in_order = in_order
+        self.credit = credit
+        self.retention_bytes = retention_bytes
+        self.folded: list[Folded] = []
+        self.processed: list[tuple[int, Part]] = []
+        self.replies: dict[int, Reply] = {}
+        self.records: list[RecordScan] = []
+        for name, streams in ingesters.items():
+            self._hello("ingester", name, streams=[self.infos[s] for s, _ in streams])
+        for w in self.workers:
+            self._hello("worker", w.name, tags=w.tags)
+        self._hello("reducer", "reducer")
+
+    # -- channels ---------------------------------------------------------------------------------------------------
+
+    def post(self, src: str, dst: str, payload: Any) -> None:
+        self.channels.setdefault((src, dst), deque()).append(payload)
+
+    def step(self) -> bool:
+        """Deliver one message of a channel picked at random; False when all are empty."""
+        keys = [k for k, q in self.channels.items() if q]
+        if not keys:
+            return False
+        src, dst = self.random.choice(keys)
+        payload = self.channels[src, dst].popleft()
+        self.now += 0.001
+        self._deliver(src, dst, payload)
+        return True
+
+    def settle(self, limit: int = 200_000) -> None:
+        """Deliver everything, and let time pass until nothing more happens."""
+        for _ in range(limit):
+            if not self.step():
+                self.now += 3.0
+                self._fold()
+                self._perform(self.controller.tick(self.now))
+                if not any(self.channels.values()):
+                    return
+        raise AssertionError("the machines never come to rest")
+
+    def _deliver(self, src: str, dst: str, payload: Any) -> None:
+        if dst == "controller":
+            self._perform(self.controller.receive(src.encode(), payload, self.now))
+        elif dst in self.ingest:
+            self._to_ingester(dst, src, payload)
+        elif dst == "reducer":
+            self._to_reducer(src, payload)
+        else:
+            self._to_worker(next(w for w in self.workers if w.name == dst), payload)
+
+    def _perform(self, actions: list[Any]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self.post("controller", action.peer.decode(), action.message)
+            elif isinstance(action, Reply):
+                self.replies[action.request] = action
+            elif isinstance(action, RecordScan):
+                self.records.append(action)
+
+    def _hello(self, role: str, name: str, **more: Any) -> None:
+        self.post(name, "controller", m.Hello(role, name, name, VERSION, 1, "here", url=name, **more))
+
+    # -- people and detectors -----------------------------------------------------------------------------------------
+
+    def submit(self, trigger_map: TriggerMap, request: int = 1) -> None:
+        self.settle_hellos()
+        self._perform(self.controller.submit(Plan(f"scan-{request}", trigger_map, request), self.now))
+
+    def settle_hellos(self) -> None:
+        for (_, dst), queue in list(self.channels.items()):
+            if dst == "controller":
+                while queue and isinstance(queue[0], m.Hello):
+                    src = next(s for (s, d), q in self.channels.items() if q is queue)
+                    self._deliver(src, "controller", queue.popleft())
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Step until the condition holds."""
+        while not done():
+            assert self.step(), "nothing left to happen, and still not"
+
+    def detector(self, stream: str, items: list[Any]) -> None:
+        """A detector will send these items of its framer, each arriving on its own."""
+        for item in items:
+            self.post(f"detector {stream}", self.stream_of[stream], (stream, item))
+
+    def stop(self, request: int = 99) -> None:
+        self._perform(self.controller.stop(request, self.now))
+
+    def set_parameter(self, value: bytes) -> None:
+        self._perform(self.controller.set_parameters({"p": value}, self.now))
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return list(self.controller.reports.values())[-1]
+
+    # -- services -------------------------------------------------------------------------------------------------------
+
+    def _to_ingester(self, name: str, src: str, payload: Any) -> None:
+        scans = self.ingest[name]
+        if isinstance(payload, tuple) and isinstance(payload[0], str):  # from a detector
+            stream, item = payload
+            for number in sorted(scans, reverse=True):
+                machine = scans[number]
+                if stream in machine.map.streams:
+                    self._ingest(name, machine, machine.feed(machine.map.streams.index(stream), [item]))
+                    return
+            return
+        if isinstance(payload, tuple):  # a grant: (scan, worker, stream, credit)
+            scan, worker, stream, credit = payload
+            if scan in scans:
+                self._ingest(name, scans[scan], scans[scan].grant(worker, stream, credit))
+            return
+        if isinstance(payload, m.Arm):
+            trigger_map = TriggerMap.from_wire(payload.map)
+            specs = [
+                StreamSpec(i, s, self.infos[s].numbered)
+                for i, s in enumerate(trigger_map.streams)
+                if self.stream_of[s] == name
+            ]
+            groups = [self._groups(trigger_map, w.tags) for w in payload.workers]
+            scans[payload.scan] = IngestMachine(
+                payload.scan,
+                trigger_map,
+                specs,
+                groups,
+                version=payload.version,
+                retention_bytes=self.retention_bytes,
+            )
+            self.post(name, "controller", m.Armed(payload.scan))
+            return
+        machine = scans.get(getattr(payload, "scan", -1))
+        if machine is None:
+            return
+        match payload:
+            case m.Assign():
+                self._ingest(name, machine, machine.assign(payload.blocks))
+            case m.Release():
+                self._ingest(name, machine, machine.release(payload))
+            case m.Halt():
+                self._ingest(name, machine, machine.halt())
+            case m.Close():
+                self._ingest(name, machine, machine.close(payload.last_event))
+            case m.Fence():
+                self._ingest(name, machine, machine.fence(payload.version))
+            case m.Parameters():
+                self._ingest(name, machine, machine.set_version(payload.version, payload.from_event))
+            case m.End():
+                del scans[payload.scan]
+
+    def _ingest(self, name: str, machine: IngestMachine, actions: list[Any]) -> None:
+        for action in actions:
+            if isinstance(action, Tell):
+                self.post(name, "controller", action.message)
+            elif isinstance(action, SendFrames | SendGap):
+                worker = self._arm_workers[machine.scan][action.worker]
+                self.post(name, worker, (machine.scan, action))
+
+    @staticmethod
+    def _groups(trigger_map: TriggerMap, tags: list[str]) -> int:
+        return sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= set(tags))
+
+    @property
+    def _arm_workers(self) -> dict[int, list[str]]:
+        scans = [s for s in (self.controller.scan, self.controller._next) if s is not None]
+        return {s.number: s.workers for s in scans}
+
+    def _to_worker(self, w: RigWorker, payload: Any) -> None:
+        if isinstance(payload, m.Arm):
+            trigger_map = TriggerMap.from_wire(payload.map)
+            w.me = [i.name for i in payload.workers].index(w.name)
+            infos = [self.infos[s] for s in trigger_map.streams]
+            w.machine = WorkMachine(trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version)
+            w.scan, w.versions = payload.scan, [(0, payload.version)]
+            for i, s in enumerate(trigger_map.streams):
+                self.post(w.name, self.stream_of[s], (payload.scan, w.me, i, self.credit))
+            self.post(w.name, "controller", m.Armed(payload.scan))
+            return
+        if payload == "work":
+            self._work(w)
+            return
+        if isinstance(payload, tuple):
+            scan, action = payload
+            if scan == w.scan and w.machine is not None:
+                if isinstance(action, SendFrames):
+                    w.machine.frames(action.stream, action.version, action.events, action.k, action.frames)
+                    size = sum(len(p) for f in action.frames for p in f)
+                    stream = w.machine.map.streams[action.stream]
+                    self.post(w.name, self.stream_of[stream], (scan, w.me, action.stream, size))
+                else:
+                    w.machine.gap(action.stream, action.runs, action.tail)
+        elif w.machine is not None and payload.scan == w.scan:
+            match payload:
+                case m.Assign():
+                    w.machine.assign(payload.blocks, payload.assigned, payload.settled)
+                case m.Close():
+                    w.machine.close(payload.last_event)
+                case m.Conclude():
+                    w.machine.conclude()
+                case m.Parameters():
+                    w.versions.append((payload.from_event, payload.version))
+                    w.machine.parameters(payload.version)
+                case m.Finish():
+                    self.post(w.name, "controller", m.Finished(payload.scan))
+                case m.End():
+                    w.machine = None
+                    return
+        if not any(p == "work" for p in self.channels.get(("self", w.name), ())):
+            self.post("self", w.name, "work")
+
+    def _work(self, w: RigWorker) -> None:
+        if w.machine is None:
+            return
+        parts = w.machine.take(self.random.choice([1, 3, 50]))
+        if not parts:
+            return
+        self.processed += [(w.me, p) for p in parts]
+        states = [
+            (EventState.INCOMPLETE_SKIPPED if p.missing else EventState.NO_RESULT)
+            if not p.call
+            else EventState.INCOMPLETE if p.missing else EventState.REDUCED
+            for p in parts
+        ]
+        done = [Folded(p.event, p.k, w.me, tuple(sorted(p.streams)), w.version_at(p.event)) for p in parts]
+        self.post(w.name, "reducer", (w.scan, done, [int(s) for s in states]))
+        self.post("self", w.name, "work")
+
+    def _to_reducer(self, src: str, payload: Any) -> None:
+        if isinstance(payload, m.Arm):
+            self.reduce_map = TriggerMap.from_wire(payload.map)
+            targets = [
+                sum(1 << i for i, w in enumerate(payload.workers) if tags <= set(w.tags))
+                for tags in self.reduce_map.groups
+            ]
+            self.reduce = ReduceMachine(self.reduce_map, targets, patience=2.0, in_order=self.in_order)
+            self.reduce_scan, self.told_finished = payload.scan, False
+            self.folded = []
+            self.post("reducer", "controller", m.Armed(payload.scan))
+        elif isinstance(payload, tuple):
+            scan, done, states = payload
+            if scan == self.reduce_scan and self.reduce is not None:
+                events = np.array([d.event for d in done], dtype=np.int64)
+                ks = np.array([d.k for d in done], dtype=np.int16)
+                fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
+                count = {done[0].worker: int(fresh.sum())}
+                self.post("reducer", "controller", m.PartsDone(scan, completed, count, self.reduce.frontier))
+                self._fold()
+        elif self.reduce is not None and payload.scan == self.reduce_scan:
+            if isinstance(payload, m.Close):
+                assert self.reduce_map is not None
+                self.reduce_map = self.reduce_map.closed_at(payload.last_event)
+                completed = self.reduce.close(self.reduce_map)
+                self.post("reducer", "controller", m.PartsDone(payload.scan, completed, {}, self.reduce.frontier))
+                self._fold()
+            elif isinstance(payload, m.Finish):
+                out = self.reduce.out_of_order
+                self.post("reducer", "controller", m.Finished(payload.scan, out_of_order=out))
+            elif isinstance(payload, m.End):
+                self.reduce = None
+
+    def _fold(self) -> None:
+        if self.reduce is None:
+            return
+        for fold in self.reduce.fold(self.now):
+            self.folded += [fold.batch[i] for i in fold.index]
+        if self.reduce.finished and not self.told_finished:
+            self.told_finished = True
+            done = m.PartsDone(self.reduce_scan, [], {}, self.reduce.frontier, finished=True)
+            self.post("reducer", "controller", done)
