@@ -247,7 +247,9 @@ class Rig:
             trigger_map = TriggerMap.from_wire(payload.map)
             w.me = [i.name for i in payload.workers].index(w.name)
             infos = [self.infos[s] for s in trigger_map.streams]
-            w.machine = WorkMachine(trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version)
+            w.machine = WorkMachine(
+                trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version
+            )
             w.scan, w.versions = payload.scan, [(0, payload.version)]
             for i, s in enumerate(trigger_map.streams):
                 self.post(w.name, self.stream_of[s], (payload.scan, w.me, i, self.credit))
@@ -295,7 +297,9 @@ class Rig:
         states = [
             (EventState.INCOMPLETE_SKIPPED if p.missing else EventState.NO_RESULT)
             if not p.call
-            else EventState.INCOMPLETE if p.missing else EventState.REDUCED
+            else EventState.INCOMPLETE
+            if p.missing
+            else EventState.REDUCED
             for p in parts
         ]
         done = [Folded(p.event, p.k, w.me, tuple(sorted(p.streams)), w.version_at(p.event)) for p in parts]
@@ -310,7 +314,7 @@ class Rig:
                 for tags in self.reduce_map.groups
             ]
             self.reduce = ReduceMachine(self.reduce_map, targets, patience=2.0, in_order=self.in_order)
-            self.reduce_scan, self.told_finished = payload.scan, False
+            self.reduce_scan, self.told_finished, self.closed = payload.scan, False, False
             self.folded = []
             self.post("reducer", "controller", m.Armed(payload.scan))
         elif isinstance(payload, tuple):
@@ -320,14 +324,17 @@ class Rig:
                 ks = np.array([d.k for d in done], dtype=np.int16)
                 fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
                 count = {done[0].worker: int(fresh.sum())}
-                self.post("reducer", "controller", m.PartsDone(scan, completed, count, self.reduce.frontier))
+                done = m.PartsDone(scan, completed, count, self.reduce.frontier, closed=self.closed)
+                self.post("reducer", "controller", done)
                 self._fold()
         elif self.reduce is not None and payload.scan == self.reduce_scan:
             if isinstance(payload, m.Close):
                 assert self.reduce_map is not None
                 self.reduce_map = self.reduce_map.closed_at(payload.last_event)
                 completed = self.reduce.close(self.reduce_map)
-                self.post("reducer", "controller", m.PartsDone(payload.scan, completed, {}, self.reduce.frontier))
+                self.closed = True
+                told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=True)
+                self.post("reducer", "controller", told)
                 self._fold()
             elif isinstance(payload, m.Finish):
                 out = self.reduce.out_of_order
@@ -342,5 +349,5 @@ class Rig:
             self.folded += [fold.batch[i] for i in fold.index]
         if self.reduce.finished and not self.told_finished:
             self.told_finished = True
-            done = m.PartsDone(self.reduce_scan, [], {}, self.reduce.frontier, finished=True)
+            done = m.PartsDone(self.reduce_scan, [], {}, self.reduce.frontier, closed=self.closed, finished=True)
             self.post("reducer", "controller", done)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import Rig
 
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.items import Data, End, Start
+from rig import Rig
 
 
 def frame(stream: str, number: int) -> list[bytes]:
     return [f"{stream} {number}".encode(), b"x" * 20]
 
 
-def series(stream: str, n: int, lost: set[int] = frozenset(), numbered: bool = True, chunk: int = 3, end: bool = True) -> list:
+def series(
+    stream: str, n: int, lost: set[int] = frozenset(), numbered: bool = True, chunk: int = 3, end: bool = True
+) -> list:
     """Start, frames 0..n-1 without the lost ones in chunks, end."""
     items: list = [Start([f"{stream} start".encode()], None)]
     kept = [i for i in range(n) if i not in lost]
@@ -46,7 +48,9 @@ def test_a_scan_of_one_stream_reduces_every_event_in_order(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_frame_missing_from_one_of_two_joined_streams_is_one_incomplete_event_that_names_it(seed: int) -> None:
+def test_a_frame_missing_from_one_of_two_joined_streams_is_one_incomplete_event_that_names_it(
+    seed: int,
+) -> None:
     rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], seed=seed)
     rig.submit(uniform(["a", "b"], 20))
     rig.until(lambda: 1 in rig.replies)
@@ -72,14 +76,14 @@ def test_a_stream_that_ends_early_leaves_incomplete_events_and_the_scan_ends() -
     assert rig.report["states"] == {"reduced": 12, "incomplete": 8}
 
 
-def test_when_every_series_ends_early_the_rest_was_not_reached() -> None:
+def test_when_every_series_ends_early_the_rest_lacks_its_frames() -> None:
     rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]])
     rig.submit(uniform(["a", "b"], 1000))
     rig.until(lambda: 1 in rig.replies)
     rig.detector("a", series("a", 7))
     rig.detector("b", series("b", 9))
     rig.settle()
-    assert rig.report["summary"] == "9 events: 7 reduced, 2 incomplete (991 of 1000 planned were not reached)"
+    assert rig.report["summary"] == "1000 events: 7 reduced, 2 incomplete, 991 incomplete (skipped)"
     assert rig.report["ended"] == "finished"
 
 
@@ -217,15 +221,22 @@ def test_streams_of_one_event_may_go_to_different_workers_and_a_broadcast_joins_
         assert seen[0][1] != seen[1][1]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_every_event_ends_in_exactly_one_state_whatever_is_lost_and_however_messages_arrive(data: st.DataObject) -> None:
+def test_every_event_ends_in_exactly_one_state_whatever_is_lost_and_however_messages_arrive(
+    data: st.DataObject,
+) -> None:
     n = data.draw(st.integers(1, 25), "events")
     names = ["a", "b", "c"][: data.draw(st.integers(1, 3), "streams")]
     every = {s: data.draw(st.integers(1, 4), f"every {s}") for s in names}
     batch = data.draw(st.integers(1, 7), "batch")
     workers = data.draw(st.integers(1, 3), "workers")
-    rig = Rig({f"i{s}": [(s, True)] for s in names}, [["generic"]] * workers, seed=data.draw(st.integers(0, 99)), credit=data.draw(st.sampled_from([30, 300, 1 << 20])))
+    rig = Rig(
+        {f"i{s}": [(s, True)] for s in names},
+        [["generic"]] * workers,
+        seed=data.draw(st.integers(0, 99)),
+        credit=data.draw(st.sampled_from([30, 300, 1 << 20])),
+    )
     rig.submit(compile_map({"streams": {s: {"every": every[s]} for s in names}, "events": n, "batch": batch}))
     rig.until(lambda: 1 in rig.replies)
     missing: dict[int, set[str]] = {}
@@ -246,8 +257,8 @@ def test_every_event_ends_in_exactly_one_state_whatever_is_lost_and_however_mess
     reached = max(last.values())
     report = rig.report
     assert report["ended"] == "finished"
-    assert report["events"] == reached
-    assert sum(report["states"].values()) == reached
+    assert report["events"] == n
+    assert sum(report["states"].values()) == n
     empty = {e for e in range(1, reached + 1) if not any((e - 1) % every[s] == 0 for s in names)}
     for e in range(1, reached + 1):
         here = {s for s in names if (e - 1) % every[s] == 0}

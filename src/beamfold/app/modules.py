@@ -89,14 +89,14 @@ def changed(scope: Path) -> bool:
         return False
     for name, module in modules_in(scope).items():
         now, then = _stamp(module), known.stamps.get(name)
-        # Without a stamp it was imported later, by a hook: all we can ask is whether it is newer than the load.
+        # Without a stamp it was imported later, by a hook: then ask whether it is newer than the load.
         if now is None or (now != then if then else now[0] >= known.at_ns):
             return True
     return False
 
 
 def remember(scope: Path, started: int) -> None:
-    """Stamp what was imported. A file changed since `started` (ns) may have been read before: it counts as changed."""
+    """Stamp what was imported; what was written since `started` (ns) will count as changed."""
     known = _loaded.get(scope)
     stamps = dict(known.stamps) if known else {}
     for name, module in modules_in(scope).items():

@@ -252,7 +252,9 @@ class ControllerMachine:
         if broken:
             raise ScanError("; ".join(broken))
         if not reducers:
-            raise ScanError("no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again")
+            raise ScanError(
+                "no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again"
+            )
         tags = [frozenset(s.hello.tags) for s in workers]
         plan.map.refuse_unless(set(streams), tags)
         matching = {
@@ -343,7 +345,10 @@ class ControllerMachine:
             return [Reply(request)]
         if scan.phase is Phase.RUNNING:
             return [Reply(request), *self._stop(scan, "stopped by request", now)]
-        return [Reply(request), *self._abort(scan, "stopped", "stopped twice: what was left was given up", now)]
+        return [
+            Reply(request),
+            *self._abort(scan, "stopped", "stopped twice: what was left was given up", now),
+        ]
 
     def _stop(self, scan: Scan, reason: str, now: float) -> list[Action]:
         if scan.phase is Phase.ARMING:
@@ -360,7 +365,9 @@ class ControllerMachine:
         self.values = {**self.values, **values}
         self.version += 1
         scan = self.scan
-        actions: list[Action] = [RecordParameters(scan.scan_id if scan else None, self.version, self.values, None)]
+        actions: list[Action] = [
+            RecordParameters(scan.scan_id if scan else None, self.version, self.values, None)
+        ]
         if scan is None or not scan.active or scan.phase in (Phase.FINISHING, Phase.REDUCING):
             return actions
         if scan.phase is Phase.ARMING or self._fencing is not None:
@@ -376,7 +383,12 @@ class ControllerMachine:
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
         scan = self.scan
-        if scan is None or scan.phase is not Phase.RUNNING or scan.tick_interval is None or now < scan.next_tick:
+        if (
+            scan is None
+            or scan.phase is not Phase.RUNNING
+            or scan.tick_interval is None
+            or now < scan.next_tick
+        ):
             return []
         scan.next_tick = now + scan.tick_interval
         workers = self._needed(scan, "worker")
@@ -474,8 +486,7 @@ class ControllerMachine:
         """All series ended: an endless scan ends there, and so does one whose streams all end before its map."""
         if scan.phase is not Phase.RUNNING or set(scan.ended_streams) < set(scan.report.streams):
             return []
-        last = max(m.last_event for m in scan.ended_streams.values())
-        return self._close(scan, last)
+        return self._close(scan, scan.last_reached())
 
     def _halted(self, scan: Scan, service: Service, message: Halted) -> list[Action]:
         if scan.phase is not Phase.HALTING:
@@ -488,23 +499,17 @@ class ControllerMachine:
 
     def _close(self, scan: Scan, last: int) -> list[Action]:
         scan.phase = Phase.DRAINING
-        planned = scan.data_events
-        if planned is not None and not scan.map.wrapped:
-            last = min(last, planned - 1)
-        elif planned is not None:
-            last = min(last, planned)
-        if planned is not None and last < planned and not scan.reason:
-            scan.reason = f"every series ended by event {last} of {planned}"
-        scan.close(last)
+        scan.close(last, cut=bool(scan.halted))
+        last = scan.last_data_event
         roles = ("ingester", "worker", "reducer")
         services = [s for role in roles for s in self._needed(scan, role)]
         actions: list[Action] = [Send(s.peer, Close(scan.number, last)) for s in services]
-        return actions + self._assign(scan) + self._conclude(scan)
+        return actions + self._assign(scan)
 
     def _conclude(self, scan: Scan) -> list[Action]:
         """Let the end event be processed, once every data event is terminal."""
         n = scan.map.n_events
-        if scan.concluded or not scan.map.wrapped or n is None or scan.frontier < n - 1:
+        if not scan.closed or scan.concluded or not scan.map.wrapped or n is None or scan.frontier < n - 1:
             return []
         scan.concluded = True
         return [Send(s.peer, Conclude(scan.number)) for s in self._needed(scan, "worker")]
@@ -557,7 +562,9 @@ class ControllerMachine:
             request, scan.request = scan.request, None
             actions.append(Reply(request, error=ScanError(reason)))
         if scan.data_events is None:
-            scan.close(max((m.last_event for m in scan.ended_streams.values()), default=max(scan.reached - 1, 0)))
+            scan.close(
+                max((m.last_event for m in scan.ended_streams.values()), default=max(scan.reached - 1, 0))
+            )
         return actions + self._end(scan, ended, now)
 
     def _end(self, scan: Scan, ended: str, now: float) -> list[Action]:
@@ -594,7 +601,11 @@ class ControllerMachine:
             return {"last_assigned": 0, "completed_events": 0, "total_events": 0, "finished": True}
         n = scan.map.n_events
         virtual = scan.dispatcher.next_virtual
-        last = n if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual else scan.map.span(virtual)[0]
+        last = (
+            n
+            if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual
+            else scan.map.span(virtual)[0]
+        )
         return {
             "last_assigned": last or 0,
             "completed_events": scan.states.done,
@@ -608,7 +619,9 @@ class ControllerMachine:
 
 def _version_record(version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:
     """A version for the report: text where it is text, sizes of what is long."""
-    shown = {k: v.decode("utf-8", "replace") if len(v) <= 1024 else f"{len(v)} bytes" for k, v in values.items()}
+    shown = {
+        k: v.decode("utf-8", "replace") if len(v) <= 1024 else f"{len(v)} bytes" for k, v in values.items()
+    }
     return {"version": version, "from_event": from_event, "values": shown}
 
 

@@ -13,7 +13,15 @@ from beamfold.dispatch.blocks import Dispatcher
 from beamfold.model.report import MAX_FAILURES, ScanReport, StreamReport
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import TriggerMap
-from beamfold.protocols.messages import Failure, Finished, FramesMissing, PartsDone, Run, StreamEnded, StreamSeen
+from beamfold.protocols.messages import (
+    Failure,
+    Finished,
+    FramesMissing,
+    PartsDone,
+    Run,
+    StreamEnded,
+    StreamSeen,
+)
 
 
 class Phase(StrEnum):
@@ -59,12 +67,14 @@ class Scan:
     halted: dict[str, tuple[int, bool]] = field(default_factory=dict)
     ended_streams: dict[str, StreamEnded] = field(default_factory=dict)
     concluded: bool = False
+    closing: bool = False
     closed: bool = False
     reason: str = ""
     tick_interval: float | None = None
     next_tick: float = 0.0
     frontier: int = 0
     reached: int = 0
+    short: Run | None = None
     dispatcher: Dispatcher = field(init=False)
     states: EventStates = field(default_factory=EventStates)
     report: ScanReport = field(init=False)
@@ -102,16 +112,35 @@ class Scan:
             stream.discarded, stream.malformed = message.discarded, message.malformed
             stream.duplicates = message.duplicates
 
-    def ended(self, message: StreamEnded) -> int | None:
-        """A series end. When it was the last one: the highest event that any stream reached, else None."""
+    def ended(self, message: StreamEnded) -> None:
+        """A series end."""
         stream = self.report.streams.get(message.stream)
         if stream is None:
-            return None
+            return
         stream.phase, stream.frames, stream.surplus = "ended", message.frames, message.surplus
         self.ended_streams[message.stream] = message
-        if set(self.ended_streams) < set(self.report.streams):
-            return None
-        return max(m.last_event for m in self.ended_streams.values())
+
+    def last_reached(self) -> int:
+        """Every series ended: the last data event that happened. All of the plan when every stream served it whole."""
+        last = self.last_data_event
+        ends = [self.ended_streams[name].last_event for name in self.map.streams]
+        if last is not None and all(
+            end >= self._last_cell(index) for index, end in enumerate(ends)
+        ):
+            return last
+        return max(ends)
+
+    def _last_cell(self, stream: int) -> int:
+        """The last data event that the map has for a stream; 0 where it has none."""
+        count = self.map.frame_count(stream) or 0
+        at = count - 1 - int(self.map.wrapped)
+        return int(self.map.events(stream, at, at + 1)[0]) if at > 0 else 0
+
+    @property
+    def last_data_event(self) -> int | None:
+        """The number of the map's last data event; None when it is endless."""
+        n = self.map.n_events
+        return None if n is None else n - 1 - int(self.map.wrapped)
 
     def missing(self, message: FramesMissing) -> None:
         """Frames that will not come."""
@@ -124,7 +153,10 @@ class Scan:
         for lo, hi, state in message.completed:
             self.states.set(lo, hi, state)
             self.reached = max(self.reached, hi)
-        self.frontier = max(self.frontier, message.frontier)
+        if message.closed and not self.closed:
+            self.closed, self.frontier = True, message.frontier
+        elif self.closing == message.closed:
+            self.frontier = max(self.frontier, message.frontier)
         for worker, parts in message.parts.items():
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
@@ -148,13 +180,27 @@ class Scan:
         self.report.failed_total += total
         room = MAX_FAILURES - len(self.report.failures)
         self.report.failures.extend(
-            {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text} for f in failures[:room]
+            {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text}
+            for f in failures[:room]
         )
 
-    def close(self, last_event: int) -> None:
-        """The map ends with this data event."""
-        self.map = self.map.closed_at(last_event)
-        self.closed = True
+    def close(self, last_event: int, *, cut: bool) -> None:
+        """The map ends with this data event: because the scan was `cut`, or because no series goes any further.
+
+        What a finite plan has beyond is not reached when it was cut, and lacks every frame when the series ended.
+        """
+        planned = self.last_data_event
+        if planned is not None and last_event < planned:
+            if not cut:
+                self.short = (last_event + 1, planned + 1)
+                self.reason = self.reason or f"every series ended by event {last_event} of {planned}"
+                for name in self.map.streams:
+                    extend_runs(self.report.incomplete.setdefault(name, []), [self.short])
+            self.states.set(last_event + 1, self.reached, EventState.PENDING)
+            self.map = self.map.closed_at(last_event)
+        elif planned is None:
+            self.map = self.map.closed_at(last_event)
+        self.closing = True
         self.dispatcher.close(self.map)
         for index, name in enumerate(self.map.streams):
             self.report.streams[name].expected = self._expected(index)
@@ -182,13 +228,26 @@ class Scan:
         lo, hi = self.data_range()
         counts = self._counts(lo, hi)
         report.events = hi - lo
+        if self.short is not None:
+            more = self.short[1] - self.short[0]
+            report.events += more
+            counts[EventState.INCOMPLETE_SKIPPED] = counts.get(EventState.INCOMPLETE_SKIPPED, 0) + more
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
-        report.runs = {s.label: self.states.runs(s) for s in EventState if counts.get(s) and s not in ordinary}
+        report.runs = {
+            s.label: self.states.runs(s) for s in EventState if counts.get(s) and s not in ordinary
+        }
         if not report.ended:
             return {**report.to_dict(), "phase": str(self.phase)}
         return report.to_dict()
+
+    def _runs(self, state: EventState, lo: int, hi: int) -> list[Run]:
+        """Data events in a state."""
+        runs = [(max(a, lo), min(b, hi)) for a, b in self.states.runs(state) if a < hi and b > lo]
+        if state is EventState.INCOMPLETE_SKIPPED and self.short is not None:
+            extend_runs(runs, [self.short])
+        return runs
 
     def _counts(self, lo: int, hi: int) -> dict[EventState, int]:
         """Data events by state; the start and end event are not among them."""

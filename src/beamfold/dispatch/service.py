@@ -141,7 +141,12 @@ class ControllerService:
 
     def _note(self, note: Note) -> None:
         self._log.log({"info": 20, "warning": 30, "error": 40}.get(note.level, 20), note.text)
-        entry = {"created": self._clock(), "levelname": note.level.upper(), "name": "controller", "msg": note.text}
+        entry = {
+            "created": self._clock(),
+            "levelname": note.level.upper(),
+            "name": "controller",
+            "msg": note.text,
+        }
         self.notes.append(entry)
         self._writer.put(lambda ledger: ledger.append_logs([entry]))
 

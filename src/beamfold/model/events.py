@@ -147,4 +147,6 @@ class ResultData:
         self.parameters_hash = parameters_hash
 
     def __repr__(self) -> str:
-        return f"ResultData(event_number={self.event_number}, worker={self.worker!r}, payload={self.payload!r})"
+        return (
+            f"ResultData(event_number={self.event_number}, worker={self.worker!r}, payload={self.payload!r})"
+        )

@@ -136,7 +136,7 @@ class EventStates:
             self._swap(chunk, chunk.view()[a:b], np.full(b - a, state, dtype=np.uint8))
         chunk.fresh = max(chunk.fresh, b)
         if b - a == CHUNK:
-            chunk.same, chunk.data, chunk.packed = state, None, b""
+            chunk.same, chunk.data, chunk.packed = int(state), None, b""
             return
         chunk.open()[a:b] = state
         self._rest(number, chunk)
@@ -221,6 +221,8 @@ class EventStates:
             base = number * CHUNK
             for lo, hi in self._chunk_runs(number, state):
                 run = (base + lo, min(base + hi, self._end))
+                if run[0] >= self._end:
+                    break
                 left -= run[1] - run[0]
                 if found and found[-1][1] == run[0]:
                     found[-1] = (found[-1][0], run[1])
@@ -242,6 +244,8 @@ class EventStates:
     def to_wire(self) -> dict[str, Any]:
         """As str keys, ints, lists and bytes: [first chunk, how many, state] or [chunk, 1, compressed
         states]."""
+        while self._hot:
+            self._chunks[self._hot.pop()].close()
         chunks: list[list[Any]] = []
         for number in sorted(self._chunks):
             chunk = self._chunks[number]

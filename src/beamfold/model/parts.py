@@ -18,8 +18,8 @@ from beamfold.model.eventstates import EventState
 from beamfold.model.runs import RunSet
 from beamfold.model.trigger.base import Ints, Positions, TriggerMap, frozen, targets_of
 
-Completed: TypeAlias = list[tuple[int, int, EventState]]
-"""Events lo..hi-1 became terminal in this state."""
+Completed: TypeAlias = list[tuple[int, int, int]]
+"""Events lo..hi-1 became terminal in this state (the ints are EventStates)."""
 
 _STATES = tuple(EventState)
 _SHARED = 8192
@@ -147,7 +147,7 @@ class PartTracker:
             completed.append((lo, hi, _STATES[states]))
             return
         first = int(states[0])
-        if bool((states == first).all()):
+        if states.tobytes().count(first) == len(states):  # several times faster than comparing in numpy
             completed.append((lo, hi, _STATES[first]))
             return
         edges = [0, *(np.flatnonzero(states[1:] != states[:-1]) + 1).tolist(), hi - lo]
@@ -202,6 +202,7 @@ class PartTracker:
             return
         while True:
             self._frontier = self._done.first_gap(self._frontier)
+            self._done.discard(0, self._frontier)
             if not self._may_skip:
                 break
             stop = self._next_with_parts()
@@ -209,7 +210,6 @@ class PartTracker:
                 break
             completed.append((self._frontier, stop, EventState.NO_RESULT))
             self._frontier = stop
-        self._done.discard(0, self._frontier)
 
     def _next_with_parts(self) -> int:
         """The first event from the frontier on that has a part; the map's end where there is none."""

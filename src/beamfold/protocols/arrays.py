@@ -116,7 +116,8 @@ def _check_bslz4(blob: Buffer, size: int, itemsize: int, what: str) -> None:
         at += 4 + int.from_bytes(blob[at : at + 4], "big")
         if at > len(blob):
             raise MalformedFrame(
-                f"{what}: the bslz4 data is cut short: block {index + 1} of {blocks} ends at byte {at} of {len(blob)}"
+                f"{what}: the bslz4 data is cut short: "
+                f"block {index + 1} of {blocks} ends at byte {at} of {len(blob)}"
             )
     if at + tail != len(blob):
         raise MalformedFrame(f"{what}: the bslz4 data should end at byte {at + tail}, it has {len(blob)}")

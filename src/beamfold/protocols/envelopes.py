@@ -101,9 +101,10 @@ def encode_header(header: FrameBatch | Gap | Grant | ResultBatch) -> bytes:
 def decode_header(data: Buffer) -> FrameBatch | Gap | Grant | ResultBatch:
     """Read the first part of an envelope; CodecError when it is none."""
     try:
-        return _decoder.decode(data)
+        header: FrameBatch | Gap | Grant | ResultBatch = _decoder.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise CodecError(f"not a data envelope: {error}") from error
+    return header
 
 
 def pack_events(events: Events) -> tuple[int, int] | bytes:

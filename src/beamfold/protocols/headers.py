@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from beamfold.model.errors import MalformedFrame
@@ -44,7 +44,7 @@ def load_header(part: Buffer, what: str) -> dict[str, Any]:
     return header
 
 
-def frame_number(header: dict[str, Any], key: str) -> int:
+def frame_number(header: Mapping[str, Any], key: str) -> int:
     """The frame number that a parsed header carries; MalformedFrame if it is not a whole number in range."""
     number = header.get(key)
     if type(number) is not int or not 0 <= number < NUMBER_LIMIT:

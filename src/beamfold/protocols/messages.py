@@ -151,7 +151,7 @@ class FenceReached(Message, frozen=True):
 class PartsDone(Message, frozen=True):
     """Results are in the result log: events that became terminal (lo, hi, state), and parts done per worker.
 
-    Every event below `frontier` is terminal. `incomplete` has the events that lacked a stream, by stream.
+    Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked a stream, by stream.
     """
 
     scan: int
@@ -163,6 +163,7 @@ class PartsDone(Message, frozen=True):
     incomplete: dict[str, list[Run]] = {}
     ticks: list[int] = []
     duplicates: int = 0
+    closed: bool = False
     finished: bool = False
 
 
@@ -352,14 +353,16 @@ def encode_message(message: Message) -> bytes:
 def decode_to_controller(data: bytes) -> ToController:
     """A message that a service sent; CodecError for anything else."""
     try:
-        return _to_controller.decode(data)
+        message: ToController = _to_controller.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise CodecError(f"not a message for a controller: {error}") from error
+    return message
 
 
 def decode_to_service(data: bytes) -> ToService:
     """A message that a controller sent; CodecError for anything else."""
     try:
-        return _to_service.decode(data)
+        message: ToService = _to_service.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise CodecError(f"not a message from a controller: {error}") from error
+    return message

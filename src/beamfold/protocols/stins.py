@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from beamfold.model.errors import ConfigError, MalformedFrame
 from beamfold.model.events import Buffer, StreamData, register_decoder
+from beamfold.protocols import items
 from beamfold.protocols.arrays import image_array
 from beamfold.protocols.headers import Layouts, frame_number, load_header
-from beamfold.protocols.items import Data, End, Item, Malformed, Start
+from beamfold.protocols.items import Data, Item, Malformed
 from beamfold.protocols.record import Record, frames_of
 
 TYP = "STINS"
@@ -52,7 +53,7 @@ class StinsFramer:
 
     def feed(self, messages: Sequence[list[Buffer]]) -> list[Item]:
         """As `items.Framer.feed`. An image costs one pattern match; anything else costs a json.loads."""
-        items: list[Item] = []
+        out: list[Item] = []
         numbers: list[int] = []
         frames: list[list[Buffer]] = []
         match = self._layouts.match
@@ -68,12 +69,12 @@ class StinsFramer:
                 frames.append(message)
                 continue
             if numbers:
-                items.append(Data(numbers, frames))
+                out.append(Data(numbers, frames))
                 numbers, frames = [], []
-            items.append(item)
+            out.append(item)
         if numbers:
-            items.append(Data(numbers, frames))
-        return items
+            out.append(Data(numbers, frames))
+        return out
 
     def _read(self, message: list[Buffer]) -> int | Item:
         """An image's number, or the item that any other message is."""
@@ -84,8 +85,8 @@ class StinsFramer:
             if header["htype"] == "image":
                 return self._image(message, header)
             if header["htype"] == "series_end":
-                return End(message)
-            return Start(message, self._base(header))
+                return items.End(message)
+            return items.Start(message, self._base(header))
         except MalformedFrame as error:
             return Malformed(str(error), message)
 
@@ -180,9 +181,9 @@ def _header(frames: Sequence[Buffer]) -> dict[str, Any]:
 
 def _parse(frames: Sequence[Buffer]) -> Header | Image | End:
     header = _header(frames)
-    kind = {"header": Header, "image": Image, "series_end": End}[header["htype"]]
-    message: Header | Image | End = kind(header, frames)
-    return message
+    if header["htype"] == "image":
+        return Image(header, frames)
+    return Header(header, frames) if header["htype"] == "header" else End(header, frames)
 
 
 register_decoder(TYP, _Decoder())

@@ -214,7 +214,7 @@ def _refuse(machine: _Machine) -> None:
 
 
 _REFUSED: Final = {
-    ord("P"): "PERSID", ord("Q"): "BINPERSID", ord("i"): "INST", ord("o"): "OBJ", ord("S"): "STRING (Python 2)",
+    ord("P"): "PERSID", ord("Q"): "BINPERSID", ord("i"): "INST", ord("o"): "OBJ", ord("S"): "STRING",
     0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x92: "NEWOBJ_EX", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER",
 }  # fmt: skip
 _STEPS: list[_Step] = [_refuse] * 256

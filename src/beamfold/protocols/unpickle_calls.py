@@ -72,12 +72,12 @@ def _wrong(what: str, args: object) -> UnsafePickle:
 # ------------------------------------------------------------------------------------------------------
 
 _PLAIN_DTYPE = re.compile(r"[<>|=]?([biufc][0-9]{1,2}|[SUVMm][0-9]{0,9})")
-_UNITS: Final = frozenset("Y M W D h m s ms us ns ps fs as generic".split())
+_UNITS: Final = frozenset(("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "generic"))
 
 
 def _make_dtype(build: Callable[[], Any]) -> np.dtype[Any]:
     try:
-        made = np.dtype(build())
+        made: np.dtype[Any] = np.dtype(build())
     except (TypeError, ValueError) as error:
         raise MalformedFrame(f"a pickle describes no dtype ({error})"[:300]) from None
     if made.hasobject:
@@ -128,23 +128,27 @@ def _structured_dtype(names: Any, fields: Any, itemsize: Any, charge: Charge) ->
     if type(names) is not tuple or type(fields) is not dict or type(itemsize) is not int:
         raise _wrong("dtype.__setstate__", (names, fields, itemsize))
     charge(100 * len(names))
-    parts = [fields.get(name) if type(name) is str else None for name in names]
-    for part in parts:
-        if (
-            type(part) is not tuple
-            or len(part) < 2
-            or not isinstance(part[0], np.dtype)
-            or type(part[1]) is not int
-        ):
-            raise _wrong("dtype.__setstate__", (names, fields, itemsize))
+    parts = [_field(fields.get(name) if type(name) is str else None) for name in names]
     return _make_dtype(
         lambda: {
             "names": list(names),
-            "formats": [part[0] for part in parts],
-            "offsets": [part[1] for part in parts],
+            "formats": [dtype for dtype, _ in parts],
+            "offsets": [offset for _, offset in parts],
             "itemsize": itemsize,
         }
     )
+
+
+def _field(field: Any) -> tuple[np.dtype[Any], int]:
+    """A field's dtype and offset in bytes; numpy checks that it lies inside the element."""
+    if (
+        type(field) is not tuple
+        or len(field) < 2
+        or not isinstance(field[0], np.dtype)
+        or type(field[1]) is not int
+    ):
+        raise _wrong("dtype.__setstate__", field)
+    return field[0], field[1]
 
 
 def _time_dtype(kind: str, metadata: Any) -> np.dtype[Any]:

@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 
 from beamfold.model.errors import MalformedFrame
 from beamfold.model.events import Buffer, StreamData, register_decoder
+from beamfold.protocols import items
 from beamfold.protocols.arrays import image_array
 from beamfold.protocols.headers import Layouts, frame_number, load_header
-from beamfold.protocols.items import End as EndItem
 from beamfold.protocols.items import Gather, Item, Malformed
-from beamfold.protocols.items import Start as StartItem
 from beamfold.protocols.record import Record, frames_of
 from beamfold.protocols.unpickle import safe_loads
 
@@ -37,6 +36,7 @@ META_NAMES = (
 )  # fmt: skip
 _IMAGE_PARTS = 3
 _LONGEST_HEADER = 1 << 16
+_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 class Xspress3Framer:
@@ -91,7 +91,7 @@ class Xspress3Framer:
             if number is None:
                 header = _load(message[0])
                 if header["htype"] != "image":
-                    item = StartItem(message) if header["htype"] == "header" else EndItem(message)
+                    item = items.Start(message) if header["htype"] == "header" else items.End(message)
                     gather.put(item)
                     return
                 number = self._image_number(message[0])
@@ -216,7 +216,7 @@ def _load(part: Buffer) -> dict[str, Any]:
 
 
 def _parts_text(found: int) -> str:
-    return f"an xspress3 image has {_IMAGE_PARTS} parts (header, spectra, metadata), a start or end 1; found {found}"
+    return f"an xspress3 image has {_IMAGE_PARTS} parts (header, spectra, pickle), others 1; found {found}"
 
 
 def _is_header(part: Buffer) -> bool:
@@ -228,7 +228,7 @@ def _follows(part: Buffer, place: int) -> bool:
     """Whether a part that is no header can be the spectra (place 1) or the metadata (place 2) of an image."""
     # spectra that begin like a pickle would need hundreds of counts in the first bin and end with half a
     # billion
-    pickled = part[:1] == b"\x80" and part[1:2] <= b"\x05" and part[-1:] == b"."
+    pickled = part[:1] == b"\x80" and part[1:2] in _PROTOCOLS and part[-1:] == b"."
     return pickled == (place == 2)
 
 

@@ -101,5 +101,3 @@ class Timer:
     def stop(self) -> None:
         """No further call; one that is under way may still end."""
         self._stop.set()
-
-

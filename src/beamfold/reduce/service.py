@@ -80,7 +80,9 @@ class _Batch:
 
     __slots__ = ("bodies", "buffers", "events", "location", "size", "version", "worker")
 
-    def __init__(self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location) -> None:
+    def __init__(
+        self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location
+    ) -> None:
         self.worker = header.worker
         self.version = header.version
         self.events = events.tolist()
@@ -103,6 +105,7 @@ class _Scan:
         self.version = arm.version
         self.withheld: dict[bytes, int] = {}
         self.finish = False
+        self.closed = False
         self.finished_told = False
         self.full = ""
 
@@ -224,7 +227,9 @@ class ReducerService:
             name = scan.arm.workers[header.worker].name
             events = unpack_events(header.events, header.n)
             failed += sum(1 for i, _ in header.failures if fresh[i])
-            failures += [Failure(int(events[i]), "process_event", name, t) for i, t in header.failures[:20] if fresh[i]]
+            failures += [
+                Failure(int(events[i]), "process_event", name, t) for i, t in header.failures[:20] if fresh[i]
+            ]
             for i, bits in header.missing:
                 if fresh[i]:
                     _note_missing(incomplete, scan.map.streams, int(events[i]), bits)
@@ -241,6 +246,7 @@ class ReducerService:
                     incomplete,
                     ticks,
                     scan.machine.duplicates - duplicates,
+                    scan.closed,
                 )
             )
 
@@ -336,7 +342,7 @@ class ReducerService:
     def _tell_finished(self, scan: _Scan) -> None:
         if not scan.finished_told and scan.machine.finished:
             scan.finished_told = True
-            self._control.send(PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, finished=True))
+            self._control.send(PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, closed=scan.closed, finished=True))
         if scan.finish:
             scan.finish = False
             self._do_finish(scan)
@@ -369,12 +375,17 @@ class ReducerService:
             trigger_map, targets, patience=message.fold_patience, in_order=message.fold_order == "event"
         )
         folder = Folder(
-            hooks, ParameterHistory([(0, first)]), TypeTable(modules_of(cls)), [w.name for w in message.workers]
+            hooks,
+            ParameterHistory([(0, first)]),
+            TypeTable(modules_of(cls)),
+            [w.name for w in message.workers],
         )
         try:
             log = SegmentLog(self._directory / message.scan_id)
         except OSError as error:
-            raise AppError(f"cannot keep a result log in {self._directory}: {error}; set [output] directory") from error
+            raise AppError(
+                f"cannot keep a result log in {self._directory}: {error}; set [output] directory"
+            ) from error
         return _Scan(message, machine, folder, log)
 
     def _close(self, message: Close) -> None:
@@ -382,7 +393,8 @@ class ReducerService:
         assert scan is not None
         scan.map = scan.map.closed_at(message.last_event)
         completed = scan.machine.close(scan.map)
-        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier))
+        scan.closed = True
+        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
 
     def _parameters(self, message: Parameters) -> None:
         scan = self._scan
@@ -499,6 +511,3 @@ def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]
         else:
             out.append((lo, hi, int(state)))
     return out
-
-
-

@@ -104,7 +104,7 @@ class WorkMachine:
         self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
     ) -> None:
         """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs."""
-        if version > self._version:
+        if version > self._version or self._too_early(events, k):
             self._deferred.append(_Batch(stream, version, events, k, frames))
         elif self._single:
             self._complete_run(stream, version, events, k, frames)
@@ -114,6 +114,9 @@ class WorkMachine:
     def parameters(self, version: int) -> None:
         """Parameters up to `version` are known here now."""
         self._version = max(self._version, version)
+        self._take_deferred()
+
+    def _take_deferred(self) -> None:
         deferred, self._deferred = self._deferred, []
         for batch in deferred:
             self.frames(*batch)
@@ -152,6 +155,7 @@ class WorkMachine:
         self._closed = True
         self._barrier = self.map.next_broadcast(self._passed + 1, self._groups)
         self._gaps = [RunSet(hard.runs()) for hard in self._hard]
+        self._take_deferred()
 
     def conclude(self) -> None:
         """All data events are terminal everywhere."""
@@ -181,6 +185,13 @@ class WorkMachine:
     def waiting(self) -> int:
         """Parts that lack a frame, or wait for a broadcast."""
         return len(self._pending) + len(self._held) + len(self._gate)
+
+    def _too_early(self, events: Ints, k: Positions) -> bool:
+        """A broadcast frame of an event that is none by the map known here: word of the map's end is on its way."""
+        if not isinstance(k, int) or k >= 0 or self._closed:
+            return False
+        event = int(events[0])
+        return self.map.next_broadcast(event, self._groups) != event
 
     # -- joining --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Parts are done exactly once, whatever order and however often they arrive; events end in their worst part's state."""
+"""Parts are done exactly once, in whatever order they come; events end in their worst part's state."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_part_counts_once_in_any_order(body: dict[str, Any], wrap: bool, d
     assert sorted(ended) == list(range(n))
 
 
-def note(ended: dict[int, int], completed: list[tuple[int, int, EventState]]) -> None:
+def note(ended: dict[int, int], completed: list[tuple[int, int, int]]) -> None:
     """Every event is completed once."""
     for lo, hi, state in completed:
         for e in range(lo, hi):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,8 @@ def test_states_are_what_was_set_last(steps: list[Any]) -> None:
                 model[e] = s
                 end = max(end, e + 1)
     for again in (states, EventStates.from_wire(states.to_wire())):
-        expected = Counter(EventState(s) for s in model.tolist() if s)
+        values, numbers = np.unique(model[model > 0], return_counts=True)
+        expected = {EventState(s): n for s, n in zip(values.tolist(), numbers.tolist(), strict=True)}
         assert again.counts() == expected
         assert again.done == sum(expected.values())
         assert [again[e] for e in EDGES] == [model[e] for e in EDGES]
@@ -74,7 +74,7 @@ def test_a_finished_chunk_of_one_state_is_one_number() -> None:
     kept = [c for c in states._chunks.values() if c.data is not None]
     assert len(kept) <= eventstates._HOT
     assert sum(len(c.packed) for c in states._chunks.values()) == 0
-    assert states.to_wire() == {"end": 10 * CHUNK, "chunks": [[0, 10, EventState.REDUCED]]} or len(kept)
+    assert EventStates.from_wire(states.to_wire()).to_wire()["chunks"] == [[0, 10, EventState.REDUCED]]
 
 
 def test_finished_mixed_chunks_are_packed() -> None:

@@ -56,7 +56,7 @@ def assert_wire(m: TriggerMap) -> TriggerMap:
 
 
 def reference(body: dict[str, Any], events: int) -> Reference:
-    """Written out. A scan of no events has no cell that could name its tags, so the wrapping says them here."""
+    """Written out. A scan of no events has no cell to name its tags; here the wrapping does."""
     ref = Reference(written_out(body, events), True)
     if not events:
         tags: list[Any] = [("cast", frozenset({t})) for t in sorted(body.get("tags", ["generic"]))]

@@ -171,7 +171,7 @@ class SequenceMap(TriggerMap, kind="sequence"):
         return out
 
     def _cast_within(self, first: int, last: int) -> bool:
-        """Whether anything is broadcast in events first..last; most batches have nothing, and cost less so."""
+        """Whether anything is broadcast in events first..last; usually not, which costs less."""
         cast = self._cast_events
         return bool(cast.searchsorted(first) < cast.searchsorted(last, side="right"))
 

@@ -26,7 +26,7 @@ from beamfold.protocols.codec.own import by_tag
 from beamfold.protocols.codec.types import TypeTable, kind, with_attributes
 
 _unpack = msgspec.msgpack.decode
-_two_doubles = Struct("<dd").unpack
+_two_doubles = Struct("<dd")
 
 # Of an encoding's MAX_DEPTH containers each may be one extension, and a few scalars are extensions too.
 _MAX_EXTENSIONS = codes.MAX_DEPTH + 10
@@ -124,6 +124,12 @@ def _strings_only(state: Any) -> dict[str, Any]:
 def _pairs(reader: _Reader, data: memoryview) -> dict[Any, Any]:
     flat = iter(reader.items(data))
     return dict(zip(flat, flat, strict=True))
+
+
+def _complex(_reader: _Reader, data: memoryview) -> complex:
+    if data.nbytes != _two_doubles.size:
+        raise CodecError(f"the bytes are not a result: a complex number in {data.nbytes} bytes")
+    return complex(*_two_doubles.unpack(data))
 
 
 def _text_with_surrogates(_reader: _Reader, data: memoryview) -> str:
@@ -263,7 +269,7 @@ _RESTORE: dict[int, Callable[[_Reader, memoryview], Any]] = {
     codes.PAIRS: _pairs,
     codes.ORDERED: lambda reader, data: OrderedDict(_pairs(reader, data)),
     codes.BIG_INT: lambda _, data: int.from_bytes(data, "little", signed=True),
-    codes.COMPLEX: lambda _, data: complex(*_two_doubles(data)),
+    codes.COMPLEX: _complex,
     codes.BYTEARRAY: lambda _, data: bytearray(data),
     codes.VIEW: lambda _, data: memoryview(bytes(data)),
     codes.SURROGATES: _text_with_surrogates,

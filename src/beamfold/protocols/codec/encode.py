@@ -168,7 +168,7 @@ def _app_object(obj: Any, walk: Walk, depth: int) -> Ext:
         return _own(obj, own, walk, depth)
     code = kind(cls)
     if code is None:
-        raise Refused(obj, f"a {type_name(cls)} cannot travel; {instead_of(obj)}")
+        raise Refused(obj, f"{type_name(cls)} cannot travel; {instead_of(obj)}")
     try:
         name = walk.types.name_of(cls) if walk.types is not None else global_name(cls)
     except CodecError as exc:

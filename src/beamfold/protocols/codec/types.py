@@ -59,7 +59,7 @@ def slots(cls: type) -> dict[str, MemberDescriptorType]:
 
 
 def attributes(obj: object) -> dict[str, Any]:
-    """What an instance holds itself: its `__dict__` and its filled slots, no properties, no class defaults."""
+    """What an instance itself holds: its `__dict__` and filled slots, no properties, no class defaults."""
     state = dict(getattr(obj, "__dict__", ()))
     cls: Any = type(obj)
     for name, member in slots(cls).items():

@@ -122,8 +122,7 @@ def _array(obj: np.ndarray[Any, Any], walk: Walk, _depth: int) -> Ext:
     if not obj.flags.c_contiguous or (walk.copy and not _constant(obj)):
         walk.buffers.append(obj.tobytes())
     else:
-        # Not memoryview(obj): datetime64 and some structures do not speak the buffer protocol, their bytes
-        # do.
+        # Not memoryview(obj): datetime64 and some structures lack the buffer protocol, their bytes have it.
         walk.buffers.append(memoryview(cast(Any, obj.reshape(-1).view(np.uint8))).toreadonly())
     return Ext(codes.ARRAY, pack((dtype, obj.shape, len(walk.buffers) - 1)))
 

@@ -1,0 +1,170 @@
+"""The sections of a run file: their keys, defaults and checks.
+
+What a stream does not say is filled in by its protocol, so that the fields of a section can be used as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from beamfold.app.addresses import connecting_url, listening_http, listening_url
+
+Loopback = Annotated[str, AfterValidator(listening_http)]
+_STORES = ("redis://", "rediss://", "unix://")
+_LATER = ("spill", "sample", "latest")
+
+
+def _class_path(path: str) -> str:
+    if not re.fullmatch(r".+:\w+", path):
+        raise ValueError(f"{path!r} does not name a class; write 'module:Class' or 'folder/file.py:Class'")
+    return path
+
+
+def _number(value: Any) -> Any:
+    return int(value) if value in ("0", "1") else value
+
+
+def _overload(value: Any) -> Any:
+    if value in _LATER:
+        raise ValueError(f"{value!r} is planned but does not exist yet; use 'block'")
+    return value
+
+
+ClassPath = Annotated[str, AfterValidator(_class_path)]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    """`name` tells this instance from others on the same control store."""
+
+    name: str = Field(default="beamfold", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class AppSection(Section):
+    """Class paths, relative to the run file's folder."""
+
+    worker: ClassPath
+    reducer: ClassPath
+
+
+class WorkersSection(Section):
+    """How many logical workers, and the tags of each where they differ (default: "generic" for all)."""
+
+    count: int = Field(default=2, ge=1)
+    tags: list[Annotated[list[str], Field(min_length=1)]] | None = None
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        if self.tags is not None and len(self.tags) != self.count:
+            raise ValueError(
+                f"tags has {len(self.tags)} lists for {self.count} workers; give one list of tags per worker"
+            )
+        return self
+
+
+class StreamSection(Section):
+    """One stream: which protocol, and where its frames come from.
+
+    `socket`, `frame_base` and `ingester` are filled in where the file leaves them out. `frame_base` is the
+    number of a series' first frame, "continuing" where numbers run on from series to series, None for counted
+    protocols. `retention_bytes` bounds what is kept until it is done, `receive_hwm` (messages) what waits in
+    the socket.
+    """
+
+    protocol: Literal["stins", "xspress3", "contrast"]
+    url: str
+    socket: Literal["pull", "sub"]
+    bind: bool = False
+    frame_base: Annotated[Literal[0, 1, "continuing"] | None, BeforeValidator(_number)]
+    retention_bytes: int = Field(default=1 << 30, ge=1)
+    receive_hwm: int = Field(default=1000, ge=1)
+    ingester: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_protocol(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        protocol = given.get("protocol")
+        socket, base = ("pull" if protocol == "stins" else "sub"), (None if protocol == "contrast" else 0)
+        return {"socket": socket, "frame_base": base, **given}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        (listening_url if self.bind else connecting_url)(self.url)
+        if self.protocol == "contrast" and self.frame_base is not None:
+            raise ValueError("contrast frames have no numbers, they are counted; leave frame_base out")
+        if self.frame_base == "continuing" and self.protocol != "stins":
+            raise ValueError('frame_base = "continuing" exists for stins only; use 0 or 1')
+        return self
+
+    @property
+    def base(self) -> int | None:
+        """The number of a series' first frame; None: its start message gives it, or frames are counted."""
+        return self.frame_base if isinstance(self.frame_base, int) else None
+
+    @property
+    def framer_options(self) -> dict[str, Any]:
+        """What the protocol's framer must be told."""
+        return {"number": "msg_number"} if self.frame_base == "continuing" else {}
+
+
+class PolicySection(Section):
+    """What happens when not all is well; `fold_patience` in seconds."""
+
+    incomplete: Literal["process", "skip"] = "process"
+    fold_patience: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    fold_order: Literal["event", "arrival"] = "event"
+    overload: Annotated[Literal["block"], BeforeValidator(_overload)] = "block"
+
+
+class ControllerSection(Section):
+    """Where the controller listens: HTTP for people, `control` for the other services."""
+
+    http: Loopback = "127.0.0.1:0"
+    control: Annotated[str, AfterValidator(listening_url)] = "tcp://127.0.0.1:0"
+
+
+class ReducerSection(Section):
+    """Where the reducer's state is served."""
+
+    http: Loopback = "127.0.0.1:0"
+
+
+class StoreSection(Section):
+    """The control store; None: one is started for this run."""
+
+    url: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: str | None) -> str | None:
+        # The URL may hold a password: it is never repeated.
+        if url is not None and not url.startswith(_STORES):
+            raise ValueError("not the URL of a store; write redis://host:port, rediss:// or unix:///path")
+        return url
+
+
+class OutputSection(Section):
+    """Where results go; a relative folder counts from where the command was started."""
+
+    directory: Path = Path("beamfold-data")
+    hdf5: bool = True

@@ -1,0 +1,10 @@
+"""The command `beamfold`. What a command needs is imported when it runs, so that `beamfold --help` is quick."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line and exit: 0 good, 1 an error told on stderr, 2 a wrong call, 130 interrupted."""
+    from beamfold.cli.commands import app
+
+    app(prog_name="beamfold")

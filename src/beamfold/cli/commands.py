@@ -1,0 +1,164 @@
+"""The commands and their options; each hands over to a module of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from beamfold.model.errors import BeamfoldError
+
+INTERRUPTED = 130
+"""The exit code of what a person stopped with Ctrl-C: 128 + SIGINT."""
+
+app = typer.Typer(
+    help="Live map-reduce over detector streams: two small classes in, a live map out.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+P = ParamSpec("P")
+
+RunFilePath = Annotated[Path, typer.Argument(metavar="RUNFILE", help="The run's TOML file.")]
+Store = Annotated[
+    str | None,
+    typer.Option(help="Control store, redis://… or unix://…; default: [store] url, REDIS_URL, or one of our own."),
+]
+Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
+Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]
+Token = Annotated[str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")]
+
+
+def told(command: Callable[P, int | None]) -> Callable[P, None]:
+    """A command whose errors are one text on stderr, and whose return value is the exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs) or 0
+        except BeamfoldError as error:
+            print(f"beamfold: {error}", file=sys.stderr)
+            code = 1
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        raise typer.Exit(code)
+
+    return run
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"beamfold {version('beamfold')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Live map-reduce over detector streams: two small classes in, a live map out."""
+
+
+@app.command()
+@told
+def run(runfile: RunFilePath, store: Store = None) -> int:
+    """Start all services of a run on this host, and keep them until Ctrl-C."""
+    from beamfold.cli.run import run_here
+
+    return run_here(runfile, store)
+
+
+def _service(role: str, runfile: Path, name: str | None, store: str | None, parent: int | None, token: str | None) -> int:
+    from beamfold.cli.process import follow_parent
+
+    if parent is not None:
+        follow_parent(parent)
+    from beamfold.cli.services import run_service
+
+    return run_service(role, runfile, name=name, store=store, supervised=parent is not None, token=token)
+
+
+@app.command()
+@told
+def controller(
+    runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None, token: Token = None
+) -> int:
+    """Start the controller alone."""
+    return _service("controller", runfile, name, store, parent, token)
+
+
+@app.command()
+@told
+def ingester(runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None) -> int:
+    """Start one ingester alone: --name says which of the run file's."""
+    return _service("ingester", runfile, name, store, parent, None)
+
+
+@app.command()
+@told
+def worker(runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None) -> int:
+    """Start one worker alone (worker-0, worker-1, …)."""
+    return _service("worker", runfile, name, store, parent, None)
+
+
+@app.command()
+@told
+def reducer(runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None) -> int:
+    """Start the reducer alone."""
+    return _service("reducer", runfile, name, store, parent, None)
+
+
+@app.command()
+@told
+def status(
+    runfile: Annotated[Path | None, typer.Argument(metavar="[RUNFILE]", help="The run's TOML file.")] = None,
+    url: Annotated[str | None, typer.Option(help="The controller's HTTP address, instead of a run file.")] = None,
+    store: Store = None,
+) -> int:
+    """Show the services and scans of a run."""
+    from beamfold.cli.status import show
+
+    return show(runfile, url, store)
+
+
+@app.command()
+@told
+def demo(
+    serve: Annotated[bool, typer.Option("--serve", help="Keep scanning until Ctrl-C.")] = False,
+    points: Annotated[int, typer.Option(min=1, max=1_000_000, help="Points of the map.")] = 600,
+    rate: Annotated[float, typer.Option(min=0.1, help="Points per second.")] = 100.0,
+    output: Annotated[Path, typer.Option(help="Folder for the result files.")] = Path("demo-output"),
+) -> int:
+    """Scan a simulated sample with two simulated detectors, and watch its map grow."""
+    from beamfold.cli.demo import run_demo
+
+    return run_demo(serve=serve, points=points, rate=rate, output=output)
+
+
+@app.command()
+@told
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="Captured streams, one file each.")],
+    worker: Annotated[str, typer.Option("-w", "--worker", help="Worker class, module:Class or file.py:Class.")],
+    reducer: Annotated[str, typer.Option("-r", "--reducer", help="Reducer class, written the same way.")],
+    parameters: Annotated[
+        Path | None, typer.Option("-p", "--parameters", help="Parameter file (JSON, CBOR or TOML).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file for the published state.")] = None,
+    workers: Annotated[int, typer.Option("--nworkers", min=1, help="Worker processes.")] = 1,
+) -> int:
+    """Run an app over captured streams, as it would have run live."""
+    from beamfold.offline.replay import replay as play
+
+    report = play(worker, reducer, files, parameters, output, workers=workers, progress=sys.stderr.isatty())
+    print(report.summary)
+    return 0 if report.clean else 1
