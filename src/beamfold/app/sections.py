@@ -1,6 +1,6 @@
 """The sections of a run file: their keys, defaults and checks.
 
-What a stream does not say is filled in by its protocol, so that the fields of a section can be used as they are.
+What a stream does not say is filled in by its protocol, so that the fields can be used as they are.
 """
 
 from __future__ import annotations

@@ -500,10 +500,11 @@ class ControllerMachine:
     def _close(self, scan: Scan, last: int) -> list[Action]:
         scan.phase = Phase.DRAINING
         scan.close(last, cut=bool(scan.halted))
-        last = scan.last_data_event
+        final = scan.last_data_event
+        assert final is not None
         roles = ("ingester", "worker", "reducer")
         services = [s for role in roles for s in self._needed(scan, role)]
-        actions: list[Action] = [Send(s.peer, Close(scan.number, last)) for s in services]
+        actions: list[Action] = [Send(s.peer, Close(scan.number, final)) for s in services]
         return actions + self._assign(scan)
 
     def _conclude(self, scan: Scan) -> list[Action]:
@@ -562,9 +563,7 @@ class ControllerMachine:
             request, scan.request = scan.request, None
             actions.append(Reply(request, error=ScanError(reason)))
         if scan.data_events is None:
-            scan.close(
-                max((m.last_event for m in scan.ended_streams.values()), default=max(scan.reached - 1, 0))
-            )
+            scan.close(max(scan.reached - 1, 0), cut=True)
         return actions + self._end(scan, ended, now)
 
     def _end(self, scan: Scan, ended: str, now: float) -> list[Action]:

@@ -73,7 +73,7 @@ class ControllerService:
     async def run(self) -> None:
         """Serve until `shutdown()`."""
         loop = asyncio.get_running_loop()
-        descriptor = self.hub.socket.getsockopt(zmq.FD)
+        descriptor = int(self.hub.socket.getsockopt(zmq.FD))
         loop.add_reader(descriptor, self._drain)
         self._announce()
         renew = 0.0

@@ -17,9 +17,10 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NoReturn, Self, cast
+from typing import Any, BinaryIO, Literal, NoReturn, Self, TypeAlias, cast
 
 from cbor2 import CBORTag
 
@@ -45,10 +46,11 @@ _STREAM_ITEM = head(TAG, _STREAM) + head(ARRAY, 2)
 
 __all__ = ["DumpEvent", "DumpWriter", "RawWriter", "kind_of", "read_dump", "read_raw"]
 
-Kind = Literal["internal", "raw", "pkls"]
+Kind: TypeAlias = Literal["internal", "raw", "pkls"]
+PathName: TypeAlias = str | PathLike[str]
 
 
-def kind_of(path: Path | str) -> Kind:
+def kind_of(path: PathName) -> Kind:
     """Which format a dump has, by its first bytes: "internal", "raw" or "pkls". MalformedFrame if it is
     none."""
     path = Path(path)
@@ -68,7 +70,7 @@ def kind_of(path: Path | str) -> Kind:
     raise MalformedFrame(f"{path}: neither an internal dump nor a raw capture nor pickles: it {found}")
 
 
-def read_dump(path: Path | str) -> Iterator[DumpEvent]:
+def read_dump(path: PathName) -> Iterator[DumpEvent]:
     """The events of an internal dump (`.cbors` or `.pkls`, maybe gzipped), in file order, one in memory at a
     time.
 
@@ -92,7 +94,7 @@ def read_dump(path: Path | str) -> Iterator[DumpEvent]:
         yield event
 
 
-def read_raw(path: Path | str) -> Iterator[list[bytes]]:
+def read_raw(path: PathName) -> Iterator[list[bytes]]:
     """The messages of a raw capture (`.cbors`, or `.pkls` that hold lists of bytes), as lists of parts.
 
     An empty file has no messages. Raises MalformedFrame as `read_dump` does.
@@ -114,9 +116,9 @@ class _Writer:
     recorded is ever overwritten; gzipped if it ends in .gz), or a binary file, which stays open. A context
     manager."""
 
-    def __init__(self, target: Path | str | BinaryIO) -> None:
-        self._owned = isinstance(target, Path | str)
-        self._file: BinaryIO = _create(Path(target)) if isinstance(target, Path | str) else target
+    def __init__(self, target: PathName | BinaryIO) -> None:
+        self._owned = isinstance(target, str | PathLike)
+        self._file: BinaryIO = _create(Path(target)) if isinstance(target, str | PathLike) else target
 
     def flush(self) -> None:
         """Hand everything written to the operating system."""

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
 from beamfold.publish.problems import install, refuse, responses
+from beamfold.publish.serve import HttpThread
 
 READ_TIMEOUT = 5.0
 """Seconds that a request waits for the user's `process_result` to come back."""
@@ -157,3 +158,6 @@ def _page(names: list[str]) -> str:
         f"<ul>{links or '<li>nothing yet</li>'}</ul>"
         '<p><a href="/api/v1/state">all of it as JSON</a> · <a href="/openapi.json">API</a></p>'
     )
+
+
+__all__ = ["HttpThread", "Snapshots", "build_reducer_app"]

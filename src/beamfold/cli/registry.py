@@ -1,0 +1,107 @@
+"""How services find their controller, and how a controller makes sure that it is the only one."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+from beamfold.app.addresses import split_host_port
+from beamfold.app.runfile import RunFile
+from beamfold.dispatch.service import LEASE
+from beamfold.ledger.base import Ledger
+from beamfold.ledger.redis import RedisLedger
+from beamfold.model.errors import ConfigError, LedgerUnavailable
+
+RETRY = 0.1
+"""Seconds between two looks into the ledger."""
+
+PATIENCE = 10.0
+"""Seconds between two lines that say what is waited for."""
+
+PROBE = 1.0
+"""Seconds in which a controller on a healthy network takes a connection."""
+
+Say = Callable[[str], None]
+
+
+def open_ledger(settings: RunFile) -> RedisLedger:
+    """The ledger of this run. ConfigError when the run file and the environment name no store."""
+    if settings.store.url is None:
+        raise ConfigError(
+            "there is no control store: set [store] url in the run file or REDIS_URL, "
+            "or start everything at once with `beamfold run`, which brings its own"
+        )
+    return RedisLedger(settings.store.url, settings.run.name)
+
+
+def controller_address(ledger: Ledger) -> dict[str, str] | None:
+    """The addresses `control` and `http` of the controller that the ledger knows, None when there is none."""
+    return ledger.services().get(("controller", "controller"))
+
+
+def claim(ledger: Ledger, token: str, name: str, say: Say) -> int:
+    """Become the owner of the controller's role; returns the epoch.
+
+    A former controller that was killed is waited for until its lease has run out. ConfigError at once when another
+    one is alive, LedgerUnavailable when the store does not answer.
+    """
+    deadline = time.monotonic() + LEASE + 1
+    waiting = False
+    while True:
+        epoch = ledger.acquire_owner(token, LEASE)
+        if epoch is not None:
+            ledger.withdraw("controller", "controller")  # a former one's address leads nowhere
+            return epoch
+        there = controller_address(ledger)
+        if time.monotonic() > deadline or (there is not None and reachable(there["control"])):
+            where = f" at {there['http']}" if there else ""
+            raise ConfigError(
+                f"a controller for {name!r} runs already{where}: stop it first, or give this run another "
+                "[run] name or store"
+            )
+        if not waiting:
+            say(f"a former controller of {name!r} has left: waiting until its lease has run out")
+            waiting = True
+        time.sleep(RETRY)
+
+
+def find_controller(settings: RunFile, say: Say) -> str:
+    """The controller's control address: the run file's where it is fixed, else the ledger's, once it is there.
+
+    Waits for as long as it takes, and says so now and then.
+    """
+    fixed = settings.controller.control
+    if not fixed.endswith((":0", ":*")):
+        return fixed
+    ledger = open_ledger(settings)
+    told = -PATIENCE
+    try:
+        while True:
+            try:
+                there = controller_address(ledger)
+                why = "it is not there yet" if there is None else f"nothing answers at {there['control']}"
+            except LedgerUnavailable as error:
+                there, why = None, str(error)
+            if there is not None and reachable(there["control"]):
+                return there["control"]
+            if time.monotonic() - told >= PATIENCE:
+                # Silent at first: that services of one run start together is the ordinary case.
+                if told > 0:
+                    say(f"waiting for the controller of {settings.run.name!r}: {why}")
+                told = time.monotonic() if told > 0 else time.monotonic() - PATIENCE + 1
+            time.sleep(RETRY)
+    finally:
+        ledger.close()
+
+
+def reachable(url: str) -> bool:
+    """Whether something takes connections at a ZeroMQ address (only tcp can be asked; others count as yes)."""
+    scheme, _, address = url.partition("://")
+    if scheme != "tcp":
+        return True
+    try:
+        with socket.create_connection(split_host_port(address), timeout=PROBE):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,31 @@
+"""`beamfold run`: everything on this host until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from beamfold.app.runfile import load_runfile
+from beamfold.cli.services import STORE_VARIABLE
+from beamfold.cli.signals import interruptible
+from beamfold.cli.supervisor import Supervisor
+
+
+def run_here(runfile: Path, store: str | None) -> int:
+    """Start all services, say where they are, and wait. Returns the exit code; BeamfoldError when it cannot go on."""
+    if store is not None:
+        os.environ[STORE_VARIABLE] = store
+    return asyncio.run(_run(runfile))
+
+
+async def _run(runfile: Path) -> int:
+    supervisor = Supervisor(load_runfile(runfile))
+
+    async def work() -> int:
+        async with supervisor:
+            print(f"beamfold: controller {supervisor.controller_url}  reducer {supervisor.reducer_url}", flush=True)
+            await supervisor.wait()
+        return 0
+
+    return await interruptible(work(), supervisor.hurry)

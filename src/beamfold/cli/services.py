@@ -1,0 +1,284 @@
+"""One service from a run file: its sockets, the user's class, its place with the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Callable
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+import zmq
+
+from beamfold.app.addresses import split_host_port
+from beamfold.app.declared import to_wire
+from beamfold.app.hooks import ReducerHooks, WorkerHooks
+from beamfold.app.loading import load_class
+from beamfold.app.runfile import RunFile, load_runfile
+from beamfold.cli import logs
+from beamfold.cli.registry import claim, find_controller, open_ledger
+from beamfold.ledger.base import Ledger
+from beamfold.model.errors import AppError, ConfigError
+from beamfold.protocols import framer
+from beamfold.protocols.items import Framer
+from beamfold.protocols.messages import Hello, StreamInfo
+from beamfold.transport.control import Context, ControlChannel
+from beamfold.transport.data import DataHub
+
+DATA_URL = "tcp://127.0.0.1:0"
+"""Where ingesters and the reducer take connections from workers."""
+
+STORE_VARIABLE = "BEAMFOLD_STORE__URL"
+
+RESULT_LOGS = ".results"
+"""Folder of result logs of scans under way, below the output folder."""
+
+INTERRUPTED = 130
+
+
+class _Service(Protocol):
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def run_service(
+    role: str, runfile: Path, *, name: str | None, store: str | None, supervised: bool, token: str | None = None
+) -> int:
+    """Run one service until it is told to stop; returns the exit code.
+
+    `supervised`: only SIGTERM ends it, Ctrl-C is the supervisor's. `token`: what the controller's role is held with
+    already. Raises ConfigError for what the run file cannot mean.
+    """
+    if store is not None:
+        os.environ[STORE_VARIABLE] = store
+    settings = load_runfile(runfile)
+    name = name or _only_name(settings, role)
+    logs.set_up(name)
+    if role == "controller":
+        return _run_controller(settings, token, supervised)
+    context: Context = zmq.Context()
+    try:
+        make = {"ingester": _ingester, "worker": _worker, "reducer": _reducer}[role]
+        return _serve(make(settings, name, context), supervised)
+    finally:
+        context.destroy()
+
+
+def _only_name(settings: RunFile, role: str) -> str:
+    if role == "worker":
+        return "worker-0"
+    if role != "ingester":
+        return role
+    names = list(settings.ingesters())
+    if len(names) > 1:
+        raise ConfigError(f"this run has several ingesters: say which with --name ({', '.join(names)})")
+    return names[0]
+
+
+def _serve(made: tuple[_Service, Callable[[], None]], supervised: bool) -> int:
+    """Run a service in the main thread; `made` is the service and what is to be done after it."""
+    service, close = made
+    code = 0
+
+    def stop(number: int, _frame: object) -> None:
+        nonlocal code
+        code = INTERRUPTED if number == signal.SIGINT else 0
+        service.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    if not supervised:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        service.run()
+    finally:
+        close()
+    return code
+
+
+def _hello(role: str, name: str, **facts: Any) -> Hello:
+    return Hello(role, name, uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname(), **facts)
+
+
+def _connect(settings: RunFile, context: Context, hello: Hello) -> ControlChannel:
+    log = structlog.get_logger()
+    return ControlChannel(context, find_controller(settings, log.info), hello)
+
+
+def _framer(settings: RunFile, stream: str) -> Framer:
+    section = settings.streams[stream]
+    return framer(section.protocol, **section.framer_options)
+
+
+# -- ingester -------------------------------------------------------------------------------------------------------
+
+
+def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
+    from beamfold.ingest.service import IngesterService, Input
+    from beamfold.sources.zeromq import ZmqSource
+
+    names = settings.ingesters().get(name)
+    if names is None:
+        raise ConfigError(f"there is no ingester {name!r} in the run file: {', '.join(settings.ingesters())}")
+    inputs: dict[str, Input] = {}
+    for stream in names:
+        s = settings.streams[stream]
+        base = None if s.frame_base == "continuing" else s.frame_base
+        source = ZmqSource(context, s.url, s.socket, bind=s.bind, hwm=s.receive_hwm)
+        inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
+        structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
+    data = DataHub(context, DATA_URL)
+    offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
+    control = _connect(settings, context, _hello("ingester", name, url=data.url, streams=offered))
+
+    def close() -> None:
+        control.close()
+        data.close()
+        for item in inputs.values():
+            item.source.close()
+
+    return IngesterService(inputs, control, data), close
+
+
+# -- worker ---------------------------------------------------------------------------------------------------------
+
+
+def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
+    from beamfold.work.service import WorkerService
+
+    load = _loader(settings, settings.app.worker)
+    described, error = _describe(load, WorkerHooks)
+    hello = _hello("worker", name, tags=_tags(settings, name), parameters=described, error=error)
+    infos = {s: StreamInfo(s, f.typ, f.numbered) for s in settings.streams if (f := _framer(settings, s))}
+    control = _connect(settings, context, hello)
+    return WorkerService(name, load, control, context, infos.__getitem__), control.close
+
+
+def _tags(settings: RunFile, name: str) -> list[str]:
+    """The tags of worker-N are the run file's N-th; a worker of another name is a generic one."""
+    number = name.removeprefix("worker-")
+    tags = settings.worker_tags()
+    return sorted(tags[int(number)]) if number.isdigit() and int(number) < len(tags) else ["generic"]
+
+
+def _loader(settings: RunFile, path: str) -> Callable[[], type]:
+    return lambda: load_class(path, settings.directory)
+
+
+def _describe(
+    load: Callable[[], type], hooks: type[WorkerHooks] | type[ReducerHooks]
+) -> tuple[list[dict[str, Any]], str]:
+    """What the class declares, and why it cannot be used ("": it can)."""
+    try:
+        return [to_wire(p) for p in hooks(load()).describe_parameters()], ""
+    except AppError as error:
+        structlog.get_logger().error(str(error))
+        return [], str(error)
+
+
+# -- reducer --------------------------------------------------------------------------------------------------------
+
+
+def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
+    from beamfold.publish.reducer_http import HttpThread, build_reducer_app
+    from beamfold.publish.store import FileStore
+    from beamfold.reduce.service import ReducerService
+
+    load = _loader(settings, settings.app.reducer)
+    described, error = _describe(load, ReducerHooks)
+    made: list[ReducerService] = []
+
+    def read(timeout: float) -> Any:
+        if not made:
+            raise TimeoutError("the reducer is just starting: ask again in a moment")
+        return made[0].read(timeout)
+
+    data = DataHub(context, DATA_URL)
+    http = HttpThread(build_reducer_app(read), *split_host_port(settings.reducer.http))
+    hello = _hello("reducer", name, url=data.url, http=http.url, parameters=described, error=error)
+    control = _connect(settings, context, hello)
+    directory = settings.output.directory.absolute()
+    store = FileStore(directory, settings.output.hdf5)
+    service = ReducerService(load, control, data, store, directory / RESULT_LOGS)
+    made.append(service)
+    structlog.get_logger().info(f"the published state is at {http.url}")
+
+    def close() -> None:
+        http.stop()
+        control.close()
+        data.close()
+
+    return service, close
+
+
+# -- controller -----------------------------------------------------------------------------------------------------
+
+
+def _run_controller(settings: RunFile, token: str | None, supervised: bool) -> int:
+    ledger = open_ledger(settings)
+    token = token or uuid.uuid4().hex
+    try:
+        epoch = claim(ledger, token, settings.run.name, structlog.get_logger().info)
+        return asyncio.run(_control(settings, ledger, token, epoch, supervised))
+    finally:
+        ledger.close()
+
+
+async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, supervised: bool) -> int:
+    from beamfold.dispatch.service import ControllerService
+    from beamfold.publish.controller_http import build_controller_app
+    from beamfold.publish.serve import HttpServer
+    from beamfold.transport.control import ControlHub
+
+    context: Context = zmq.Context()
+    code = 0
+    try:
+        hub = ControlHub(context, settings.controller.control)
+        service = ControllerService(hub, ledger, _machine(settings, ledger, epoch), token=token)
+        server = HttpServer(build_controller_app(service), *split_host_port(settings.controller.http))
+        service.http = server.url
+        structlog.get_logger().info(f"listening on {server.url}, services connect to {hub.url}")
+
+        def stop(result: int) -> None:
+            nonlocal code
+            code = result
+            service.shutdown()
+            server.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop, 0)
+        if not supervised:
+            loop.add_signal_handler(signal.SIGINT, stop, INTERRUPTED)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(service.run(), name="controller")
+            group.create_task(server.run_here(), name="http")
+        hub.close()
+    finally:
+        context.destroy()
+    return code
+
+
+def _machine(settings: RunFile, ledger: Ledger, epoch: int) -> Any:
+    """The controller machine, going on from what the ledger has.
+
+    Where the run file sets a parameter it holds; others are as they were left.
+    """
+    from beamfold.dispatch.machine import ControllerMachine, Policy
+
+    version, values = ledger.parameters()
+    wanted = {**values, **settings.raw_parameters()}
+    newest = ledger.scans(1, ("number",))
+    policy = settings.policy
+    return ControllerMachine(
+        version_of("beamfold"),
+        epoch,
+        policy=Policy(policy.incomplete, policy.fold_patience, policy.fold_order),
+        values=wanted,
+        version=version + 1 if wanted != values else version,
+        first_scan=newest[0][1].get("number", 0) + 1 if newest else 1,
+    )

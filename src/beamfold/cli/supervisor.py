@@ -1,0 +1,254 @@
+"""All services of a run on one host: started together, watched, and ended together.
+
+The supervisor owns the control store when the run file names none. Its children end with it, whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version as version_of
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import zmq
+
+from beamfold.app.runfile import RunFile
+from beamfold.cli.process import Child
+from beamfold.cli.registry import claim, controller_address
+from beamfold.cli.services import STORE_VARIABLE
+from beamfold.dispatch.service import LEASE
+from beamfold.ledger.embedded import EmbeddedStore
+from beamfold.ledger.redis import RedisLedger
+from beamfold.model.errors import BeamfoldError, ConfigError, LedgerUnavailable
+from beamfold.protocols.messages import Gone, Hello
+from beamfold.transport.control import Context, ControlChannel
+
+GRACE = 3.0
+"""Seconds that a child has to end by itself after SIGTERM."""
+
+POLL = 0.05
+"""Seconds between two looks while the run comes up."""
+
+WATCH = 0.5
+"""Seconds between two looks at the store and the control channel."""
+
+SHOWN_LINES = 5
+"""Last lines of a child that are shown again when it ended unexpectedly."""
+
+FIRST = "controller"
+
+
+def to_stderr(line: str) -> None:
+    """Show a line to the person who started us."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+class Supervisor:
+    """`async with Supervisor(settings)`: within it, all services are up.
+
+    Must be entered in the main thread (the children follow the thread that started them). Raises BeamfoldError when
+    a service ends before all are up. `own_store`: start one even where the settings name one.
+    """
+
+    def __init__(self, settings: RunFile, *, own_store: bool = False, show: Callable[[str], None] = to_stderr) -> None:
+        if settings.path is None:
+            raise ConfigError("a supervisor needs a run file that its services can read")
+        self.settings = settings
+        self.controller_url = ""
+        self.reducer_url = ""
+        self.children: list[Child] = []
+        self._show = show
+        self._token = uuid.uuid4().hex
+        self._store = EmbeddedStore() if own_store or settings.store.url is None else None
+        self._ledger: RedisLedger | None = None
+        self._context: Context | None = None
+        self._channel: ControlChannel | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._fatal = asyncio.Event()
+        self._why = ""
+        self._up = False
+        self._stopping = False
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def wait(self) -> None:
+        """Return never; BeamfoldError when the controller or the store ended, without which there is no run."""
+        await self._fatal.wait()
+        raise BeamfoldError(self._why)
+
+    def hurry(self) -> None:
+        """Kill what has not ended yet."""
+        for child in self.children:
+            child.send(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End everything: SIGTERM, and SIGKILL for what takes too long."""
+        self._stopping = True
+        for child in self.children:
+            child.send(signal.SIGTERM)
+        if self._tasks:
+            await asyncio.wait(self._tasks[: len(self.children)], timeout=GRACE)
+        self.hurry()
+        for task in self._tasks[len(self.children) :]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for child in self.children:
+            await child.close()
+        if self._channel is not None:
+            self._channel.close(linger_ms=0)
+        if self._context is not None:
+            self._context.destroy(linger=0)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._ledger is not None:
+            if self._store is None:
+                with suppress(LedgerUnavailable):
+                    self._ledger.release_owner(self._token)  # the controller did, unless it was killed
+            self._ledger.close()
+            self._ledger = None
+        if self._store is not None:
+            self._store.stop()
+        if self._up:
+            with suppress(OSError):
+                self.note_path(self.settings).unlink(missing_ok=True)
+
+    # -- coming up ------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        url = self.settings.store.url
+        if self._store is not None:
+            url = self._store.start().url
+        assert url is not None
+        self._ledger = RedisLedger(url, self.settings.run.name)
+        await asyncio.to_thread(claim, self._ledger, self._token, self.settings.run.name, self._show)
+        for role, name in self._wanted():
+            await self._spawn(role, name, url)
+        self._tasks += [asyncio.create_task(self._watch(child)) for child in self.children]
+        await self._unless_fatal(self._meet_controller(self._ledger))
+        self._tasks.append(asyncio.create_task(self._look_after()))
+        await self._unless_fatal(self._gather_services())
+        self._up = True
+        self._write_note()
+
+    def _wanted(self) -> list[tuple[str, str]]:
+        ingesters = [("ingester", name) for name in self.settings.ingesters()]
+        workers = [("worker", f"worker-{n}") for n in range(self.settings.workers.count)]
+        return [(FIRST, FIRST), *ingesters, *workers, ("reducer", "reducer")]
+
+    async def _spawn(self, role: str, name: str, store: str) -> None:
+        arguments = ["beamfold", role, str(self.settings.path), "--name", name, "--parent", str(os.getpid())]
+        if role == FIRST:
+            arguments += ["--token", self._token]
+        child = await Child.start(role, name, arguments, {**os.environ, STORE_VARIABLE: store}, self._show)
+        self.children.append(child)
+
+    async def _unless_fatal(self, work: Any) -> None:
+        """Do this part of coming up, and give it up as soon as a service ends."""
+        task = asyncio.ensure_future(work)
+        fatal = asyncio.create_task(self._fatal.wait())
+        try:
+            await asyncio.wait({task, fatal}, return_when=asyncio.FIRST_COMPLETED)
+            if self._fatal.is_set():
+                raise BeamfoldError(self._why)
+            await task
+        finally:
+            task.cancel()
+            fatal.cancel()
+            await asyncio.gather(task, fatal, return_exceptions=True)
+
+    async def _meet_controller(self, ledger: RedisLedger) -> None:
+        while (there := await asyncio.to_thread(controller_address, ledger)) is None:
+            await asyncio.to_thread(ledger.renew_owner, self._token, LEASE)
+            await asyncio.sleep(POLL)
+        self.controller_url = there["http"]
+        self._context = zmq.Context()
+        me = ("supervisor", "supervisor", uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname())
+        self._channel = ControlChannel(self._context, there["control"], Hello(*me))
+
+    async def _gather_services(self) -> None:
+        wanted = {(role, name) for role, name in self._wanted() if role != FIRST}
+        async with httpx.AsyncClient(base_url=self.controller_url, trust_env=False) as client:
+            while True:
+                config = (await client.get("/api/v1/config")).raise_for_status().json()
+                here = {(role, s["name"]) for role in ("ingester", "worker") for s in config[f"{role}s"]}
+                if config["reducer"] is not None:
+                    here.add(("reducer", config["reducer"]["name"]))
+                    self.reducer_url = config["reducer"]["http"]
+                if wanted <= here:
+                    return
+                await asyncio.sleep(POLL)
+
+    # -- while it runs --------------------------------------------------------------------------------------------
+
+    async def _watch(self, child: Child) -> None:
+        how = await child.wait()
+        if self._stopping:
+            return
+        text = f"{child.title} (pid {child.pid}) ended: {how}"
+        last = list(child.lines)[-SHOWN_LINES:]
+        self._show("\n".join([f"beamfold: {text}", *(f"    {line}" for line in last)]))
+        if child.role == FIRST or not self._up:
+            why = last[-1].removeprefix("beamfold: ") if last and "killed" not in how else text
+            self._fail(why if child.role != FIRST or not self._up else text)
+        elif self._channel is not None:
+            self._channel.send(Gone(child.role, child.name, how))
+
+    def _fail(self, why: str) -> None:
+        self._why = self._why or why
+        self._fatal.set()
+
+    async def _look_after(self) -> None:
+        """Keep the control channel going, and notice when the store is gone."""
+        assert self._channel is not None
+        while True:
+            try:
+                self._channel.receive()
+            except ConfigError as error:
+                self._fail(str(error))
+            self._channel.beat(dict)
+            if self._store is not None and not self._store.alive:
+                self._fail("the control store ended: without it nothing can be recorded")
+            await asyncio.sleep(WATCH)
+
+    # -- for `beamfold status` ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def note_path(settings: RunFile) -> Path:
+        """Where a run with a store of its own leaves its addresses: nobody else could find them."""
+        return settings.output.directory.absolute() / f".{settings.run.name}.run.json"
+
+    def _write_note(self) -> None:
+        path = self.note_path(self.settings)
+        note = {"pid": os.getpid(), "controller": self.controller_url, "reducer": self.reducer_url}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(note), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to the output folder {path.parent}: {error.strerror}; set [output] directory"
+            ) from error
