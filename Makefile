@@ -45,7 +45,7 @@ clean:
 # ---- the environment ------------------------------------------------------------------------------------------
 
 UV         := $(shell command -v uv)
-CANDIDATES := $(if $(PYTHON),'$(PYTHON)',python3.13 python3.12 python3.11 python3)
+CANDIDATES := $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11)
 
 # A shim of pyenv may be there and yet run nothing, so candidates are tried, not only looked up. ensurepip is what
 # Debian's python3 lacks without python3-venv; uv does not need it. The base executable, because the candidate may be
@@ -64,9 +64,7 @@ if [ -z "$$python" ]; then \
 fi
 endef
 
-# dectris-compression comes as source only. From 0.4 on it compiles three more codecs, of which we need none, and that
-# takes minutes where 0.3 takes a quarter of one; bslz4, which we do need, is the same in both.
-PACKAGES = -e '.[dev]' 'dectris-compression<0.4'
+PACKAGES = -e '.[dev]'
 
 # Scratch files, and the caches of uv and pip where there is no home directory to keep them in, lie in .venv while it
 # is being made: nobody needs to be able to write anywhere else.

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from beamfold.protocols.dumps import RawWriter
 
 from beamfold.model.errors import ConfigError
 from beamfold.model.events import Buffer
+from beamfold.protocols.dumps import RawWriter
 from beamfold.sources.zeromq import ZmqSource
 from beamfold.testing import wire
 from beamfold.testing.sample import FluorescenceSample
@@ -185,7 +185,7 @@ def test_a_detector_that_nobody_reads_says_so(detector: Any) -> None:
     "arguments", [("stins", "--frames", "1000000"), ("fluorescence", "--shape", "100x100")]
 )
 def test_ctrl_c_ends_a_sender_that_is_blocked(
-    detector: Any, context: Any, arguments: tuple[str, ...]
+    detector: Any, connect: Any, arguments: tuple[str, ...]
 ) -> None:
     one = detector(*arguments, "--hwm", "10")
     sources = [

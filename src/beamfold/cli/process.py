@@ -72,6 +72,7 @@ class Child:
         """Start `python -m ARGUMENTS…`."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # as the console script: modules that lie where we were started shadow nothing
             "-m",
             *arguments,
             env={**env, "PYTHONUNBUFFERED": "1"},
@@ -110,6 +111,10 @@ class Child:
         """Send a signal, if it still runs."""
         if self.running:
             self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send(signal.SIGKILL)
 
     async def close(self) -> None:
         """Forget it once it ended."""

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from beamfold.app.addresses import split_host_port
 from beamfold.app.runfile import RunFile
-from beamfold.dispatch.service import LEASE
 from beamfold.ledger.base import Ledger
-from beamfold.ledger.redis import RedisLedger
 from beamfold.model.errors import ConfigError, LedgerUnavailable
+
+STORE_VARIABLE = "BEAMFOLD_STORE__URL"
+CONTROL_VARIABLE = "BEAMFOLD_CONTROLLER__CONTROL"
 
 RETRY = 0.1
 """Seconds between two looks into the ledger."""
@@ -25,8 +26,10 @@ PROBE = 1.0
 Say = Callable[[str], None]
 
 
-def open_ledger(settings: RunFile) -> RedisLedger:
+def open_ledger(settings: RunFile) -> Ledger:
     """The ledger of this run. ConfigError when the run file and the environment name no store."""
+    from beamfold.ledger.redis import RedisLedger  # half a second that a service with a fixed address is spared
+
     if settings.store.url is None:
         raise ConfigError(
             "there is no control store: set [store] url in the run file or REDIS_URL, "
@@ -46,6 +49,8 @@ def claim(ledger: Ledger, token: str, name: str, say: Say) -> int:
     A former controller that was killed is waited for until its lease has run out. ConfigError at once when another
     one is alive, LedgerUnavailable when the store does not answer.
     """
+    from beamfold.dispatch.service import LEASE  # with all of the controller behind it
+
     deadline = time.monotonic() + LEASE + 1
     waiting = False
     while True:
@@ -71,9 +76,8 @@ def find_controller(settings: RunFile, say: Say) -> str:
 
     Waits for as long as it takes, and says so now and then.
     """
-    fixed = settings.controller.control
-    if not fixed.endswith((":0", ":*")):
-        return fixed
+    if is_fixed(settings.controller.control):
+        return settings.controller.control
     ledger = open_ledger(settings)
     told = -PATIENCE
     try:
@@ -93,6 +97,11 @@ def find_controller(settings: RunFile, say: Say) -> str:
             time.sleep(RETRY)
     finally:
         ledger.close()
+
+
+def is_fixed(url: str) -> bool:
+    """Whether a listening address is known before somebody listens there."""
+    return not url.endswith((":0", ":*"))
 
 
 def reachable(url: str) -> bool:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from beamfold.app.runfile import load_runfile
-from beamfold.cli.services import STORE_VARIABLE
+from beamfold.cli.registry import STORE_VARIABLE
 from beamfold.cli.signals import interruptible
 from beamfold.cli.supervisor import Supervisor
 

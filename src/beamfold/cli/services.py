@@ -21,7 +21,7 @@ from beamfold.app.hooks import ReducerHooks, WorkerHooks
 from beamfold.app.loading import load_class
 from beamfold.app.runfile import RunFile, load_runfile
 from beamfold.cli import logs
-from beamfold.cli.registry import claim, find_controller, open_ledger
+from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger
 from beamfold.ledger.base import Ledger
 from beamfold.model.errors import AppError, ConfigError
 from beamfold.protocols import framer
@@ -32,8 +32,6 @@ from beamfold.transport.data import DataHub
 
 DATA_URL = "tcp://127.0.0.1:0"
 """Where ingesters and the reducer take connections from workers."""
-
-STORE_VARIABLE = "BEAMFOLD_STORE__URL"
 
 RESULT_LOGS = ".results"
 """Folder of result logs of scans under way, below the output folder."""

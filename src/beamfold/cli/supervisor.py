@@ -19,13 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
 import zmq
 
 from beamfold.app.runfile import RunFile
 from beamfold.cli.process import Child
-from beamfold.cli.registry import claim, controller_address
-from beamfold.cli.services import STORE_VARIABLE
+from beamfold.cli.registry import CONTROL_VARIABLE, STORE_VARIABLE, claim, controller_address, is_fixed
+from beamfold.cli.web import ask
 from beamfold.dispatch.service import LEASE
 from beamfold.ledger.embedded import EmbeddedStore
 from beamfold.ledger.redis import RedisLedger
@@ -110,12 +109,13 @@ class Supervisor:
         self._stopping = True
         for child in self.children:
             child.send(signal.SIGTERM)
-        if self._tasks:
-            await asyncio.wait(self._tasks[: len(self.children)], timeout=GRACE)
+        ended = [asyncio.create_task(child.wait()) for child in self.children]
+        if ended:
+            await asyncio.wait(ended, timeout=GRACE)
         self.hurry()
-        for task in self._tasks[len(self.children) :]:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ended, *self._tasks, return_exceptions=True)
         for child in self.children:
             await child.close()
         if self._channel is not None:
@@ -164,8 +164,19 @@ class Supervisor:
         arguments = ["beamfold", role, str(self.settings.path), "--name", name, "--parent", str(os.getpid())]
         if role == FIRST:
             arguments += ["--token", self._token]
-        child = await Child.start(role, name, arguments, {**os.environ, STORE_VARIABLE: store}, self._show)
+        child = await Child.start(role, name, arguments, self._environment(store), self._show)
         self.children.append(child)
+
+    def _environment(self, store: str) -> dict[str, str]:
+        """What the services are told besides the run file.
+
+        Where the run file leaves the control address open they get one of the kernel's (it is no file), so that they
+        know it beforehand and need not look for it in the store.
+        """
+        env = {**os.environ, STORE_VARIABLE: store}
+        if not is_fixed(self.settings.controller.control):
+            env[CONTROL_VARIABLE] = f"ipc://@beamfold-{self._token}"
+        return env
 
     async def _unless_fatal(self, work: Any) -> None:
         """Do this part of coming up, and give it up as soon as a service ends."""
@@ -192,16 +203,15 @@ class Supervisor:
 
     async def _gather_services(self) -> None:
         wanted = {(role, name) for role, name in self._wanted() if role != FIRST}
-        async with httpx.AsyncClient(base_url=self.controller_url, trust_env=False) as client:
-            while True:
-                config = (await client.get("/api/v1/config")).raise_for_status().json()
-                here = {(role, s["name"]) for role in ("ingester", "worker") for s in config[f"{role}s"]}
-                if config["reducer"] is not None:
-                    here.add(("reducer", config["reducer"]["name"]))
-                    self.reducer_url = config["reducer"]["http"]
-                if wanted <= here:
-                    return
-                await asyncio.sleep(POLL)
+        while True:
+            config = await ask(f"{self.controller_url}/api/v1/config")
+            here = {(role, s["name"]) for role in ("ingester", "worker") for s in config[f"{role}s"]}
+            if config["reducer"] is not None:
+                here.add(("reducer", config["reducer"]["name"]))
+                self.reducer_url = config["reducer"]["http"]
+            if wanted <= here:
+                return
+            await asyncio.sleep(POLL)
 
     # -- while it runs --------------------------------------------------------------------------------------------
 

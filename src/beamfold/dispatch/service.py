@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-import zmq
 
 from beamfold.dispatch.journal import LedgerWriter
 from beamfold.dispatch.machine import (
@@ -73,7 +72,7 @@ class ControllerService:
     async def run(self) -> None:
         """Serve until `shutdown()`."""
         loop = asyncio.get_running_loop()
-        descriptor = int(self.hub.socket.getsockopt(zmq.FD))
+        descriptor = self.hub.fileno()
         loop.add_reader(descriptor, self._drain)
         self._announce()
         renew = 0.0

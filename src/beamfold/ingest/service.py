@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import zmq
-
 from beamfold.ingest.machine import (
     Action,
     IngestMachine,
@@ -38,6 +36,7 @@ from beamfold.protocols.messages import (
 from beamfold.sources.base import Source
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
+from beamfold.transport.sockets import POLLIN, Poller
 
 DRAIN_MESSAGES = 1000
 """Messages taken from a detector socket before anything else gets its turn: a few milliseconds of work."""
@@ -80,12 +79,12 @@ class IngesterService:
         self._data = data
         self._scans: dict[int, _Armed] = {}
         self._running = True
-        self._poller = zmq.Poller()
-        self._poller.register(control.socket, zmq.POLLIN)
-        self._poller.register(data.socket, zmq.POLLIN)
+        self._poller = Poller()
+        self._poller.register(control.socket, POLLIN)
+        self._poller.register(data.socket, POLLIN)
         for item in self._inputs.values():
             if item.source.socket is not None:
-                self._poller.register(item.source.socket, zmq.POLLIN)
+                self._poller.register(item.source.socket, POLLIN)
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Assign: self._assign,
@@ -180,7 +179,7 @@ class IngesterService:
         if pause:
             self._poller.unregister(item.source.socket)
         else:
-            self._poller.register(item.source.socket, zmq.POLLIN)
+            self._poller.register(item.source.socket, POLLIN)
 
     # -- the controller -------------------------------------------------------------------------------------------
 

@@ -76,6 +76,12 @@ class ScanReport:
         more = f" ({self.unreached} of {self.planned} planned were not reached)" if self.unreached else ""
         return f"{self.events} {noun}: {what}{more}"
 
+    @property
+    def clean(self) -> bool:
+        """Whether every event was processed as it should be: reduced, or without a result."""
+        good = {EventState.REDUCED.label, EventState.NO_RESULT.label}
+        return set(self.states) <= good and not self.failed_total and not self.troubles
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with the summary."""
         return {**asdict(self), "summary": self.summary}

@@ -174,8 +174,8 @@ def _header(frames: Sequence[Buffer]) -> dict[str, Any]:
         raise MalformedFrame(f"STINS header: htype must be one of {', '.join(_PARTS)}, found {htype!r}"[:300])
     low, high = _PARTS[htype]
     if not low <= len(frames) <= high:
-        parts = f"{low}" if low == high else f"{low} or {high}"
-        raise MalformedFrame(f"a STINS {htype} message has {parts} parts, found {len(frames)}")
+        parts = {(1, 1): "1 part", (2, 2): "2 parts"}.get((low, high), f"{low} or {high} parts")
+        raise MalformedFrame(f"a STINS {htype} message has {parts}, found {len(frames)}")
     return header
 
 

@@ -9,10 +9,6 @@ from typing import Any
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.tree import snapshot
 
-MAX_ATTRIBUTE = 60_000
-"""Bytes of one attribute: HDF5 keeps at most 64 KiB in an object's header."""
-
-
 class FileStore:
     """Writes `<directory>/<scan_id>.h5`, or nothing when `hdf5` is off."""
 
@@ -46,17 +42,5 @@ def _attributes(scan_id: str, report: dict[str, Any] | None) -> dict[str, Any]:
         "beamfold_scan": scan_id,
         "beamfold_summary": str(report.get("summary", "")),
         "beamfold_states": json.dumps(report.get("states", {})),
-        "beamfold_report": _fitting(report),
+        "beamfold_report": json.dumps(report),
     }
-
-
-def _fitting(report: dict[str, Any]) -> str:
-    """The report as JSON; of one that is too long for an attribute, the longest lists are left to the controller."""
-    short = dict(report)
-    text = json.dumps(short)
-    while len(text.encode()) > MAX_ATTRIBUTE and short:
-        longest = max(short, key=lambda key: len(json.dumps(short[key])))
-        del short[longest]
-        short.setdefault("left_out", []).append(longest)
-        text = json.dumps(short)
-    return text

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import zmq
-
 from beamfold.app.declared import from_wire
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
@@ -51,6 +49,7 @@ from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
+from beamfold.transport.sockets import POLLIN, Poller
 
 SLICE = 0.02
 """Seconds of folding between two looks at the sockets."""
@@ -138,10 +137,10 @@ class ReducerService:
         self._asked: list[_Request] = []
         self._asked_lock = threading.Lock()
         self._cached: tuple[object, Any] | None = None
-        self._poller = zmq.Poller()
-        self._poller.register(control.socket, zmq.POLLIN)
-        self._poller.register(data.socket, zmq.POLLIN)
-        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._poller = Poller()
+        self._poller.register(control.socket, POLLIN)
+        self._poller.register(data.socket, POLLIN)
+        self._poller.register(self._wake_read, POLLIN)
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Close: self._close,

@@ -27,6 +27,7 @@ class ZmqSource:
 
     `hwm` messages are queued per peer before ZeroMQ pushes back (PULL) or, at the publisher, throws messages
     away (SUB). A bind to port 0 or `*` takes a free port, which `url` names.
+    A SUB socket that binds tells a publisher what it wants only when it is next polled or drained.
 
     Raises ConfigError when the address cannot be understood, bound or connected to. That nobody answers at an
     address is no error: ZeroMQ connects when somebody does.
@@ -101,6 +102,7 @@ def attach(socket: zmq.Socket[bytes], url: str, *, bind: bool) -> str:
     """Bind or connect; returns the address, with the real port. Raises ConfigError."""
     verb = "listen on" if bind else "connect to"
     try:
+        _check_port(url)
         if not bind:
             socket.connect(url)
             return url
@@ -110,4 +112,15 @@ def attach(socket: zmq.Socket[bytes], url: str, *, bind: bool) -> str:
             f"cannot {verb} {url!r}: {error}. Give an address like tcp://127.0.0.1:9999"
             + (" whose host is this machine and whose port is free (0 takes any)" if bind else "")
         ) from error
+    return _endpoint(socket)
+
+
+def _check_port(url: str) -> None:
+    """Raises ValueError for a port that cannot be: ZeroMQ cuts its higher bits off and uses another one."""
+    port = url.rpartition(":")[2]
+    if url.startswith("tcp://") and port.isdecimal() and int(port) > 65535:
+        raise ValueError(f"there is no port {port}, they end at 65535")
+
+
+def _endpoint(socket: zmq.Socket[bytes]) -> str:
     return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()

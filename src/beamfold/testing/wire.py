@@ -128,6 +128,7 @@ def xspress3_scalers(spectra: NDArray[np.uint32], ticks: int) -> list[NDArray[An
     limit = np.uint32(ticks // 20)
     busy = np.minimum(events, limit)
     resets = (busy + np.uint32(19)) // np.uint32(20) * np.uint32(_RESET_TICKS)
+    resets = np.minimum(resets, np.uint32(ticks // 4))
     total = np.full(len(good), ticks, np.uint32)
     widths = np.full(len(good), _EVENT_WIDTH, np.int32)
     ocr = good / total * _TICK_S

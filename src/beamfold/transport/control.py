@@ -111,6 +111,10 @@ class ControlHub:
         self.url = bind(self.socket, url)
         self.strange = 0
 
+    def fileno(self) -> int:
+        """The descriptor to watch. It signals edges: after a wake-up, and after every send, `receive` until empty."""
+        return int(self.socket.getsockopt(zmq.FD))
+
     def send(self, peer: bytes, message: Message) -> None:
         """Send to one service; what goes to a service that is gone is dropped."""
         self.socket.send_multipart([peer, encode_message(message)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zmq
+from zmq import POLLIN, Poller
 
 
 def make_socket(
@@ -28,3 +29,6 @@ def make_socket(
     if identity is not None:
         socket.setsockopt(zmq.IDENTITY, identity)
     return socket
+
+
+__all__ = ["POLLIN", "Poller", "make_socket"]

@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from beamfold.app.declared import from_wire
 from beamfold.app.hooks import WorkerHooks
 from beamfold.model.errors import BeamfoldError, CodecError
@@ -42,6 +40,7 @@ from beamfold.protocols.messages import (
 )
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import Context, DataLink
+from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
 from beamfold.work.results import ResultBuffer
 from beamfold.work.runner import USER_ERRORS, Runner, describe
@@ -125,8 +124,8 @@ class WorkerService:
         self._hooks: WorkerHooks | None = None
         self._declared: list[ParameterBase] = []
         self._running = True
-        self._poller = zmq.Poller()
-        self._poller.register(control.socket, zmq.POLLIN)
+        self._poller = Poller()
+        self._poller.register(control.socket, POLLIN)
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Assign: self._assign,
@@ -272,7 +271,7 @@ class WorkerService:
         link = self._links.get(url)
         if link is None:
             link = self._links[url] = DataLink(self._zmq, url, self._name.encode())
-            self._poller.register(link.socket, zmq.POLLIN)
+            self._poller.register(link.socket, POLLIN)
         return link
 
     def _assign(self, message: Assign) -> None:

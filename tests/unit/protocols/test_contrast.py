@@ -73,7 +73,8 @@ def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(
     bad: list[Buffer], reason: str
 ) -> None:
     point = message("running")
-    assert [type(i) for i in (items := ContrastFramer().feed([point, bad, point]))] == [Data, Malformed, Data]
+    items = ContrastFramer().feed([point, bad, point])
+    assert [type(item) for item in items] == [Data, Malformed, Data]
     assert isinstance(items[1], Malformed)
     assert reason in items[1].reason
 

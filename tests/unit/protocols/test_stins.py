@@ -104,7 +104,7 @@ def test_a_start_may_have_a_second_part() -> None:
         ([b'{"htype": ["image"]}'], "htype must be one of"),
         (message("image", frame=1), "a STINS image message has 2 parts, found 1"),
         (message("image", b"", b"", frame=1), "a STINS image message has 2 parts, found 3"),
-        (message("series_end", b"x"), "a STINS series_end message has 1 parts, found 2"),
+        (message("series_end", b"x"), "a STINS series_end message has 1 part, found 2"),
         (message("header", b"x", b"y"), "a STINS header message has 1 or 2 parts, found 3"),
         (message("image", b"", frame=-1), "'frame' must be a whole number"),
         (message("image", b"", frame="1"), "'frame' must be a whole number"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from beamfold.protocols.dumps import DumpWriter, RawWriter
 
 from beamfold.model.errors import ConfigError, MalformedFrame
 from beamfold.model.events import StreamData
+from beamfold.protocols.dumps import DumpWriter, RawWriter
 from beamfold.sources.files import DumpSource, RawFileSource
 
 MESSAGES = [[b"a"], [b"b", b"bb" * 50], [b"c"]]

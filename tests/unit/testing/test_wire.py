@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from beamfold.protocols.dumps import read_dump, read_raw
 
 from beamfold.model.errors import ConfigError
+from beamfold.protocols.dumps import read_dump, read_raw
 from beamfold.testing import wire
 from captures import capture
 

@@ -1,0 +1,1 @@
+"""The same two classes over what was captured."""

@@ -1,0 +1,194 @@
+"""Replay: captured streams through an app's classes in this process, in the order and with the code paths of live.
+
+Start and end events go to every logical worker, data events to one each in turn; results travel through the same
+codec and are folded in event order. What user code raises is a failure record, and the replay goes on.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from beamfold.app.hooks import ReducerHooks, WorkerHooks
+from beamfold.app.loading import load_class, modules_of
+from beamfold.model.errors import BeamfoldError
+from beamfold.model.events import EventData
+from beamfold.model.parameters import ParameterHistory, ParameterSet, merge_declared
+from beamfold.model.report import MAX_FAILURES, ScanReport
+from beamfold.model.states import EventState, EventStates
+from beamfold.offline.parameters import read_parameters
+from beamfold.offline.playback import Capture, events, parse_capture
+from beamfold.protocols.codec import TypeTable
+from beamfold.protocols.envelopes import ResultBatch, decode_header, result_bodies, unpack_events, unpack_states
+from beamfold.protocols.messages import Failure
+from beamfold.publish.hdf5 import write_hdf5
+from beamfold.publish.tree import snapshot
+from beamfold.reduce.folder import Folder
+from beamfold.work.machine import Part
+from beamfold.work.results import ResultBuffer
+from beamfold.work.runner import USER_ERRORS, Runner, describe
+
+FOREVER = 1e9
+"""Seconds that a runner may take for one batch: here nothing else waits for its turn."""
+
+BATCH = 256
+"""Events between two looks at the progress bar."""
+
+
+class Replay:
+    """One replay. `workers` logical workers take the data events in turn; `parameters` are raw values by name."""
+
+    def __init__(
+        self,
+        worker: str,
+        reducer: str,
+        *,
+        parameters: dict[str, bytes] | None = None,
+        workers: int = 1,
+        base_dir: Path | None = None,
+    ) -> None:
+        base = base_dir or Path.cwd()
+        worker_class, reducer_class = load_class(worker, base), load_class(reducer, base)
+        makers = [WorkerHooks(worker_class) for _ in range(workers)]
+        reducer_hooks = ReducerHooks(reducer_class)
+        declared = merge_declared(makers[0].describe_parameters(), reducer_hooks.describe_parameters())
+        first = ParameterSet.build(declared, parameters or {}, 0)
+        self._history = ParameterHistory([(0, first)])
+        self._runners = []
+        for number, hooks in enumerate(makers):
+            hooks.construct(parameters=first, context={}, state=None)
+            self._runners.append(Runner(hooks, self._history, ResultBuffer(0, number)))
+        reducer_hooks.construct(parameters=first, context={}, state=None)
+        names = [f"worker-{i}" for i in range(workers)]
+        types = TypeTable({*modules_of(worker_class), *modules_of(reducer_class)})
+        self._folder = Folder(reducer_hooks, self._history, types, names)
+        self._tick_interval = makers[0].tick_interval(first)
+        self._next_tick = 0.0
+        self._states = EventStates()
+        self._last = -1
+        self.report = ScanReport(str(uuid.uuid4()), 0, workers=names, started=time.time())
+
+    @property
+    def publish(self) -> Any:
+        """The reducer's state as it is now."""
+        return self._folder.hooks.publish
+
+    def run(self, source: Iterable[EventData]) -> Iterator[int]:
+        """Process the events, yielding how many are done; the last one of all goes to every worker."""
+        stream = iter(source)
+        held = next(stream, None)
+        first = True
+        done = 0
+        while held is not None:
+            following = next(stream, None)
+            everyone = first or following is None
+            runners = self._runners if everyone else [self._runners[held.event_number % len(self._runners)]]
+            self._one(held, runners)
+            first, held = False, following
+            done += 1
+            if done % BATCH == 0:
+                yield done
+        self._finish()
+        yield done
+
+    def _one(self, event: EventData, runners: list[Runner]) -> None:
+        now = time.monotonic()
+        if self._tick_interval is not None and now >= self._next_tick:
+            self._next_tick = now + self._tick_interval
+            runners[0].tick = True
+        part = Part(event.event_number, 0, event.streams, 0, 0, True)
+        for runner in runners:
+            runner.run([part], FOREVER)
+            self._fold(runner)
+        self._last = max(self._last, event.event_number)
+
+    def _fold(self, runner: Runner) -> None:
+        """Results take the way they take live, through the codec, so that what cannot travel shows here as well."""
+        parts, _ = runner.results.take()
+        header = decode_header(parts[0])
+        assert isinstance(header, ResultBatch)
+        event = int(unpack_events(header.events, header.n)[0])
+        states = unpack_states(header.states, header.n)
+        state = states if isinstance(states, int) else int(states[0])
+        self._states.set(event, event + 1, max(state, int(self._states[event])))
+        name = self.report.workers[header.worker]
+        self._fail(Failure(event, "process_event", name, text) for _, text in header.failures)
+        body = result_bodies(header, parts[1])[0]
+        if len(body):
+            self._folder.fold(event, header.worker, body, parts[2:])
+
+    def _fail(self, failures: Iterable[Failure]) -> None:
+        for f in failures:
+            self.report.failed_total += 1
+            if len(self.report.failures) < MAX_FAILURES:
+                entry = {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text}
+                self.report.failures.append(entry)
+
+    def _finish(self) -> None:
+        last = max(self._last, 0)
+        for number, runner in enumerate(self._runners):
+            try:
+                runner.finish(last)
+            except USER_ERRORS as error:
+                self._fail([Failure(last, "finish", self.report.workers[number], describe(error))])
+        self._folder.finish(last)
+        self._fail(self._folder.failures)
+        for lo, hi in self._folder.failed:
+            self._states.raise_to(lo, hi, EventState.FAILED)
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Count data events: all but the first and last one, which carry the start and end messages."""
+        report = self.report
+        counts = self._states.counts()
+        for event in {0, self._last} if self._last > 0 else {self._last}:
+            if state := self._states[event] if event >= 0 else EventState.PENDING:
+                counts[state] -= 1
+        report.events = sum(counts.values())
+        report.ended, report.finished = "finished", time.time()
+        report.count(counts)
+
+
+def replay(
+    worker: str,
+    reducer: str,
+    files: Iterable[Path | str | Capture],
+    parameters: Path | None = None,
+    output: Path | None = None,
+    workers: int = 1,
+    progress: bool = False,
+) -> ScanReport:
+    """Run an app over captured streams and write what it publishes to the HDF5 file `output`.
+
+    `files` are dumps, or raw captures as `STREAM:PROTOCOL=FILE`. Raises BeamfoldError for what makes the replay
+    impossible; a file that breaks off ends it with a trouble in the report.
+    """
+    captures = [f if isinstance(f, Capture) else parse_capture(str(f)) for f in files]
+    raw = read_parameters(parameters) if parameters is not None else {}
+    player = Replay(worker, reducer, parameters=raw, workers=workers)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} events"), TimeElapsedColumn())
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("replay", total=None)
+        for done in player.run(_tolerant(events(captures), player.report)):
+            bar.update(task, completed=done)
+    if output is not None:
+        report = player.report.to_dict()
+        write_hdf5(output, snapshot(player.publish), {"beamfold_summary": report["summary"]})
+        player.report.result_file = str(output)
+    return player.report
+
+
+def _tolerant(source: Iterator[EventData], report: ScanReport) -> Iterator[EventData]:
+    """A capture that breaks off ends the replay there, with what was whole before."""
+    try:
+        yield from source
+    except BeamfoldError as error:
+        report.troubles.append(str(error))
+
+
+__all__ = ["Replay", "replay"]

@@ -1,0 +1,238 @@
+"""Snapshots of what an app publishes: plain data that no later change of the app's own tree can alter.
+
+A group is a dict with string keys. `name_attrs` beside `name`, if it is a dict, holds the attributes of
+`name`; `_attrs` inside a group holds the group's own (at the top: the file's). Attributes stay where the app
+put them in a snapshot; `members` and `attributes` tell them from the data. A dict with other keys is a
+`Table`; where strings and other keys are mixed, the others are a table called "_others". What cannot be shown
+is a `Note`. Leaves are None, bool, int, float, complex, str, bytes, numpy scalars, numpy arrays and lists of
+such.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from enum import Enum
+from itertools import chain
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from beamfold.protocols.codec import register_type
+from beamfold.publish.jsonable import to_json
+from beamfold.publish.table import Note, Table
+
+__all__ = ["Group", "Note", "Table", "attributes", "members", "resolve", "snapshot", "to_json"]
+
+Group: TypeAlias = dict[str, Any]
+
+_ATTRS = "_attrs"
+_MAX_DEPTH = 64
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_NUMPY_SCALARS = frozenset(set(np.sctypeDict.values()) - {np.object_, np.void})
+_IMMUTABLE = _SCALARS | _NUMPY_SCALARS
+
+
+def snapshot(publish: Any) -> Group | Table:
+    """A deep copy of a publish tree as plain data. Arrays are copied; never raises for what is in the tree.
+
+    The caller holds the app's `publish_rlock` meanwhile, if it has one. Dataclasses and pydantic models
+    become groups, tuples and sets lists (sets sorted where they can be), enums their plain value or else
+    their name, times ISO 8601 text, durations seconds, masked numbers NaN.
+    """
+    copied = _copy(publish, 0)
+    if isinstance(copied, dict | Table):
+        return copied
+    return {} if copied is None else {"publish": copied}
+
+
+def members(group: Group) -> Group:
+    """A group's groups, tables and datasets, without what are attributes of them."""
+    return {name: node for name, node in group.items() if not _is_attributes(name, node)}
+
+
+def _is_attributes(name: str, node: Any) -> bool:
+    return name.endswith(_ATTRS) and isinstance(node, dict)
+
+
+def attributes(group: Group, name: str = "") -> Group:
+    """The attributes of one member: its `name_attrs` sibling and, if it is a group, its own `_attrs`.
+
+    Without a name those that the group states itself, which is all there is for the top of the tree.
+    """
+    beside = group.get(name + _ATTRS)
+    inside = group.get(name) if name else None
+    found: Group = (
+        dict(inside[_ATTRS]) if isinstance(inside, dict) and isinstance(inside.get(_ATTRS), dict) else {}
+    )
+    return found | beside if isinstance(beside, dict) else found
+
+
+def resolve(tree: Group | Table, path: str) -> Any:
+    """The node at "group/subgroup/name"; "" and "/" are the top. KeyError names a path that is missing.
+
+    A table has "keys" and "values", the lists, and its columns by name. A name that itself has a slash is
+    found too.
+    """
+    node: Any = tree
+    pieces = [piece for piece in path.split("/") if piece]
+    while pieces:
+        node, pieces = _step(node, pieces, path)
+    return node
+
+
+def _step(node: Any, pieces: list[str], path: str) -> tuple[Any, list[str]]:
+    inner: Mapping[str, Any] = {}
+    if isinstance(node, Table):
+        inner = {**node.columns(), "keys": node.keys, "values": node.values}
+    elif isinstance(node, dict):
+        inner = node
+    for n in range(1, len(pieces) + 1):
+        name = "/".join(pieces[:n])
+        if name in inner:
+            return inner[name], pieces[n:]
+    raise KeyError(path)
+
+
+# -- copying -------------------------------------------------------------------------------------------------
+
+
+def _copy(value: Any, depth: int) -> Any:
+    cls = type(value)
+    if cls in _IMMUTABLE:
+        return value
+    if depth > _MAX_DEPTH:
+        return Note(f"nested deeper than {_MAX_DEPTH} levels, or contains itself")
+    if isinstance(value, np.ndarray):
+        return _array(value, depth)
+    if isinstance(value, Mapping):
+        # One atomic step where it matters, so that the app's timer thread may add keys meanwhile.
+        return _mapping(dict(value), depth)
+    if cls in (list, tuple, deque):
+        return _items(list(value), depth)
+    return _rarer(value, depth)
+
+
+def _items(items: list[Any], depth: int) -> list[Any]:
+    if _IMMUTABLE.issuperset(map(type, items)):
+        return items
+    return [_copy(item, depth + 1) for item in items]
+
+
+def _array(array: np.ndarray[Any, Any], depth: int) -> Any:
+    if isinstance(array, np.ma.MaskedArray):
+        array = array.filled(np.nan) if array.dtype.kind in "fc" else array.filled()
+    if array.dtype.hasobject:
+        return _copy(array.tolist(), depth + 1)
+    return np.array(array)
+
+
+def _mapping(mapping: dict[Any, Any], depth: int) -> Group | Table:
+    if all(type(key) is str for key in mapping):
+        return {key: _copy(value, depth + 1) for key, value in mapping.items()}
+    named: Group = {}
+    others: dict[Any, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(key, str):
+            named[str(key)] = _copy(value, depth + 1)
+        else:
+            others[key] = value
+    if not others:
+        return named
+    table = Table([_key(key, depth) for key in others], _rows(list(others.values()), depth))
+    if not named:
+        return table
+    name = "_others"
+    while name in named:
+        name += "_"
+    return named | {name: table}
+
+
+def _key(key: Any, depth: int) -> Any:
+    if type(key) is tuple:
+        return tuple(_items(list(key), depth + 1))
+    return _copy(key, depth + 1)
+
+
+def _rows(values: list[Any], depth: int) -> list[Any]:
+    """The values of a table. A map of a big scan has very many alike, so these are copied without a look at each."""
+    if set(map(type, values)) == {dict}:
+        fields = chain.from_iterable(values)
+        inner = chain.from_iterable(map(dict.values, values))
+        if {str}.issuperset(map(type, fields)) and _IMMUTABLE.issuperset(map(type, inner)):
+            return list(map(dict.copy, values))
+    return _items(values, depth)
+
+
+def _rarer(value: Any, depth: int) -> Any:
+    for types, plain in _PLAIN_FORMS:
+        if isinstance(value, types):
+            return _copy(plain(value), depth + 1)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (field.name for field in dataclasses.fields(value))
+        return _mapping({name: getattr(value, name) for name in fields if hasattr(value, name)}, depth)
+    if hasattr(type(value), "__pydantic_fields__"):
+        return _mapping(dict(vars(value)), depth)
+    if hasattr(type(value), "__array__"):
+        try:
+            return _array(np.array(value), depth)
+        except (TypeError, ValueError, RuntimeError) as exc:
+            return Note(f"a {_name(value)} that is no array ({exc})")
+    return Note(
+        f"a {_name(value)} cannot be published; publish numbers, text, arrays, lists and dicts of them"
+    )
+
+
+def _name(value: Any) -> str:
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _sorted(items: Any) -> list[Any]:
+    try:
+        return sorted(items)
+    except TypeError:
+        return sorted(items, key=repr)
+
+
+_PLAIN_FORMS: list[tuple[Any, Callable[[Any], Any]]] = [
+    (Enum, lambda v: v.value if isinstance(v.value, str | int | float) else v.name),
+    (bool, bool),
+    (int, int),
+    (float, float),
+    (complex, complex),
+    (str, str),
+    (bytes | bytearray, bytes),
+    (memoryview, bytes),
+    (list | tuple | deque, list),
+    (set | frozenset, _sorted),
+    (range, lambda v: np.arange(v.start, v.stop, v.step)),
+    (datetime | date | time, lambda v: v.isoformat()),
+    (timedelta, timedelta.total_seconds),
+    (PurePath, str),
+    (np.void, np.asarray),
+]
+
+
+# -- on the wire, from the reducer to the publisher's process ------------------------------------------------
+
+
+def _table(parts: list[Any]) -> Table:
+    keys, values = parts
+    if type(keys) is not list or type(values) is not list or len(keys) != len(values):
+        raise ValueError("a table needs as many values as keys")
+    return Table(keys, values)
+
+
+def _note(parts: list[Any]) -> Note:
+    (text,) = parts
+    if type(text) is not str:
+        raise TypeError("a note is text")
+    return Note(text)
+
+
+register_type("table", Table, lambda table: [table.keys, table.values], _table)
+register_type("note", Note, lambda note: [note.text], _note)
