@@ -19,7 +19,7 @@ class FluorescenceWorker:
         return [
             JsonParameter(
                 name="roi1",
-                description="first bin of the region and the one behind its last; the default is iron's Kα line",
+                description="first bin of the region and the one behind its last (iron's Kα line)",
                 default=[630, 651],
             ),
             JsonParameter(name="roi2", description=more),

@@ -27,11 +27,15 @@ P = ParamSpec("P")
 RunFilePath = Annotated[Path, typer.Argument(metavar="RUNFILE", help="The run's TOML file.")]
 Store = Annotated[
     str | None,
-    typer.Option(help="Control store, redis://… or unix://…; default: [store] url, REDIS_URL, or one of our own."),
+    typer.Option(
+        help="Control store, redis://… or unix://…; default: [store] url, REDIS_URL, or one of our own."
+    ),
 ]
 Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]
-Token = Annotated[str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")]
+Token = Annotated[
+    str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")
+]
 
 
 def told(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -77,7 +81,9 @@ def run(runfile: RunFilePath, store: Store = None) -> int:
     return run_here(runfile, store)
 
 
-def _service(role: str, runfile: Path, name: str | None, store: str | None, parent: int | None, token: str | None) -> int:
+def _service(
+    role: str, runfile: Path, name: str | None, store: str | None, parent: int | None, token: str | None
+) -> int:
     from beamfold.cli.process import follow_parent
 
     if parent is not None:
@@ -121,7 +127,9 @@ def reducer(runfile: RunFilePath, name: Name = None, store: Store = None, parent
 @told
 def status(
     runfile: Annotated[Path | None, typer.Argument(metavar="[RUNFILE]", help="The run's TOML file.")] = None,
-    url: Annotated[str | None, typer.Option(help="The controller's HTTP address, instead of a run file.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The controller's HTTP address, instead of a run file.")
+    ] = None,
     store: Store = None,
 ) -> int:
     """Show the services and scans of a run."""
@@ -148,12 +156,16 @@ def demo(
 @told
 def replay(
     files: Annotated[list[Path], typer.Argument(help="Captured streams, one file each.")],
-    worker: Annotated[str, typer.Option("-w", "--worker", help="Worker class, module:Class or file.py:Class.")],
+    worker: Annotated[
+        str, typer.Option("-w", "--worker", help="Worker class, module:Class or file.py:Class.")
+    ],
     reducer: Annotated[str, typer.Option("-r", "--reducer", help="Reducer class, written the same way.")],
     parameters: Annotated[
         Path | None, typer.Option("-p", "--parameters", help="Parameter file (JSON, CBOR or TOML).")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file for the published state.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="HDF5 file for the published state.")
+    ] = None,
     workers: Annotated[int, typer.Option("--nworkers", min=1, help="Worker processes.")] = 1,
 ) -> int:
     """Run an app over captured streams, as it would have run live."""

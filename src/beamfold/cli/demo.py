@@ -1,4 +1,4 @@
-"""`beamfold demo`: a fluorescence map from two simulated detectors, through everything that a real one goes through."""
+"""`beamfold demo`: a fluorescence map from two simulated detectors, the whole way that a real one goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,9 @@ class Demo:
 
     async def _follow(self, api: str) -> None:
         columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
+        with Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        ) as bar:
             task = bar.add_task("scan", total=self._points)
             while True:
                 progress = await ask(f"{api}/progress")
@@ -139,10 +141,8 @@ class Demo:
                 await asyncio.sleep(POLL)
 
     async def _show_map(self, reducer: str) -> None:
-        try:
+        with suppress(Refusal):  # when nothing was reduced, which the report says
             print(picture(await ask(f"{reducer}/api/v1/state/image/roi1")))
-        except Refusal:
-            pass  # nothing was reduced, which the report says
 
 
 class Detector:

@@ -1,8 +1,8 @@
 """One simulated detector of the demo, as a process: `python -m beamfold.cli.detectors xspress3|contrast …`.
 
 It prints `{"event": "listening", "url": …}`, and for every line on stdin it sends one series and prints
-`{"event": "sent", …}`. A line is the time (of `time.monotonic`, which all processes of a host share) at which the
-series begins, so that both detectors keep step. It ends when stdin does.
+`{"event": "sent", …}`. A line is the time (of `time.monotonic`, which all processes of a host share) at which
+the series begins, so that both detectors keep step. It ends when stdin does.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m beamfold.cli.detectors", description="A simulated detector.")
+    parser = argparse.ArgumentParser(
+        prog="python -m beamfold.cli.detectors", description="A simulated detector."
+    )
     parser.add_argument("detector", choices=sorted(PARTS))
     parser.add_argument("--points", type=int, required=True, help="points of the mesh")
     parser.add_argument("--columns", type=int, required=True, help="points of one line of the mesh")

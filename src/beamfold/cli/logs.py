@@ -14,7 +14,7 @@ LEVEL_VARIABLE = "BEAMFOLD_LOG"
 
 
 def set_up(service: str) -> None:
-    """Once per process. `service` is named in every line. Raises ConfigError for a level that does not exist."""
+    """Once per process. Every line names the `service`. ConfigError for a level that does not exist."""
     level = level_number(os.environ.get(LEVEL_VARIABLE) or "INFO")
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -28,7 +28,9 @@ def follow_parent(parent: int) -> None:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise ConfigError(f"cannot follow the supervisor: {os.strerror(ctypes.get_errno())}; start services one by one")
+        raise ConfigError(
+            f"cannot follow the supervisor: {os.strerror(ctypes.get_errno())}; start services one by one"
+        )
     if os.getppid() != parent:
         sys.exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,10 +49,13 @@ def ending(code: int) -> str:
 class Child:
     """A process of ours, and what it writes: every line of stdout and stderr goes to `show`.
 
-    It is in a process group of its own, so that a terminal's Ctrl-C reaches us alone and we decide what it means.
+    It is in a process group of its own, so that a terminal's Ctrl-C reaches us alone and we decide what it
+    means.
     """
 
-    def __init__(self, role: str, name: str, process: asyncio.subprocess.Process, show: Callable[[str], None]) -> None:
+    def __init__(
+        self, role: str, name: str, process: asyncio.subprocess.Process, show: Callable[[str], None]
+    ) -> None:
         self.role = role
         self.name = name
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)

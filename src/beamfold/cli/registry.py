@@ -28,7 +28,9 @@ Say = Callable[[str], None]
 
 def open_ledger(settings: RunFile) -> Ledger:
     """The ledger of this run. ConfigError when the run file and the environment name no store."""
-    from beamfold.ledger.redis import RedisLedger  # half a second that a service with a fixed address is spared
+    from beamfold.ledger.redis import (
+        RedisLedger,
+    )  # half a second that a service with a fixed address is spared
 
     if settings.store.url is None:
         raise ConfigError(
@@ -46,8 +48,8 @@ def controller_address(ledger: Ledger) -> dict[str, str] | None:
 def claim(ledger: Ledger, token: str, name: str, say: Say) -> int:
     """Become the owner of the controller's role; returns the epoch.
 
-    A former controller that was killed is waited for until its lease has run out. ConfigError at once when another
-    one is alive, LedgerUnavailable when the store does not answer.
+    A former controller that was killed is waited for until its lease has run out. ConfigError at once when
+    another one is alive, LedgerUnavailable when the store does not answer.
     """
     from beamfold.dispatch.service import LEASE  # with all of the controller behind it
 
@@ -72,7 +74,8 @@ def claim(ledger: Ledger, token: str, name: str, say: Say) -> int:
 
 
 def find_controller(settings: RunFile, say: Say) -> str:
-    """The controller's control address: the run file's where it is fixed, else the ledger's, once it is there.
+    """The controller's control address: the run file's where it is fixed, else the ledger's, once it is
+    there.
 
     Waits for as long as it takes, and says so now and then.
     """
@@ -105,7 +108,7 @@ def is_fixed(url: str) -> bool:
 
 
 def reachable(url: str) -> bool:
-    """Whether something takes connections at a ZeroMQ address (only tcp can be asked; others count as yes)."""
+    """Whether something takes connections at a ZeroMQ address; only tcp is asked, others count as yes."""
     scheme, _, address = url.partition("://")
     if scheme != "tcp":
         return True

@@ -13,7 +13,7 @@ from beamfold.cli.supervisor import Supervisor
 
 
 def run_here(runfile: Path, store: str | None) -> int:
-    """Start all services, say where they are, and wait. Returns the exit code; BeamfoldError when it cannot go on."""
+    """Start all services, say where they are, and wait; returns the exit code. BeamfoldError: it cannot go on."""
     if store is not None:
         os.environ[STORE_VARIABLE] = store
     return asyncio.run(_run(runfile))
@@ -24,7 +24,10 @@ async def _run(runfile: Path) -> int:
 
     async def work() -> int:
         async with supervisor:
-            print(f"beamfold: controller {supervisor.controller_url}  reducer {supervisor.reducer_url}", flush=True)
+            print(
+                f"beamfold: controller {supervisor.controller_url}  reducer {supervisor.reducer_url}",
+                flush=True,
+            )
             await supervisor.wait()
         return 0
 

@@ -46,12 +46,18 @@ class _Service(Protocol):
 
 
 def run_service(
-    role: str, runfile: Path, *, name: str | None, store: str | None, supervised: bool, token: str | None = None
+    role: str,
+    runfile: Path,
+    *,
+    name: str | None,
+    store: str | None,
+    supervised: bool,
+    token: str | None = None,
 ) -> int:
     """Run one service until it is told to stop; returns the exit code.
 
-    `supervised`: only SIGTERM ends it, Ctrl-C is the supervisor's. `token`: what the controller's role is held with
-    already. Raises ConfigError for what the run file cannot mean.
+    `supervised`: only SIGTERM ends it, Ctrl-C is the supervisor's. `token`: what the controller's role is
+    held with already. Raises ConfigError for what the run file cannot mean.
     """
     if store is not None:
         os.environ[STORE_VARIABLE] = store
@@ -100,7 +106,9 @@ def _serve(made: tuple[_Service, Callable[[], None]], supervised: bool) -> int:
 
 
 def _hello(role: str, name: str, **facts: Any) -> Hello:
-    return Hello(role, name, uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname(), **facts)
+    return Hello(
+        role, name, uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname(), **facts
+    )
 
 
 def _connect(settings: RunFile, context: Context, hello: Hello) -> ControlChannel:
@@ -113,7 +121,7 @@ def _framer(settings: RunFile, stream: str) -> Framer:
     return framer(section.protocol, **section.framer_options)
 
 
-# -- ingester -------------------------------------------------------------------------------------------------------
+# -- ingester ------------------------------------------------------------------------------------------
 
 
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
@@ -143,7 +151,7 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
     return IngesterService(inputs, control, data), close
 
 
-# -- worker ---------------------------------------------------------------------------------------------------------
+# -- worker --------------------------------------------------------------------------------------------
 
 
 def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
@@ -179,7 +187,7 @@ def _describe(
         return [], str(error)
 
 
-# -- reducer --------------------------------------------------------------------------------------------------------
+# -- reducer -------------------------------------------------------------------------------------------
 
 
 def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
@@ -214,7 +222,7 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
     return service, close
 
 
-# -- controller -----------------------------------------------------------------------------------------------------
+# -- controller ----------------------------------------------------------------------------------------
 
 
 def _run_controller(settings: RunFile, token: str | None, supervised: bool) -> int:

@@ -12,8 +12,8 @@ INTERRUPTED = 130
 
 
 async def interruptible(work: Coroutine[Any, Any, int], hurry: Callable[[], None] = lambda: None) -> int:
-    """Run `work` and return its exit code. The first signal cancels it (so that it can tidy up), a further one
-    calls `hurry`."""
+    """Run `work` and return its exit code. The first signal cancels it (so that it can tidy up), a further
+    one calls `hurry`."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     code: int | None = None

@@ -51,7 +51,9 @@ def _address(settings: RunFile) -> str:
         finally:
             ledger.close()
         if there is None:
-            raise BeamfoldError(f"no controller of {name!r} is running: start one with `beamfold run RUNFILE`")
+            raise BeamfoldError(
+                f"no controller of {name!r} is running: start one with `beamfold run RUNFILE`"
+            )
         return there["http"]
     path = Supervisor.note_path(settings)
     try:

@@ -1,6 +1,7 @@
 """All services of a run on one host: started together, watched, and ended together.
 
-The supervisor owns the control store when the run file names none. Its children end with it, whatever becomes of it.
+The supervisor owns the control store when the run file names none. Its children end with it, whatever becomes
+of it.
 """
 
 from __future__ import annotations
@@ -56,11 +57,14 @@ def to_stderr(line: str) -> None:
 class Supervisor:
     """`async with Supervisor(settings)`: within it, all services are up.
 
-    Must be entered in the main thread (the children follow the thread that started them). Raises BeamfoldError when
-    a service ends before all are up. `own_store`: start one even where the settings name one.
+    Must be entered in the main thread (the children follow the thread that started them). Raises
+    BeamfoldError when a service ends before all are up. `own_store`: start one even where the settings name
+    one.
     """
 
-    def __init__(self, settings: RunFile, *, own_store: bool = False, show: Callable[[str], None] = to_stderr) -> None:
+    def __init__(
+        self, settings: RunFile, *, own_store: bool = False, show: Callable[[str], None] = to_stderr
+    ) -> None:
         if settings.path is None:
             raise ConfigError("a supervisor needs a run file that its services can read")
         self.settings = settings
@@ -79,7 +83,7 @@ class Supervisor:
         self._up = False
         self._stopping = False
 
-    # -- from outside ---------------------------------------------------------------------------------------------
+    # -- from outside ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         try:
@@ -137,7 +141,7 @@ class Supervisor:
             with suppress(OSError):
                 self.note_path(self.settings).unlink(missing_ok=True)
 
-    # -- coming up ------------------------------------------------------------------------------------------------
+    # -- coming up -------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
         url = self.settings.store.url
@@ -170,8 +174,8 @@ class Supervisor:
     def _environment(self, store: str) -> dict[str, str]:
         """What the services are told besides the run file.
 
-        Where the run file leaves the control address open they get one of the kernel's (it is no file), so that they
-        know it beforehand and need not look for it in the store.
+        Where the run file leaves the control address open they get one of the kernel's (it is no file), so
+        that they know it beforehand and need not look for it in the store.
         """
         env = {**os.environ, STORE_VARIABLE: store}
         if not is_fixed(self.settings.controller.control):
@@ -198,7 +202,14 @@ class Supervisor:
             await asyncio.sleep(POLL)
         self.controller_url = there["http"]
         self._context = zmq.Context()
-        me = ("supervisor", "supervisor", uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname())
+        me = (
+            "supervisor",
+            "supervisor",
+            uuid.uuid4().hex,
+            version_of("beamfold"),
+            os.getpid(),
+            socket.gethostname(),
+        )
         self._channel = ControlChannel(self._context, there["control"], Hello(*me))
 
     async def _gather_services(self) -> None:
@@ -213,7 +224,7 @@ class Supervisor:
                 return
             await asyncio.sleep(POLL)
 
-    # -- while it runs --------------------------------------------------------------------------------------------
+    # -- while it runs ---------------------------------------------------------------------------------
 
     async def _watch(self, child: Child) -> None:
         how = await child.wait()
@@ -245,7 +256,7 @@ class Supervisor:
                 self._fail("the control store ended: without it nothing can be recorded")
             await asyncio.sleep(WATCH)
 
-    # -- for `beamfold status` ------------------------------------------------------------------------------------
+    # -- for `beamfold status` -------------------------------------------------------------------------
 
     @staticmethod
     def note_path(settings: RunFile) -> Path:

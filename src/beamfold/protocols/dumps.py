@@ -15,6 +15,7 @@ gzipped):
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
@@ -51,23 +52,32 @@ PathName: TypeAlias = str | PathLike[str]
 
 
 def kind_of(path: PathName) -> Kind:
-    """Which format a dump has, by its first bytes: "internal", "raw" or "pkls". MalformedFrame if it is
-    none."""
-    path = Path(path)
+    """Which format a dump has, by its first bytes; MalformedFrame if it has none of them or is empty."""
+    kind = _kind(Path(path))
+    if kind is None:
+        raise MalformedFrame(f"{path}: nothing tells what kind of dump this is: it is empty")
+    return kind
+
+
+def _kind(path: Path) -> Kind | None:
+    """As `kind_of`; None for a file without a byte."""
     with open_maybe_gzip(path) as file:
         try:
             first = file.read(3)
-        except (EOFError, OSError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise MalformedFrame(f"{path}: not readable as gzip ({error})") from None
+    if not first:
+        return None
     if first in (_OUTER, _EVENT_TAG):
         return "internal"
     # 0x80 is also CBOR's empty array, but no message has no parts
-    if first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if first[0] == 0x80 and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pkls"
-    if first and 0x80 <= first[0] <= 0x9F:
+    if 0x80 <= first[0] <= 0x9F:
         return "raw"
-    found = f"begins with {first.hex(' ')}" if first else "is empty"
-    raise MalformedFrame(f"{path}: neither an internal dump nor a raw capture nor pickles: it {found}")
+    raise MalformedFrame(
+        f"{path}: neither an internal dump nor a raw capture nor pickles: it begins with {first.hex(' ')}"
+    )
 
 
 def read_dump(path: PathName) -> Iterator[DumpEvent]:
@@ -78,9 +88,9 @@ def read_dump(path: PathName) -> Iterator[DumpEvent]:
     says how many items were whole, and these have been yielded.
     """
     path = Path(path)
-    if _empty(path):
+    kind = _kind(path)
+    if kind is None:
         return
-    kind = kind_of(path)
     if kind == "raw":
         raise MalformedFrame(
             f"{path} is a raw capture (messages as a source receives them), not an internal dump"
@@ -100,9 +110,9 @@ def read_raw(path: PathName) -> Iterator[list[bytes]]:
     An empty file has no messages. Raises MalformedFrame as `read_dump` does.
     """
     path = Path(path)
-    if _empty(path):
+    kind = _kind(path)
+    if kind is None:
         return
-    kind = kind_of(path)
     if kind == "internal":
         raise MalformedFrame(f"{path} is an internal dump, events as a worker gets them: it has no messages")
     for index, item in enumerate(read_pickles(path) if kind == "pkls" else read_items(path)):
@@ -184,10 +194,6 @@ def _rfc3339(moment: datetime) -> str:
     if moment.tzinfo is None:
         raise ValueError("created_at needs a time zone")
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
-def _empty(path: Path) -> bool:
-    return path.stat().st_size == 0
 
 
 def _event(item: Any, path: Path, index: int) -> DumpEvent:

@@ -185,7 +185,8 @@ def _array(shape: Any, dtype: Any, raw: Any, fortran: bool, charge: Charge) -> n
         raise MalformedFrame(f"a pickle has an array of shape {shape} of {dtype} in {len(raw)} bytes"[:300])
     # an element may have no bytes, and be counted and listed all the same
     charge(max(len(raw), elements))
-    flat = np.frombuffer(raw, dtype).copy() if raw else np.empty(elements, dtype)
+    # of its own bytes, not a numpy copy: that would leave out what lies between the fields of a structure
+    flat = np.frombuffer(bytearray(raw), dtype) if raw else np.empty(elements, dtype)
     return flat if len(shape) == 1 else flat.reshape(shape, order="F" if fortran else "C")
 
 

@@ -1,8 +1,8 @@
 """The controller's HTTP: start and watch scans, set parameters, read reports.
 
-The routes under /api/v1 and their shapes are those that scan hooks and viewers written for dranspose use, extended.
-All handlers run on the controller's own loop; what would hold it up (compiling a trigger map, the control store)
-runs in threads.
+The routes under /api/v1 and their shapes are those that scan hooks and viewers written for dranspose use,
+extended. All handlers run on the controller's own loop; what would hold it up (compiling a trigger map, the
+control store) runs in threads.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ class _Raw(Response):
     media_type = "application/x.bytes"
 
 
-# -- request bodies that FastAPI does not read by itself, so that they can be bounded and parsed in a thread ---------
+# -- request bodies that FastAPI does not read by itself, so that they can be bounded and parsed in a th
 
 _SEQUENCE_BODY = {
     "requestBody": {

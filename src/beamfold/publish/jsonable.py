@@ -55,6 +55,11 @@ def _rarer(node: Any) -> Any:
 
 
 def _list(items: Any) -> list[Any]:
+    types = set(map(type, items))
+    if types == {float} and all(map(math.isfinite, items)):
+        return list(items)
+    if types == {int} and -(1 << 63) <= min(items) and max(items) < 1 << 64:
+        return list(items)
     return [to_json(item) for item in items]
 
 
@@ -112,7 +117,7 @@ def iso_times(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def seconds(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """timedelta64 as float64 seconds; NaT as NaN. Counts without a length (no unit, months, years) stay counts."""
+    """timedelta64 as float64 seconds; NaT as NaN. Months, years and counts without a unit stay counts."""
     if np.datetime_data(array.dtype)[0] in ("generic", "M", "Y"):
         return np.where(np.isnat(array), np.nan, array.astype(np.int64).astype(np.float64))
     return np.asarray(array / np.timedelta64(1, "s"))

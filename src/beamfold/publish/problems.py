@@ -41,8 +41,8 @@ def document(status: int, detail: str, headers: dict[str, str] | None = None) ->
 def install(app: FastAPI) -> None:
     """Answer every error of this app with a problem document.
 
-    400 for what the caller got wrong (any BeamfoldError), 422 for a query that does not validate, 503 while the
-    control store is away.
+    400 for what the caller got wrong (any BeamfoldError), 422 for a query that does not validate, 503 while
+    the control store is away.
     """
 
     async def http(_request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """The reducer's HTTP: the published state as JSON, while the scan runs.
 
-`read` waits for the reducer between two folds. However many ask, one read at a time is under way, in a thread that
-ends when nobody asks any more; all who asked before it began share its snapshot and what was encoded of it.
+`read` waits for the reducer between two folds. However many ask, one read at a time is under way, in a thread
+that ends when nobody asks any more; all who asked before it began share its snapshot and what was encoded of
+it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from importlib.metadata import version as version_of
 from typing import Any
 
 import msgspec
-from beamfold.publish.tree import resolve, to_json
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
 from beamfold.publish.problems import install, refuse, responses
 from beamfold.publish.serve import HttpThread
+from beamfold.publish.tree import resolve, to_json
 
 READ_TIMEOUT = 5.0
 """Seconds that a request waits for the user's `process_result` to come back."""

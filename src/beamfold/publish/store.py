@@ -9,6 +9,7 @@ from typing import Any
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.tree import snapshot
 
+
 class FileStore:
     """Writes `<directory>/<scan_id>.h5`, or nothing when `hdf5` is off."""
 
@@ -21,8 +22,8 @@ class FileStore:
         return snapshot(publish)
 
     def store(self, scan_id: str, snapshot: Any, report: dict[str, Any] | None) -> str:
-        """Write the state (None: nothing was published) and, once there is one, the report as attributes of the
-        root: `beamfold_scan`, `beamfold_summary` and, as JSON, `beamfold_states` and `beamfold_report`.
+        """Write the state (None: nothing was published) and, once there is one, the report as attributes of
+        the root: `beamfold_scan`, `beamfold_summary` and, as JSON, `beamfold_states` and `beamfold_report`.
 
         Replaces the file of an earlier call as a whole. Returns its absolute path, "" when nothing is stored.
         Raises OSError.

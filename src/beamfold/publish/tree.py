@@ -158,7 +158,7 @@ def _key(key: Any, depth: int) -> Any:
 
 
 def _rows(values: list[Any], depth: int) -> list[Any]:
-    """The values of a table. A map of a big scan has very many alike, so these are copied without a look at each."""
+    """The values of a table. Dicts of scalars, which a map has very many of, are copied unseen."""
     if set(map(type, values)) == {dict}:
         fields = chain.from_iterable(values)
         inner = chain.from_iterable(map(dict.values, values))

@@ -13,13 +13,13 @@ from typing import Any
 
 import cbor2
 import pytest
-from captures import capture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamfold.model.errors import MalformedFrame, UnsafePickle
 from beamfold.model.events import StreamData
 from beamfold.protocols.dumps import DumpEvent, DumpWriter, RawWriter, kind_of, read_dump, read_raw
+from captures import capture
 
 WHEN = datetime(2024, 11, 20, 14, 47, 30, 591460, UTC)
 EVENT = bytes.fromhex(
@@ -63,7 +63,7 @@ def test_times_are_written_in_utc_with_microseconds() -> None:
     DumpWriter(file).write(1, {}, datetime(2024, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))))
     assert file.getvalue().endswith(b"\xc0\x78\x1b2023-12-31T23:00:00.000000Z")
     with pytest.raises(ValueError, match="time zone"):
-        DumpWriter(file).write(1, {}, datetime(2024, 1, 1))  # noqa: DTZ001
+        DumpWriter(file).write(1, {}, datetime(2024, 1, 1))
 
 
 names = st.text(min_size=1, max_size=30)
@@ -213,7 +213,7 @@ def test_an_item_that_is_no_message_is_named_after_those_before_it(tmp_path: Pat
     path = write(tmp_path / "x", bytes.fromhex("81 41 61" + item))
     messages = read_raw(path)
     assert next(messages) == [b"a"]
-    with pytest.raises(MalformedFrame, match="item [23]"):
+    with pytest.raises(MalformedFrame, match=r"item [23]"):
         list(messages)
 
 
@@ -230,7 +230,7 @@ def test_items_longer_than_a_read_ahead_are_not_confused(tmp_path: Path) -> None
         assert event == DumpEvent(n, {"s": StreamData("t", [bytes([n]) * (n * 397)])}, None)
 
 
-# --- pickled dumps ----------------------------------------------------------------------------------------------
+# --- pickled dumps ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_a_pickled_event_that_is_none_is_named(peer: types.ModuleType, tmp_path:
         list(read_dump(write(path, pickle.dumps(stream, protocol=4))))
 
 
-# --- recorded files ---------------------------------------------------------------------------------------------
+# --- recorded files -----------------------------------------------------------------------------------------
 
 
 def test_the_recorded_internal_dump_is_read_and_written_again_the_same(tmp_path: Path) -> None:

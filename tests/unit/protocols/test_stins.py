@@ -188,7 +188,7 @@ def test_an_image_is_only_decoded_when_it_is_asked_for() -> None:
     parsed = StreamData("STINS", message("image", b"garbage", frame=2, type="uint8", shape=[9])).parse()
     assert parsed.frame == 2
     with pytest.raises(
-        MalformedFrame, match="STINS image 2: shape .9. of uint8 is 9 bytes, the message part has 7"
+        MalformedFrame, match=r"STINS image 2: shape \[9\] of uint8 is 9 bytes, the message part has 7"
     ):
         _ = parsed.data
 

@@ -1,8 +1,10 @@
-"""Pickles from the network: plain data is read as pickle reads it, everything else is refused and never happens."""
+"""Pickles from the network: plain data is read as pickle reads it, everything else is refused and never
+happens."""
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import datetime
 import os
 import pickle
@@ -35,7 +37,8 @@ class Calls:
         return self.function, self.args
 
 
-# --- data -------------------------------------------------------------------------------------------------------
+# --- data
+# -------------------------------------------------------------------------------------------------------
 
 keys = st.recursive(
     st.none()
@@ -153,9 +156,8 @@ def test_python_2_text() -> None:
     assert safe_loads(b"\x80\x02T\x02\x00\x00\x00ab.") == "ab"
 
 
-# --- what would run something -----------------------------------------------------------------------------------
-
-MARK = b"the pickle ran"
+# --- what would run something
+# -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -175,7 +177,7 @@ MARK = b"the pickle ran"
         (Calls(datetime.date, 2024, 1, 1), "date"),
         (eval, "eval"),
         (type, "type"),
-        (object(), "object"),
+        (object(), "object|_reconstructor"),
     ],
 )
 def test_what_is_not_on_the_list_is_refused_by_name(evil: Any, name: str, protocol: int) -> None:
@@ -188,7 +190,7 @@ def test_what_is_not_on_the_list_is_refused_by_name(evil: Any, name: str, protoc
     [
         b"cbuiltins\ngetattr\n(cbuiltins\nset\nS'__class__'\ntR.",
         b"\x80\x04\x8c\x08builtins\x8c\x0cset.__init__\x93.",
-        b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.tofile\x93.",
+        b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
         b"\x80\x04\x8c\x0bcollections\x8c\x16OrderedDict.__reduce__\x93.",
         b"\x80\x04\x8c\x00\x8c\x04eval\x93.",
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
@@ -198,7 +200,7 @@ def test_what_is_not_on_the_list_is_refused_by_name(evil: Any, name: str, protoc
     ],
 )
 def test_dotted_names_and_other_ways_to_a_function_are_refused(pickled: bytes) -> None:
-    with pytest.raises(UnsafePickle, match="not on the list|uses STRING"):
+    with pytest.raises(UnsafePickle, match=r"not on the list|uses STRING"):
         safe_loads(pickled)
 
 
@@ -235,13 +237,14 @@ def test_nothing_but_what_was_named_can_be_called_or_given_a_state() -> None:
 @pytest.mark.parametrize("codec", ["utf-8", "hex", "rot13", "zip", "idna", "bz2", "unicode_escape", ""])
 def test_codecs_encode_takes_latin1_and_nothing_else(codec: str) -> None:
     data = b"c_codecs\nencode\n(X\x01\x00\x00\x00aX" + struct.pack("<I", len(codec)) + codec.encode() + b"tR."
-    with pytest.raises(UnsafePickle, match="_codecs.encode"):
+    with pytest.raises(UnsafePickle, match=r"_codecs\.encode"):
         safe_loads(data)
-    with pytest.raises(UnsafePickle, match="_codecs.encode"):
+    with pytest.raises(UnsafePickle, match=r"_codecs\.encode"):
         safe_loads(b"c_codecs\nencode\n(C\x01aX\x06\x00\x00\x00latin1tR.")
 
 
-# --- arrays that are not ----------------------------------------------------------------------------------------
+# --- arrays that are not
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -338,7 +341,8 @@ def test_an_array_that_never_gets_its_state_is_refused() -> None:
             safe_loads(b"\x80\x04" + begun + use)
 
 
-# --- memory and time --------------------------------------------------------------------------------------------
+# --- memory and time
+# --------------------------------------------------------------------------------------------
 
 
 def repeated(prefix: bytes, unit: bytes, times: int) -> bytes:
@@ -347,8 +351,6 @@ def repeated(prefix: bytes, unit: bytes, times: int) -> bytes:
 
 SET_OF_MEMO = b"cbuiltins\nset\nh\x00\x85R0"
 BOMBS = {
-    "memo index": b"\x80\x02]r\xff\xff\xff\x7f.",
-    "memo index as text": b"]p99999999999999999999\n.",
     "bytes8": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
     "bytearray8": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
     "text8": b"\x80\x04\x8d" + struct.pack("<Q", 2**63) + b"x.",
@@ -387,12 +389,18 @@ def test_bombs_are_refused_without_the_memory_they_ask_for(bomb: str) -> None:
     assert peak < 200 * len(pickled) + (8 << 20)
 
 
+def test_a_memo_index_beyond_all_bounds_takes_no_memory() -> None:
+    assert safe_loads(b"\x80\x02]r\xff\xff\xff\x7f.") == []
+    assert safe_loads(b"]p99999999999999999999\n.") == []
+
+
 def test_a_pickle_that_is_too_long_is_not_looked_at() -> None:
     with pytest.raises(UnsafePickle, match="a pickle of 13 bytes; at most 12"):
         safe_loads(bytes(13), max_bytes=12)
 
 
-# --- damage -----------------------------------------------------------------------------------------------------
+# --- damage
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_every_cut_is_noticed() -> None:
@@ -417,30 +425,27 @@ def test_damaged_pickles_are_errors_or_data_never_a_crash(data: st.DataObject) -
     pickled = bytearray(pickle.dumps(value, protocol=data.draw(st.sampled_from(PROTOCOLS))))
     for _ in range(data.draw(st.integers(1, 5))):
         pickled[data.draw(st.integers(0, len(pickled) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(MalformedFrame):
         safe_loads(bytes(pickled))
-    except MalformedFrame:
-        pass
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_error_or_data(data: bytes) -> None:
-    try:
+    with contextlib.suppress(MalformedFrame):
         safe_loads(data)
-    except MalformedFrame:
-        pass
 
 
 @pytest.mark.parametrize(
     "pickled", [b".", b"(.", b"NN.", b"K\x01(.", b"0.", b"h\x05.", b"\x80\x06N.", b"\xff", b"t.", b"}(Nu."]
 )
 def test_what_is_no_pickle_is_named(pickled: bytes) -> None:
-    with pytest.raises(MalformedFrame, match="not a pickle|inside a pickle"):
+    with pytest.raises(MalformedFrame, match=r"not a pickle|inside a pickle"):
         safe_loads(pickled)
 
 
-# --- more names -------------------------------------------------------------------------------------------------
+# --- more names
+# -------------------------------------------------------------------------------------------------
 
 
 class Point:
