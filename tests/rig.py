@@ -1,5 +1,6 @@
 """All machines of a scan in one process, without sockets: messages travel through FIFO channels that a test drains
-in any order it likes. What the services do between machine and socket is done here in a few lines each.
+in any order it likes. What the services do between machine and socket is done here in a few lines each; frames and
+the numbers of results travel in their envelopes.
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ import numpy as np
 
 from beamfold.dispatch.machine import ControllerMachine, Policy, RecordScan, Reply, Send
 from beamfold.dispatch.scan import Plan
-from beamfold.ingest.machine import IngestMachine, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.ingest.machine import IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols import messages as m
+from beamfold.protocols.envelopes import (
+    FrameBatch,
+    decode_frames,
+    decode_header,
+    encode_frames,
+    pack_events,
+    pack_positions,
+    unpack_events,
+    unpack_positions,
+)
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.work.machine import Part, WorkMachine
 
@@ -67,10 +78,11 @@ class Rig:
         self.controller = ControllerMachine(VERSION, 1, policy=policy, values={"p": b"0"})
         self.channels: dict[tuple[str, str], deque[Any]] = {}
         self.ingest: dict[str, dict[int, IngestMachine]] = {name: {} for name in ingesters}
+        self.ingest_ended: dict[tuple[str, int], IngestMachine] = {}
+        self.arm_workers: dict[int, list[str]] = {}
+        self.paused: dict[str, set[int]] = {}
         self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
-        self.infos = {
-            s: m.StreamInfo(s, "T", numbered) for streams in ingesters.values() for s, numbered in streams
-        }
+        self.infos = {s: m.StreamInfo(s, "T", numbered) for streams in ingesters.values() for s, numbered in streams}
         self.workers = [RigWorker(f"w{i}", tags) for i, tags in enumerate(workers)]
         self.reduce: ReduceMachine[Any] | None = None
         self.reduce_map: TriggerMap | None = None
@@ -95,8 +107,8 @@ class Rig:
         self.channels.setdefault((src, dst), deque()).append(payload)
 
     def step(self) -> bool:
-        """Deliver one message of a channel picked at random; False when all are empty."""
-        keys = [k for k, q in self.channels.items() if q]
+        """Deliver one message of a channel picked at random; False when all are empty (or not read)."""
+        keys = [k for k, q in self.channels.items() if q and not self._unread(k[0])]
         if not keys:
             return False
         src, dst = self.random.choice(keys)
@@ -105,6 +117,10 @@ class Rig:
         self._deliver(src, dst, payload)
         return True
 
+    def _unread(self, src: str) -> bool:
+        """Whether this is a detector whose ingester has no room and does not read it."""
+        return src.startswith("detector ") and bool(self.paused.get(src.removeprefix("detector ")))
+
     def settle(self, limit: int = 200_000) -> None:
         """Deliver everything, and let time pass until nothing more happens."""
         for _ in range(limit):
@@ -112,9 +128,12 @@ class Rig:
                 self.now += 3.0
                 self._fold()
                 self._perform(self.controller.tick(self.now))
-                if not any(self.channels.values()):
-                    return
-        raise AssertionError("the machines never come to rest")
+                if not any(q for (src, _), q in self.channels.items() if not self._unread(src)):
+                    break
+        else:
+            raise AssertionError("the machines never come to rest")
+        left = {src: len(q) for (src, _), q in self.channels.items() if q}
+        assert not left, f"not read any more, with messages waiting: {left}"
 
     def _deliver(self, src: str, dst: str, payload: Any) -> None:
         if dst == "controller":
@@ -196,6 +215,7 @@ class Rig:
                 if self.stream_of[s] == name
             ]
             groups = [self._groups(trigger_map, w.tags) for w in payload.workers]
+            self.arm_workers[payload.scan] = [w.name for w in payload.workers]
             scans[payload.scan] = IngestMachine(
                 payload.scan,
                 trigger_map,
@@ -223,33 +243,36 @@ class Rig:
             case m.Parameters():
                 self._ingest(name, machine, machine.set_version(payload.version, payload.from_event))
             case m.End():
-                del scans[payload.scan]
+                self.ingest_ended[name, payload.scan] = scans.pop(payload.scan)
+                for reading in self.paused.values():
+                    reading.discard(payload.scan)
 
     def _ingest(self, name: str, machine: IngestMachine, actions: list[Any]) -> None:
         for action in actions:
             if isinstance(action, Tell):
                 self.post(name, "controller", action.message)
-            elif isinstance(action, SendFrames | SendGap):
-                worker = self._arm_workers[machine.scan][action.worker]
-                self.post(name, worker, (machine.scan, action))
+            elif isinstance(action, Pause):
+                self.paused.setdefault(machine.map.streams[action.stream], set()).add(machine.scan)
+            elif isinstance(action, Resume):
+                self.paused[machine.map.streams[action.stream]].remove(machine.scan)
+            elif isinstance(action, SendFrames):
+                parts, _ = encode_frames(
+                    machine.scan, action.stream, action.version, action.events, action.k, action.frames
+                )
+                self.post(name, self.arm_workers[machine.scan][action.worker], (machine.scan, parts))
+            elif isinstance(action, SendGap):
+                self.post(name, self.arm_workers[machine.scan][action.worker], (machine.scan, action))
 
     @staticmethod
     def _groups(trigger_map: TriggerMap, tags: list[str]) -> int:
         return sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= set(tags))
-
-    @property
-    def _arm_workers(self) -> dict[int, list[str]]:
-        scans = [s for s in (self.controller.scan, self.controller._next) if s is not None]
-        return {s.number: s.workers for s in scans}
 
     def _to_worker(self, w: RigWorker, payload: Any) -> None:
         if isinstance(payload, m.Arm):
             trigger_map = TriggerMap.from_wire(payload.map)
             w.me = [i.name for i in payload.workers].index(w.name)
             infos = [self.infos[s] for s in trigger_map.streams]
-            w.machine = WorkMachine(
-                trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version
-            )
+            w.machine = WorkMachine(trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version)
             w.scan, w.versions = payload.scan, [(0, payload.version)]
             for i, s in enumerate(trigger_map.streams):
                 self.post(w.name, self.stream_of[s], (payload.scan, w.me, i, self.credit))
@@ -261,11 +284,8 @@ class Rig:
         if isinstance(payload, tuple):
             scan, action = payload
             if scan == w.scan and w.machine is not None:
-                if isinstance(action, SendFrames):
-                    w.machine.frames(action.stream, action.version, action.events, action.k, action.frames)
-                    size = sum(len(p) for f in action.frames for p in f)
-                    stream = w.machine.map.streams[action.stream]
-                    self.post(w.name, self.stream_of[stream], (scan, w.me, action.stream, size))
+                if isinstance(action, list):
+                    self._take_frames(w, scan, action)
                 else:
                     w.machine.gap(action.stream, action.runs, action.tail)
         elif w.machine is not None and payload.scan == w.scan:
@@ -287,6 +307,15 @@ class Rig:
         if not any(p == "work" for p in self.channels.get(("self", w.name), ())):
             self.post("self", w.name, "work")
 
+    def _take_frames(self, w: RigWorker, scan: int, parts: list[Any]) -> None:
+        header = decode_header(parts[0])
+        assert isinstance(header, FrameBatch) and w.machine is not None
+        frames = decode_frames(header, parts[1:])
+        events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
+        w.machine.frames(header.stream, header.version, events, k, frames)
+        size = sum(len(p) for f in frames for p in f)
+        self.post(w.name, self.stream_of[w.machine.map.streams[header.stream]], (scan, w.me, header.stream, size))
+
     def _work(self, w: RigWorker) -> None:
         if w.machine is None:
             return
@@ -303,7 +332,9 @@ class Rig:
             for p in parts
         ]
         done = [Folded(p.event, p.k, w.me, tuple(sorted(p.streams)), w.version_at(p.event)) for p in parts]
-        self.post(w.name, "reducer", (w.scan, done, [int(s) for s in states]))
+        events = pack_events(np.array([p.event for p in parts], dtype=np.int64))
+        ks = pack_positions(np.array([p.k for p in parts], dtype=np.int16))
+        self.post(w.name, "reducer", (w.scan, done, events, ks, [int(s) for s in states]))
         self.post("self", w.name, "work")
 
     def _to_reducer(self, src: str, payload: Any) -> None:
@@ -313,15 +344,16 @@ class Rig:
                 sum(1 << i for i, w in enumerate(payload.workers) if tags <= set(w.tags))
                 for tags in self.reduce_map.groups
             ]
-            self.reduce = ReduceMachine(self.reduce_map, targets, patience=2.0, in_order=self.in_order)
+            self.reduce = ReduceMachine(
+                self.reduce_map, targets, patience=payload.fold_patience, in_order=self.in_order
+            )
             self.reduce_scan, self.told_finished, self.closed = payload.scan, False, False
             self.folded = []
             self.post("reducer", "controller", m.Armed(payload.scan))
         elif isinstance(payload, tuple):
-            scan, done, states = payload
+            scan, done, packed, positions, states = payload
             if scan == self.reduce_scan and self.reduce is not None:
-                events = np.array([d.event for d in done], dtype=np.int64)
-                ks = np.array([d.k for d in done], dtype=np.int16)
+                events, ks = unpack_events(packed, len(done)), unpack_positions(positions, len(done))
                 fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
                 count = {done[0].worker: int(fresh.sum())}
                 done = m.PartsDone(scan, completed, count, self.reduce.frontier, closed=self.closed)

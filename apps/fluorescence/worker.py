@@ -45,9 +45,7 @@ class FluorescenceWorker:
 def channel_of(parameters: Any, channels: int) -> int:
     channel: int = parameters["channel"].value
     if not 0 <= channel < channels:
-        raise ValueError(
-            f"parameter 'channel' is {channel}, but the detector has channels 0 to {channels - 1}"
-        )
+        raise ValueError(f"parameter 'channel' is {channel}, but the detector has channels 0 to {channels - 1}")
     return channel
 
 

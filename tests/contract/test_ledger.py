@@ -264,9 +264,7 @@ def test_the_history_can_be_had_of_one_scan_and_of_the_newest(ledger: Ledger) ->
     assert ledger.parameter_history(limit=0) == []
 
 
-def test_the_history_is_bounded_and_what_is_left_is_whole(
-    make: MakeLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_history_is_bounded_and_what_is_left_is_whole(make: MakeLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "KEEP_PARAMETERS", 4)
     ledger = make()
     mask = b"m" * 100_000

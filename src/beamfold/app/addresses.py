@@ -53,9 +53,7 @@ def connecting_url(url: str) -> str:
     if host_port is not None:
         host, port = split_host_port(host_port)
         if port == 0 or host == "*":
-            raise ValueError(
-                f"{url!r} has no host and port to connect to; write tcp://host:port, or bind = true"
-            )
+            raise ValueError(f"{url!r} has no host and port to connect to; write tcp://host:port, or bind = true")
     return url
 
 

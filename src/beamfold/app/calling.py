@@ -62,9 +62,7 @@ def check_method(cls: type, name: str, names: Sequence[str], where: str, needed:
     form_of(parameters, names, where, needed)
 
 
-def form_of(
-    parameters: Sequence[Parameter] | None, names: Sequence[str], where: str, needed: int = 0
-) -> Form:
+def form_of(parameters: Sequence[Parameter] | None, names: Sequence[str], where: str, needed: int = 0) -> Form:
     """The form of the call for these parameters (None: not to be known, so all values in their order)."""
     everything = range(len(names))
     if parameters is None:

@@ -56,9 +56,7 @@ def _path(variable: str, file: Mapping[str, Any], sections: Collection[str]) -> 
             return None  # not for the run file: Kubernetes, say, adds BEAMFOLD_PORT for a service `beamfold`
         close = difflib.get_close_matches(section, sections, 1)
         meant = f"did you mean {PREFIX}{close[0].upper()}__{'__'.join(rest)}? " if close else ""
-        raise ConfigError(
-            f"{variable}: there is no section {section!r}; {meant}Sections: {', '.join(sections)}"
-        )
+        raise ConfigError(f"{variable}: there is no section {section!r}; {meant}Sections: {', '.join(sections)}")
     if not rest or section not in _NAMED:
         return (section, *(part.lower() for part in rest))
     names = file.get(section)
@@ -92,9 +90,7 @@ def _value(variable: str, path: tuple[str, ...], text: str) -> Any:
     except ValueError as exc:
         raise ConfigError(f"{variable} is not valid JSON: {exc}") from None
     if whole and not isinstance(value, dict):
-        raise ConfigError(
-            f"{variable} sets a whole section: give a JSON mapping, or set {variable}__KEY instead"
-        )
+        raise ConfigError(f"{variable} sets a whole section: give a JSON mapping, or set {variable}__KEY instead")
     return value
 
 

@@ -104,9 +104,7 @@ class WorkerHooks(_Hooks):
     """
 
     _offers: ClassVar[Mapping[str, _Offer]] = {
-        "process_event": _Offer(
-            ("event", "parameters", "tick"), 1, "def process_event(self, event, parameters=None)"
-        ),
+        "process_event": _Offer(("event", "parameters", "tick"), 1, "def process_event(self, event, parameters=None)"),
         "process_events": _Offer(("events", "parameters", "ticks"), 1),
         "combine": _Offer(("results", "parameters"), 1),
         "get_tick_interval": _Offer(("parameters",)),
@@ -145,9 +143,7 @@ class ReducerHooks(_Hooks):
     """
 
     _offers: ClassVar[Mapping[str, _Offer]] = {
-        "process_result": _Offer(
-            ("result", "parameters"), 1, "def process_result(self, result, parameters=None)"
-        ),
+        "process_result": _Offer(("result", "parameters"), 1, "def process_result(self, result, parameters=None)"),
         "process_results": _Offer(("results", "parameters"), 1),
         "timer": _Offer(("parameters",)),
         "finish": _Offer(("parameters",)),

@@ -139,9 +139,7 @@ def _make_way(target: _Target) -> None:
     """Drop what is stale or stands in the way, and put the app's folder first on the path."""
     top = target.module.partition(".")[0]
     if top in sys.stdlib_module_names or top == "beamfold":
-        raise AppError(
-            f"{target.path!r}: the name {top!r} belongs to Python or Beamfold; rename {target.file}"
-        )
+        raise AppError(f"{target.path!r}: the name {top!r} belongs to Python or Beamfold; rename {target.file}")
     if changed(target.folder):
         drop(target.folder)
     for other in [f for f in loaded_folders() if f != target.folder]:

@@ -1,4 +1,4 @@
-"""The command `beamfold`. Commands import what they need when they run, so that `beamfold --help` is quick."""
+"""The command `beamfold`. Commands import what they need when they run: `beamfold --help` is quick."""
 
 from __future__ import annotations
 

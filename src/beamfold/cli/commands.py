@@ -10,7 +10,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
-from beamfold.model.errors import BeamfoldError
+from beamfold.model.errors import BeamfoldError, ConfigError
 
 INTERRUPTED = 130
 """The exit code of what a person stopped with Ctrl-C: 128 + SIGINT."""
@@ -27,15 +27,11 @@ P = ParamSpec("P")
 RunFilePath = Annotated[Path, typer.Argument(metavar="RUNFILE", help="The run's TOML file.")]
 Store = Annotated[
     str | None,
-    typer.Option(
-        help="Control store, redis://… or unix://…; default: [store] url, REDIS_URL, or one of our own."
-    ),
+    typer.Option(help="Control store, redis://… or unix://…; default: [store] url, REDIS_URL, or one of our own."),
 ]
 Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]
-Token = Annotated[
-    str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")
-]
+Token = Annotated[str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")]
 
 
 def told(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -127,9 +123,7 @@ def reducer(runfile: RunFilePath, name: Name = None, store: Store = None, parent
 @told
 def status(
     runfile: Annotated[Path | None, typer.Argument(metavar="[RUNFILE]", help="The run's TOML file.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="The controller's HTTP address, instead of a run file.")
-    ] = None,
+    url: Annotated[str | None, typer.Option(help="The controller's HTTP address, instead of a run file.")] = None,
     store: Store = None,
 ) -> int:
     """Show the services and scans of a run."""
@@ -155,22 +149,29 @@ def demo(
 @app.command()
 @told
 def replay(
-    files: Annotated[list[Path], typer.Argument(help="Captured streams, one file each.")],
-    worker: Annotated[
-        str, typer.Option("-w", "--worker", help="Worker class, module:Class or file.py:Class.")
-    ],
+    worker: Annotated[str, typer.Option("-w", "--worker", help="Worker class, module:Class or file.py:Class.")],
     reducer: Annotated[str, typer.Option("-r", "--reducer", help="Reducer class, written the same way.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Dumps, one per ingester; or raw captures, each as STREAM:PROTOCOL=FILE."),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Option("-f", "--file", help="The same.", hidden=True)] = None,
     parameters: Annotated[
-        Path | None, typer.Option("-p", "--parameters", help="Parameter file (JSON, CBOR or TOML).")
+        Path | None, typer.Option("-p", "--parameters", help="Parameter file: JSON, TOML, CBOR or pickle.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="HDF5 file for the published state.")
-    ] = None,
-    workers: Annotated[int, typer.Option("--nworkers", min=1, help="Worker processes.")] = 1,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file for the published state.")] = None,
+    workers: Annotated[int, typer.Option("--nworkers", min=1, help="Logical workers.")] = 1,
 ) -> int:
     """Run an app over captured streams, as it would have run live."""
+    captures = [*(more or []), *(files or [])]
+    if not captures:
+        raise ConfigError("nothing to replay: name the files of the captured streams")
+    from beamfold.cli.reports import faults
     from beamfold.offline.replay import replay as play
 
-    report = play(worker, reducer, files, parameters, output, workers=workers, progress=sys.stderr.isatty())
+    report = play(worker, reducer, captures, parameters, output, workers, sys.stderr.isatty())
     print(report.summary)
-    return 0 if report.clean else 1
+    wrong = faults(report.to_dict())
+    for fault in wrong:
+        print(f"beamfold: {fault}", file=sys.stderr)
+    return 1 if wrong else 0

@@ -129,9 +129,7 @@ class Demo:
 
     async def _follow(self, api: str) -> None:
         columns = (TextColumn("scanning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
-        ) as bar:
+        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
             task = bar.add_task("scan", total=self._points)
             while True:
                 progress = await ask(f"{api}/progress")

@@ -13,14 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import zmq
-
 from beamfold.cli.process import follow_parent
 from beamfold.model.errors import BeamfoldError
 from beamfold.testing.sample import FluorescenceSample
 from beamfold.testing.simulators import contrast_series, xspress3_series
 from beamfold.testing.stream import StreamSender
 from beamfold.testing.wire import Message
+from beamfold.transport.control import Context
 
 WAIT_S = 30.0
 """How long the ingester may take to subscribe."""
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.parent is not None:
         follow_parent(args.parent)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context = Context()
     try:
         _play(args, context)
     except BeamfoldError as error:
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _play(args: argparse.Namespace, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def _play(args: argparse.Namespace, context: Context) -> None:
     columns = args.columns
     shape = (-(-args.points // columns), columns)
     sample = FluorescenceSample(shape, exptime=min(0.1, 1.0 / args.rate))
@@ -78,9 +77,7 @@ def _say(what: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m beamfold.cli.detectors", description="A simulated detector."
-    )
+    parser = argparse.ArgumentParser(prog="python -m beamfold.cli.detectors", description="A simulated detector.")
     parser.add_argument("detector", choices=sorted(PARTS))
     parser.add_argument("--points", type=int, required=True, help="points of the mesh")
     parser.add_argument("--columns", type=int, required=True, help="points of one line of the mesh")

@@ -28,9 +28,7 @@ def follow_parent(parent: int) -> None:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise ConfigError(
-            f"cannot follow the supervisor: {os.strerror(ctypes.get_errno())}; start services one by one"
-        )
+        raise ConfigError(f"cannot follow the supervisor: {os.strerror(ctypes.get_errno())}; start services one by one")
     if os.getppid() != parent:
         sys.exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -53,9 +51,7 @@ class Child:
     means.
     """
 
-    def __init__(
-        self, role: str, name: str, process: asyncio.subprocess.Process, show: Callable[[str], None]
-    ) -> None:
+    def __init__(self, role: str, name: str, process: asyncio.subprocess.Process, show: Callable[[str], None]) -> None:
         self.role = role
         self.name = name
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)

@@ -13,9 +13,7 @@ def faults(report: Mapping[str, Any]) -> list[str]:
     """What was not in order, in words; empty for a clean scan."""
     found: list[str] = []
     if report.get("ended") != "finished":
-        found.append(
-            f"the scan {report.get('ended') or 'has not ended'}: {report.get('reason') or 'no reason given'}"
-        )
+        found.append(f"the scan {report.get('ended') or 'has not ended'}: {report.get('reason') or 'no reason given'}")
     ordinary = ("reduced", "no result")
     found += [f"{n} {label}" for label, n in report.get("states", {}).items() if label not in ordinary]
     if report.get("unreached"):
@@ -25,9 +23,7 @@ def faults(report: Mapping[str, Any]) -> list[str]:
     found += report.get("troubles", [])
     for name, stream in report.get("streams", {}).items():
         if stream["malformed"] or not stream["verified"]:
-            found.append(
-                f"stream {name}: {stream['malformed']} malformed messages, verified: {stream['verified']}"
-            )
+            found.append(f"stream {name}: {stream['malformed']} malformed messages, verified: {stream['verified']}")
     return found
 
 

@@ -13,7 +13,7 @@ from beamfold.cli.supervisor import Supervisor
 
 
 def run_here(runfile: Path, store: str | None) -> int:
-    """Start all services, say where they are, and wait; returns the exit code. BeamfoldError: it cannot go on."""
+    """Start all services, say where they are, and wait; returns the exit code. BeamfoldError: they ended."""
     if store is not None:
         os.environ[STORE_VARIABLE] = store
     return asyncio.run(_run(runfile))

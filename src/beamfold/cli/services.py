@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
-import zmq
 
 from beamfold.app.addresses import split_host_port
 from beamfold.app.declared import to_wire
@@ -66,7 +65,7 @@ def run_service(
     logs.set_up(name)
     if role == "controller":
         return _run_controller(settings, token, supervised)
-    context: Context = zmq.Context()
+    context = Context()
     try:
         make = {"ingester": _ingester, "worker": _worker, "reducer": _reducer}[role]
         return _serve(make(settings, name, context), supervised)
@@ -106,9 +105,7 @@ def _serve(made: tuple[_Service, Callable[[], None]], supervised: bool) -> int:
 
 
 def _hello(role: str, name: str, **facts: Any) -> Hello:
-    return Hello(
-        role, name, uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname(), **facts
-    )
+    return Hello(role, name, uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname(), **facts)
 
 
 def _connect(settings: RunFile, context: Context, hello: Hello) -> ControlChannel:
@@ -241,7 +238,7 @@ async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, su
     from beamfold.publish.serve import HttpServer
     from beamfold.transport.control import ControlHub
 
-    context: Context = zmq.Context()
+    context = Context()
     code = 0
     try:
         hub = ControlHub(context, settings.controller.control)

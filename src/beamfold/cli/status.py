@@ -51,9 +51,7 @@ def _address(settings: RunFile) -> str:
         finally:
             ledger.close()
         if there is None:
-            raise BeamfoldError(
-                f"no controller of {name!r} is running: start one with `beamfold run RUNFILE`"
-            )
+            raise BeamfoldError(f"no controller of {name!r} is running: start one with `beamfold run RUNFILE`")
         return there["http"]
     path = Supervisor.note_path(settings)
     try:
@@ -91,7 +89,8 @@ def _progress(progress: Mapping[str, Any]) -> str:
         return "no scan yet"
     total = "?" if progress["total_events"] is None else progress["total_events"]
     streams = ", ".join(f"{name} {phase}" for name, phase in progress["streams"].items())
-    return f"scan {progress['scan']}: {progress['phase']}, {progress['completed_events']} of {total} events; {streams}"
+    done = f"{progress['completed_events']} of {total} events"
+    return f"scan {progress['scan']}: {progress['phase']}, {done}; {streams}"
 
 
 def _scans(scans: list[dict[str, Any]]) -> Table:

@@ -20,8 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import zmq
-
 from beamfold.app.runfile import RunFile
 from beamfold.cli.process import Child
 from beamfold.cli.registry import CONTROL_VARIABLE, STORE_VARIABLE, claim, controller_address, is_fixed
@@ -62,9 +60,7 @@ class Supervisor:
     one.
     """
 
-    def __init__(
-        self, settings: RunFile, *, own_store: bool = False, show: Callable[[str], None] = to_stderr
-    ) -> None:
+    def __init__(self, settings: RunFile, *, own_store: bool = False, show: Callable[[str], None] = to_stderr) -> None:
         if settings.path is None:
             raise ConfigError("a supervisor needs a run file that its services can read")
         self.settings = settings
@@ -99,7 +95,7 @@ class Supervisor:
         await self.stop()
 
     async def wait(self) -> None:
-        """Return never; BeamfoldError when the controller or the store ended, without which there is no run."""
+        """Never returns; BeamfoldError when the controller or the store ended, and the run with it."""
         await self._fatal.wait()
         raise BeamfoldError(self._why)
 
@@ -201,7 +197,7 @@ class Supervisor:
             await asyncio.to_thread(ledger.renew_owner, self._token, LEASE)
             await asyncio.sleep(POLL)
         self.controller_url = there["http"]
-        self._context = zmq.Context()
+        self._context = Context()
         me = (
             "supervisor",
             "supervisor",

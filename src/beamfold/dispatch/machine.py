@@ -252,9 +252,7 @@ class ControllerMachine:
         if broken:
             raise ScanError("; ".join(broken))
         if not reducers:
-            raise ScanError(
-                "no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again"
-            )
+            raise ScanError("no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again")
         tags = [frozenset(s.hello.tags) for s in workers]
         plan.map.refuse_unless(set(streams), tags)
         matching = {
@@ -365,9 +363,7 @@ class ControllerMachine:
         self.values = {**self.values, **values}
         self.version += 1
         scan = self.scan
-        actions: list[Action] = [
-            RecordParameters(scan.scan_id if scan else None, self.version, self.values, None)
-        ]
+        actions: list[Action] = [RecordParameters(scan.scan_id if scan else None, self.version, self.values, None)]
         if scan is None or not scan.active or scan.phase in (Phase.FINISHING, Phase.REDUCING):
             return actions
         if scan.phase is Phase.ARMING or self._fencing is not None:
@@ -383,12 +379,7 @@ class ControllerMachine:
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
         scan = self.scan
-        if (
-            scan is None
-            or scan.phase is not Phase.RUNNING
-            or scan.tick_interval is None
-            or now < scan.next_tick
-        ):
+        if scan is None or scan.phase is not Phase.RUNNING or scan.tick_interval is None or now < scan.next_tick:
             return []
         scan.next_tick = now + scan.tick_interval
         workers = self._needed(scan, "worker")
@@ -600,11 +591,7 @@ class ControllerMachine:
             return {"last_assigned": 0, "completed_events": 0, "total_events": 0, "finished": True}
         n = scan.map.n_events
         virtual = scan.dispatcher.next_virtual
-        last = (
-            n
-            if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual
-            else scan.map.span(virtual)[0]
-        )
+        last = n if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual else scan.map.span(virtual)[0]
         return {
             "last_assigned": last or 0,
             "completed_events": scan.states.done,
@@ -618,9 +605,7 @@ class ControllerMachine:
 
 def _version_record(version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:
     """A version for the report: text where it is text, sizes of what is long."""
-    shown = {
-        k: v.decode("utf-8", "replace") if len(v) <= 1024 else f"{len(v)} bytes" for k, v in values.items()
-    }
+    shown = {k: v.decode("utf-8", "replace") if len(v) <= 1024 else f"{len(v)} bytes" for k, v in values.items()}
     return {"version": version, "from_event": from_event, "values": shown}
 
 

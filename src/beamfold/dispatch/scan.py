@@ -124,9 +124,7 @@ class Scan:
         """Every series ended: the last data event that happened. All of the plan when every stream served it whole."""
         last = self.last_data_event
         ends = [self.ended_streams[name].last_event for name in self.map.streams]
-        if last is not None and all(
-            end >= self._last_cell(index) for index, end in enumerate(ends)
-        ):
+        if last is not None and all(end >= self._last_cell(index) for index, end in enumerate(ends)):
             return last
         return max(ends)
 
@@ -180,8 +178,7 @@ class Scan:
         self.report.failed_total += total
         room = MAX_FAILURES - len(self.report.failures)
         self.report.failures.extend(
-            {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text}
-            for f in failures[:room]
+            {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text} for f in failures[:room]
         )
 
     def close(self, last_event: int, *, cut: bool) -> None:
@@ -235,9 +232,7 @@ class Scan:
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
-        report.runs = {
-            s.label: self.states.runs(s) for s in EventState if counts.get(s) and s not in ordinary
-        }
+        report.runs = {s.label: self.states.runs(s) for s in EventState if counts.get(s) and s not in ordinary}
         if not report.ended:
             return {**report.to_dict(), "phase": str(self.phase)}
         return report.to_dict()

@@ -288,9 +288,7 @@ class IngestMachine:
 
     def _start(self, state: _Stream, item: Start, actions: list[Action]) -> None:
         if state.phase != "waiting":
-            self._trouble(
-                state, f"a start message while the series is {state.phase}; it was ignored", actions
-            )
+            self._trouble(state, f"a start message while the series is {state.phase}; it was ignored", actions)
             return
         state.base = item.base if item.base is not None else (state.spec.base or 0)
         state.phase = "running"
@@ -347,9 +345,7 @@ class IngestMachine:
             return
         state.phase = "ended"
         if self.map.wrapped:
-            state.end_frame = (
-                item.frames
-            )  # it belongs to the end event, whose number is certain once the map is closed
+            state.end_frame = item.frames  # it belongs to the end event, whose number is certain once the map is closed
         elif state.next < (self.map.frame_count(state.spec.index) or 0):
             state.retention.append(state.next, [item.frames])
             state.next += 1
@@ -447,9 +443,7 @@ class IngestMachine:
                     return done
             if row < n:
                 offset = int(rows.index[row])
-                if not self._route_broadcast(
-                    index, lo + offset, int(rows.event[row]), -1 - int(rows.virtual[row])
-                ):
+                if not self._route_broadcast(index, lo + offset, int(rows.event[row]), -1 - int(rows.virtual[row])):
                     return offset
             at = row + 1
         return hi - lo
@@ -521,11 +515,7 @@ class IngestMachine:
             for key, box in self._outbox.items():
                 if key[1] == index and key[0] != block.worker:
                     _forget(box, events)
-            wanted = [
-                (e, k)
-                for e, k in zip(events.tolist(), ks.tolist(), strict=True)
-                if self.map.has_cell(index, e)
-            ]
+            wanted = [(e, k) for e, k in zip(events.tolist(), ks.tolist(), strict=True) if self.map.has_cell(index, e)]
             for event, k in wanted:
                 ordinal = self.map.ordinal_at(index, event)
                 if ordinal >= state.cursor or not state.retention.held(ordinal, ordinal + 1):

@@ -191,8 +191,7 @@ class IngesterService:
             if name in self._inputs
         ]
         groups = [
-            sum(1 << g for g, tags in enumerate(trigger_map.groups) if tags <= set(w.tags))
-            for w in message.workers
+            sum(1 << g for g, tags in enumerate(trigger_map.groups) if tags <= set(w.tags)) for w in message.workers
         ]
         limit = min((self._inputs[s.name].retention_bytes for s in specs), default=1 << 30)
         machine = IngestMachine(

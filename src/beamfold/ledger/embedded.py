@@ -229,8 +229,7 @@ def _keep(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=os.environ
-                | {"LC_ALL": "C"},  # the server refuses to start with a locale the host does not have
+                env=os.environ | {"LC_ALL": "C"},  # the server refuses to start with a locale the host does not have
                 pass_fds=locks,
                 start_new_session=True,  # ctrl-C in the terminal is for us to handle
             )

@@ -103,9 +103,7 @@ class MemoryLedger:
 
     def scans(self, limit: int = 100, fields: Collection[str] | None = None) -> list[tuple[str, Record]]:
         with self._lock():
-            newest = [
-                (scan_id, self._scans[scan_id]) for scan_id in islice(reversed(self._scans), max(0, limit))
-            ]
+            newest = [(scan_id, self._scans[scan_id]) for scan_id in islice(reversed(self._scans), max(0, limit))]
             return [
                 (
                     scan_id,
@@ -131,9 +129,7 @@ class MemoryLedger:
     def put_parameters(
         self, version: int, values: Mapping[str, bytes], from_event: int | None, scan_id: str | None
     ) -> None:
-        entry = ParameterEntry(
-            version, {name: bytes(data) for name, data in values.items()}, from_event, scan_id
-        )
+        entry = ParameterEntry(version, {name: bytes(data) for name, data in values.items()}, from_event, scan_id)
         with self._lock():
             self._history.append(entry)
 

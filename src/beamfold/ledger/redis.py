@@ -234,9 +234,7 @@ class RedisLedger:
         if scan_id == "":
             return []  # the script's word for "any scan"
         with self._trip():
-            entries, flat = self._parameters(
-                keys=self._parameter_keys()[:2], args=[max(0, limit), scan_id or ""]
-            )
+            entries, flat = self._parameters(keys=self._parameter_keys()[:2], args=[max(0, limit), scan_id or ""])
         blobs = {digest.decode(): data for digest, data in zip(flat[::2], flat[1::2], strict=True)}
         found = []
         for entry in map(msgspec.json.decode, reversed(entries)):

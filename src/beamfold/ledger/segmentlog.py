@@ -146,9 +146,7 @@ class SegmentLog:
         """Give back the segments that lie wholly before `location`; with `log.end` the log becomes empty."""
         self._refuse_unless_writable()
         last = self.end.segment
-        self._unlink_before(
-            min(location.segment, last)
-        )  # at once: a full disk then has room for a new segment
+        self._unlink_before(min(location.segment, last))  # at once: a full disk then has room for a new segment
         if location >= self.end and self.end.offset > FILE_HEADER:
             self._roll()
             self._unlink_before(last + 1)

@@ -120,9 +120,7 @@ class EventData:
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, EventData)
-            and self.event_number == other.event_number
-            and self.streams == other.streams
+            isinstance(other, EventData) and self.event_number == other.event_number and self.streams == other.streams
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -147,6 +145,4 @@ class ResultData:
         self.parameters_hash = parameters_hash
 
     def __repr__(self) -> str:
-        return (
-            f"ResultData(event_number={self.event_number}, worker={self.worker!r}, payload={self.payload!r})"
-        )
+        return f"ResultData(event_number={self.event_number}, worker={self.worker!r}, payload={self.payload!r})"

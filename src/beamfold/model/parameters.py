@@ -227,9 +227,7 @@ class WorkParameter:
     def __post_init__(self) -> None:
         data: object = self.data
         if not isinstance(data, bytes | str | bytearray | memoryview):
-            raise ParameterError(
-                f"parameter {self.name!r}: data must be bytes or text, not {type(data).__name__}"
-            )
+            raise ParameterError(f"parameter {self.name!r}: data must be bytes or text, not {type(data).__name__}")
         object.__setattr__(self, "data", data.encode() if isinstance(data, str) else bytes(data))
 
     def _container(self) -> Any:
@@ -300,14 +298,10 @@ class ParameterSet(dict[str, WorkParameter]):
 
     def __missing__(self, name: str) -> NoReturn:
         there = ", ".join(self) or "none"
-        raise KeyError(
-            f"no parameter {name!r} (there are: {there}); declare it in describe_parameters() or set it"
-        )
+        raise KeyError(f"no parameter {name!r} (there are: {there}); declare it in describe_parameters() or set it")
 
     def _immutable(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise TypeError(
-            "parameters cannot be changed by a hook; keep state in self, or take dict(parameters)"
-        )
+        raise TypeError("parameters cannot be changed by a hook; keep state in self, or take dict(parameters)")
 
     __setitem__ = __delitem__ = __ior__ = _immutable
     update = setdefault = pop = popitem = clear = _immutable

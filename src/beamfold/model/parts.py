@@ -120,9 +120,7 @@ class PartTracker:
 
     # -- adding ----------------------------------------------------------------------------------------------
 
-    def _add_run(
-        self, lo: int, hi: int, states: int | NDArray[np.uint8], completed: Completed
-    ) -> NDArray[np.bool_]:
+    def _add_run(self, lo: int, hi: int, states: int | NDArray[np.uint8], completed: Completed) -> NDArray[np.bool_]:
         """Events lo..hi-1 of one part each are done."""
         if lo >= self._frontier and not self._done:
             gaps = [(lo, hi)]

@@ -33,9 +33,7 @@ class Routes:
 
     def blocks(self, worker: int) -> list[tuple[int, int]]:
         """The blocks of one worker that are still remembered."""
-        return [
-            (lo, hi) for lo, hi, w in zip(self._starts, self._ends, self._workers, strict=True) if w == worker
-        ]
+        return [(lo, hi) for lo, hi, w in zip(self._starts, self._ends, self._workers, strict=True) if w == worker]
 
     def _cut(self, lo: int, hi: int) -> None:
         """Make room for [lo, hi): what overlaps is shortened, split or dropped."""

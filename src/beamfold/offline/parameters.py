@@ -10,7 +10,7 @@ from typing import Any
 
 import cbor2
 
-from beamfold.model.errors import ConfigError, ParameterError, UnsafePickle
+from beamfold.model.errors import ConfigError, MalformedFrame, ParameterError
 from beamfold.model.parameters import encode_value
 from beamfold.protocols.unpickle import safe_loads
 
@@ -52,7 +52,7 @@ def _load(path: Path, raw: bytes) -> Any:
 def _binary(path: Path, raw: bytes) -> Any:
     try:
         return safe_loads(raw)
-    except UnsafePickle as error:
+    except MalformedFrame as error:
         try:
             return cbor2.loads(raw)
         except (cbor2.CBORDecodeError, ValueError):

@@ -44,20 +44,25 @@ def events(captures: Iterable[Capture]) -> Iterator[EventData]:
     Raises ConfigError for files that cannot be played, and MalformedFrame where one breaks off (all that is whole
     before was played).
     """
-    inputs = [_numbered(capture) for capture in captures]
     current: EventData | None = None
     last, ending = -1, False
-    for number, streams in heapq.merge(*inputs, key=lambda item: item[0]):
-        if current is not None and number != (LAST if ending else current.event_number):
+    merged = heapq.merge(*[_numbered(capture) for capture in captures], key=lambda item: item[0])
+    try:
+        for number, streams in merged:
+            if current is not None and number != (LAST if ending else current.event_number):
+                yield current
+                last, current = current.event_number, None
+            if current is None:
+                ending = number == LAST
+                current = EventData(last + 1 if ending else number, {})
+            if twice := set(streams) & set(current.streams):
+                names = ", ".join(sorted(twice))
+                raise ConfigError(f"event {current.event_number}: stream {names} is in two of the files")
+            current.streams.update(streams)
+    except MalformedFrame:
+        if current is not None:
             yield current
-            last, current = current.event_number, None
-        if current is None:
-            ending = number == LAST
-            current = EventData(last + 1 if ending else number, {})
-        if twice := set(streams) & set(current.streams):
-            names = ", ".join(sorted(twice))
-            raise ConfigError(f"event {current.event_number}: stream {names} is in two of the files")
-        current.streams.update(streams)
+        raise
     if current is not None:
         yield current
 

@@ -143,11 +143,11 @@ class Replay:
         self._conclude()
 
     def _conclude(self) -> None:
-        """Count data events: all but the first and last one, which carry the start and end messages."""
+        """Count data events: all but the start event and, where the captures are whole, the end event."""
         report = self.report
         counts = self._states.counts()
-        for event in {0, self._last} if self._last > 0 else {self._last}:
-            if state := self._states[event] if event >= 0 else EventState.PENDING:
+        for event in {0} if report.troubles else {0, max(self._last, 0)}:
+            if state := self._states[event]:
                 counts[state] -= 1
         report.events = sum(counts.values())
         report.ended, report.finished = "finished", time.time()
@@ -171,7 +171,12 @@ def replay(
     captures = [f if isinstance(f, Capture) else parse_capture(str(f)) for f in files]
     raw = read_parameters(parameters) if parameters is not None else {}
     player = Replay(worker, reducer, parameters=raw, workers=workers)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} events"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} events"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("replay", total=None)
         for done in player.run(_tolerant(events(captures), player.report)):

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from beamfold.model.errors import MalformedFrame
 from beamfold.model.events import Buffer
 
-_TYPE = re.compile(
-    r"u?int(8|16|32|64)|float(16|32|64)|complex(64|128)|bool|[<>|=]?([iu][1248]|f[248]|b1|c8|c16)"
-)
+_TYPE = re.compile(r"u?int(8|16|32|64)|float(16|32|64)|complex(64|128)|bool|[<>|=]?([iu][1248]|f[248]|b1|c8|c16)")
 _MAX_DIMENSIONS = 16
 _HEADER_BYTES = 12
 _LZ4_RATIO = 255
@@ -65,11 +63,7 @@ def _dtype(name: object, what: str) -> np.dtype[Any]:
 
 
 def _shape(shape: object, what: str) -> tuple[int, ...]:
-    if (
-        not isinstance(shape, list)
-        or len(shape) > _MAX_DIMENSIONS
-        or any(type(n) is not int or n < 0 for n in shape)
-    ):
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
         raise MalformedFrame(f"{what}: shape must be a list of whole numbers, found {shape!r}"[:300])
     return tuple(shape)
 
@@ -96,9 +90,7 @@ def _unpack_bslz4(blob: Buffer, size: int, dtype: np.dtype[Any], what: str) -> b
 def _check_bslz4(blob: Buffer, size: int, itemsize: int, what: str) -> None:
     """Every length in the blob agrees with the header and with the blob's end; MalformedFrame if not."""
     if len(blob) < _HEADER_BYTES:
-        raise MalformedFrame(
-            f"{what}: bslz4 data begins with 12 bytes of header, found {len(blob)} bytes in all"
-        )
+        raise MalformedFrame(f"{what}: bslz4 data begins with 12 bytes of header, found {len(blob)} bytes in all")
     claimed, block = int.from_bytes(blob[:8], "big"), int.from_bytes(blob[8:12], "big")
     if claimed != size:
         raise MalformedFrame(
@@ -116,8 +108,7 @@ def _check_bslz4(blob: Buffer, size: int, itemsize: int, what: str) -> None:
         at += 4 + int.from_bytes(blob[at : at + 4], "big")
         if at > len(blob):
             raise MalformedFrame(
-                f"{what}: the bslz4 data is cut short: "
-                f"block {index + 1} of {blocks} ends at byte {at} of {len(blob)}"
+                f"{what}: the bslz4 data is cut short: block {index + 1} of {blocks} ends at byte {at} of {len(blob)}"
             )
     if at + tail != len(blob):
         raise MalformedFrame(f"{what}: the bslz4 data should end at byte {at + tail}, it has {len(blob)}")

@@ -48,9 +48,7 @@ def read_items(path: Path) -> Iterator[Any]:
                 item = decoder.decode()
             # in cbor2 5 an end of file is an EOFError, in 6 it is not; gzip raises it too
             except (cbor2.CBORDecodeEOF, EOFError):
-                raise MalformedFrame(
-                    f"{path}: the file ends inside item {whole + 1}; {_read(whole)}"
-                ) from None
+                raise MalformedFrame(f"{path}: the file ends inside item {whole + 1}; {_read(whole)}") from None
             except (cbor2.CBORDecodeError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
                 reason = f"{path}: item {whole + 1} is damaged ({error}); {_read(whole)}"
                 raise MalformedFrame(reason) from None

@@ -92,15 +92,11 @@ def read_dump(path: PathName) -> Iterator[DumpEvent]:
     if kind is None:
         return
     if kind == "raw":
-        raise MalformedFrame(
-            f"{path} is a raw capture (messages as a source receives them), not an internal dump"
-        )
+        raise MalformedFrame(f"{path} is a raw capture (messages as a source receives them), not an internal dump")
     for index, item in enumerate(read_pickles(path) if kind == "pkls" else read_items(path)):
         event = item if kind == "pkls" else _event(item, path, index)
         if not isinstance(event, DumpEvent):
-            raise MalformedFrame(
-                f"{path}: item {index + 1} is a message as a source receives it, not an event"
-            )
+            raise MalformedFrame(f"{path}: item {index + 1} is a message as a source receives it, not an event")
         yield event
 
 
@@ -156,9 +152,7 @@ class DumpWriter(_Writer):
     `target` is a path, whose file must not exist yet, or a binary file, which stays open.
     """
 
-    def write(
-        self, event_number: int, streams: Mapping[str, StreamData], created_at: datetime | None = None
-    ) -> None:
+    def write(self, event_number: int, streams: Mapping[str, StreamData], created_at: datetime | None = None) -> None:
         """Append one event.
 
         `created_at` needs a time zone; without it the older form of two elements is written.

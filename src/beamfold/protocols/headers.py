@@ -48,9 +48,7 @@ def frame_number(header: Mapping[str, Any], key: str) -> int:
     """The frame number that a parsed header carries; MalformedFrame if it is not a whole number in range."""
     number = header.get(key)
     if type(number) is not int or not 0 <= number < NUMBER_LIMIT:
-        raise MalformedFrame(
-            f"image header: {key!r} must be a whole number, 0 or more, found {number!r}"[:300]
-        )
+        raise MalformedFrame(f"image header: {key!r} must be a whole number, 0 or more, found {number!r}"[:300])
     return number
 
 

@@ -58,9 +58,7 @@ def read_pickles(path: Path) -> Iterator[Any]:
                 # often
                 more = _more(file, len(data) - at, chunk)
                 if not more:
-                    reason = (
-                        f"{path}: the file ends inside item {whole + 1}; {whole} before it were read whole"
-                    )
+                    reason = f"{path}: the file ends inside item {whole + 1}; {whole} before it were read whole"
                     raise MalformedFrame(reason) from None
                 data, at, chunk = data[at:] + more, 0, 2 * chunk
                 continue
@@ -103,20 +101,14 @@ class _Message(_Model):
             raise MalformedFrame("a pickled event without a number or streams")
         for name, stream in streams.items():
             if type(name) is not str or not isinstance(stream, StreamData):
-                raise MalformedFrame(
-                    f"a pickled event whose stream {name!r} is a {type(stream).__name__}"[:300]
-                )
+                raise MalformedFrame(f"a pickled event whose stream {name!r} is a {type(stream).__name__}"[:300])
         return DumpEvent(number, streams, created if isinstance(created, datetime) else None)
 
 
 class _Stream(_Model):
     def made(self, fields: dict[Any, Any]) -> StreamData:
         typ, frames = fields.get("typ"), fields.get("frames")
-        if (
-            type(typ) is not str
-            or type(frames) is not list
-            or not all(type(f) in (bytes, str) for f in frames)
-        ):
+        if type(typ) is not str or type(frames) is not list or not all(type(f) in (bytes, str) for f in frames):
             raise MalformedFrame("a pickled stream without a type or frames")
         return StreamData(typ, frames)
 

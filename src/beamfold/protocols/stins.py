@@ -109,9 +109,7 @@ class Header(Record):
     @cached_property
     def appendix(self) -> dict[str, Any] | None:
         """The second message part, a JSON object; None where there is none. Raises MalformedFrame."""
-        return (
-            load_header(self._frames[1], "second part of the STINS header") if len(self._frames) > 1 else None
-        )
+        return load_header(self._frames[1], "second part of the STINS header") if len(self._frames) > 1 else None
 
 
 class Image(Record):
@@ -155,9 +153,7 @@ class _Decoder:
     def array(self, frames: Sequence[Buffer]) -> NDArray[np.generic]:
         message = _parse(frames)
         if not isinstance(message, Image):
-            raise MalformedFrame(
-                f"a STINS {message.htype} message carries no image; test .parse().htype first"
-            )
+            raise MalformedFrame(f"a STINS {message.htype} message carries no image; test .parse().htype first")
         return message.data
 
 

@@ -162,9 +162,7 @@ class _Machine:
         elif key in CALLS:
             self.stack.append(Global(key, CALLS[key], False))
         else:
-            raise UnsafePickle(
-                f"a pickle asks for {module}.{name}, which is not on the list of what it may have"[:300]
-            )
+            raise UnsafePickle(f"a pickle asks for {module}.{name}, which is not on the list of what it may have"[:300])
 
     def call(self, by_new: bool) -> None:
         args = self.stack.pop()

@@ -141,12 +141,7 @@ def _structured_dtype(names: Any, fields: Any, itemsize: Any, charge: Charge) ->
 
 def _field(field: Any) -> tuple[np.dtype[Any], int]:
     """A field's dtype and offset in bytes; numpy checks that it lies inside the element."""
-    if (
-        type(field) is not tuple
-        or len(field) < 2
-        or not isinstance(field[0], np.dtype)
-        or type(field[1]) is not int
-    ):
+    if type(field) is not tuple or len(field) < 2 or not isinstance(field[0], np.dtype) or type(field[1]) is not int:
         raise _wrong("dtype.__setstate__", field)
     return field[0], field[1]
 

@@ -113,9 +113,7 @@ class Xspress3Framer:
     def _give_up(self, gather: Gather) -> None:
         """What is unfinished stays so."""
         if self._parts:
-            reason = (
-                f"xspress3 image {self._number}: only {len(self._parts)} of its {_IMAGE_PARTS} messages came"
-            )
+            reason = f"xspress3 image {self._number}: only {len(self._parts)} of its {_IMAGE_PARTS} messages came"
             gather.put(Malformed(reason, self._parts))
             self._parts = []
 
@@ -156,9 +154,7 @@ class Image(Record):
         known = len(META_NAMES)
         if not isinstance(values, list | tuple) or len(values) not in (known, known + 1):
             found = f"{len(values)}" if isinstance(values, list | tuple) else type(values).__name__
-            raise MalformedFrame(
-                f"xspress3 metadata: expected a list of {known} or {known + 1} arrays, found {found}"
-            )
+            raise MalformedFrame(f"xspress3 metadata: expected a list of {known} or {known + 1} arrays, found {found}")
         return dict(zip((*META_NAMES, "extra"), values, strict=False))
 
 
@@ -184,9 +180,7 @@ class _Decoder:
     def array(self, frames: Sequence[Buffer]) -> NDArray[np.generic]:
         message = _parse(frames)
         if not isinstance(message, Image):
-            raise MalformedFrame(
-                f"an xspress3 {message.htype} message carries no spectra; test .parse().htype first"
-            )
+            raise MalformedFrame(f"an xspress3 {message.htype} message carries no spectra; test .parse().htype first")
         return message.data
 
 
@@ -209,9 +203,7 @@ def _load(part: Buffer) -> dict[str, Any]:
     header = load_header(part, "xspress3 header")
     htype = header.get("htype")
     if htype not in ("header", "image", "series_end"):
-        raise MalformedFrame(
-            f"xspress3 header: htype must be header, image or series_end, found {htype!r}"[:300]
-        )
+        raise MalformedFrame(f"xspress3 header: htype must be header, image or series_end, found {htype!r}"[:300])
     return header
 
 

@@ -29,7 +29,7 @@ from beamfold.model.triggermap import SequenceSpec, TriggerMap, UniformSpec, com
 from beamfold.publish.problems import install, read_body, refuse, responses
 
 MAX_SEQUENCE = 64 << 20
-"""Bytes of a trigger map's JSON: a million cells are half of that, and longer scans are written as uniform maps."""
+"""Bytes of a trigger map's JSON: a million cells are half of that, and a longer scan can be a uniform map."""
 
 MAX_PARAMETER = 16 << 20
 """Bytes of one parameter: it is copied to every worker."""
@@ -86,7 +86,7 @@ def _scans(app: FastAPI, service: ControllerService) -> None:
 
     @app.post("/api/v1/stop")
     async def stop() -> None:
-        """Stop the running scan; what has arrived is still processed. Stopping twice gives that up as well."""
+        """Stop the running scan: what has arrived is still processed. Stopping twice gives that up too."""
         await service.stop()
 
 
@@ -125,9 +125,7 @@ def _parameters(app: FastAPI, service: ControllerService) -> None:
             data = declared[name]
         return _Raw(data)
 
-    @app.post(
-        "/api/v1/parameter/{name:path}", responses=responses(400, 413, 503), openapi_extra=_PARAMETER_BODY
-    )
+    @app.post("/api/v1/parameter/{name:path}", responses=responses(400, 413, 503), openapi_extra=_PARAMETER_BODY)
     async def set_parameter(name: str, request: Request) -> str:
         """Set a parameter to the raw bytes of the body; answers the hash of all parameters.
 
@@ -156,7 +154,7 @@ def _overview(app: FastAPI, service: ControllerService) -> None:
 
     @app.get("/api/v1/status")
     async def status() -> dict[str, Any]:
-        """The scan's progress, the services with what they last said, and whether the control store keeps up."""
+        """The scan's progress, and the services with what they last said."""
         services = {
             s.key: {"gone": s.gone, "error": s.hello.error, "seen": s.seen, **s.stats}
             for s in machine.services.values()

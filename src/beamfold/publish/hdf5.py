@@ -20,7 +20,7 @@ import numpy as np
 
 from beamfold.publish.jsonable import iso_times, seconds, to_json
 from beamfold.publish.table import Note, Table, column
-from beamfold.publish.tree import Group, attributes, members
+from beamfold.publish.tree import Group, attributes, members, snapshot
 
 if TYPE_CHECKING:
     import h5py
@@ -38,6 +38,7 @@ def write_hdf5(path: Path | str, tree: Group | Table, attrs: Mapping[str, Any] |
     """
     import h5py  # 0.3 s that only those who write a file should wait for
 
+    further: Any = snapshot({str(key): value for key, value in (attrs or {}).items()})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are readable by their owner only, and this one takes the final name.
@@ -47,7 +48,7 @@ def write_hdf5(path: Path | str, tree: Group | Table, attrs: Mapping[str, Any] |
             writer = _Writer()
             writer.group(file, tree)
             own = attributes(tree) if isinstance(tree, dict) else {}
-            writer.attributes(file, file, "", {**own, **(attrs or {})})
+            writer.attributes(file, file, "", {**own, **further})
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         part.replace(path)

@@ -58,7 +58,7 @@ def _list(items: Any) -> list[Any]:
     types = set(map(type, items))
     if types == {float} and all(map(math.isfinite, items)):
         return list(items)
-    if types == {int} and -(1 << 63) <= min(items) and max(items) < 1 << 64:
+    if types == {int} and min(items) >= -(1 << 63) and max(items) < 1 << 64:
         return list(items)
     return [to_json(item) for item in items]
 

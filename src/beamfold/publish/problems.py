@@ -1,4 +1,4 @@
-"""Errors over HTTP: problem documents (RFC 9457) whose `detail` is always one text, as old clients expect it."""
+"""Errors over HTTP: problem documents (RFC 9457) whose `detail` is one text, as old clients expect."""
 
 from __future__ import annotations
 

@@ -150,8 +150,7 @@ def build_reducer_app(read: Read) -> FastAPI:
 
 def _page(names: list[str]) -> str:
     links = "".join(
-        f'<li><a href="/api/v1/state/{html.escape(name)}">{html.escape(name)}</a></li>'
-        for name in names[:MAX_KEYS]
+        f'<li><a href="/api/v1/state/{html.escape(name)}">{html.escape(name)}</a></li>' for name in names[:MAX_KEYS]
     )
     return (
         '<!doctype html><meta charset="utf-8"><title>Beamfold: published state</title>'

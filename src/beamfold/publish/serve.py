@@ -1,4 +1,4 @@
-"""Serving an app with uvicorn, on a socket that we bound ourselves, so that a free port is known before it runs."""
+"""Serving an app with uvicorn, on a socket that we bound ourselves: its port is known before it runs."""
 
 from __future__ import annotations
 

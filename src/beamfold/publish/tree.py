@@ -65,9 +65,7 @@ def attributes(group: Group, name: str = "") -> Group:
     """
     beside = group.get(name + _ATTRS)
     inside = group.get(name) if name else None
-    found: Group = (
-        dict(inside[_ATTRS]) if isinstance(inside, dict) and isinstance(inside.get(_ATTRS), dict) else {}
-    )
+    found: Group = dict(inside[_ATTRS]) if isinstance(inside, dict) and isinstance(inside.get(_ATTRS), dict) else {}
     return found | beside if isinstance(beside, dict) else found
 
 
@@ -131,18 +129,14 @@ def _array(array: np.ndarray[Any, Any], depth: int) -> Any:
 
 
 def _mapping(mapping: dict[Any, Any], depth: int) -> Group | Table:
-    if all(type(key) is str for key in mapping):
+    if {str}.issuperset(map(type, mapping)):
         return {key: _copy(value, depth + 1) for key, value in mapping.items()}
-    named: Group = {}
-    others: dict[Any, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(key, str):
-            named[str(key)] = _copy(value, depth + 1)
-        else:
-            others[key] = value
+    names = [key for key in mapping if isinstance(key, str)]
+    named: Group = {str(name): _copy(mapping[name], depth + 1) for name in names}
+    others = {key: mapping[key] for key in mapping if not isinstance(key, str)} if names else mapping
     if not others:
         return named
-    table = Table([_key(key, depth) for key in others], _rows(list(others.values()), depth))
+    table = Table(_keys(list(others), depth), _rows(list(others.values()), depth))
     if not named:
         return table
     name = "_others"
@@ -151,10 +145,11 @@ def _mapping(mapping: dict[Any, Any], depth: int) -> Group | Table:
     return named | {name: table}
 
 
-def _key(key: Any, depth: int) -> Any:
-    if type(key) is tuple:
-        return tuple(_items(list(key), depth + 1))
-    return _copy(key, depth + 1)
+def _keys(keys: list[Any], depth: int) -> list[Any]:
+    """The keys of a table. Positions, which are tuples of numbers, stay as they are."""
+    if set(map(type, keys)) == {tuple} and _IMMUTABLE.issuperset(map(type, chain.from_iterable(keys))):
+        return keys
+    return [tuple(_items(list(key), depth + 1)) if type(key) is tuple else _copy(key, depth + 1) for key in keys]
 
 
 def _rows(values: list[Any], depth: int) -> list[Any]:
@@ -181,9 +176,7 @@ def _rarer(value: Any, depth: int) -> Any:
             return _array(np.array(value), depth)
         except (TypeError, ValueError, RuntimeError) as exc:
             return Note(f"a {_name(value)} that is no array ({exc})")
-    return Note(
-        f"a {_name(value)} cannot be published; publish numbers, text, arrays, lists and dicts of them"
-    )
+    return Note(f"a {_name(value)} cannot be published; publish numbers, text, arrays, lists and dicts of them")
 
 
 def _name(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
 from beamfold.app.declared import from_wire
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
@@ -79,9 +80,7 @@ class _Batch:
 
     __slots__ = ("bodies", "buffers", "events", "location", "size", "version", "worker")
 
-    def __init__(
-        self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location
-    ) -> None:
+    def __init__(self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location) -> None:
         self.worker = header.worker
         self.version = header.version
         self.events = events.tolist()
@@ -226,9 +225,7 @@ class ReducerService:
             name = scan.arm.workers[header.worker].name
             events = unpack_events(header.events, header.n)
             failed += sum(1 for i, _ in header.failures if fresh[i])
-            failures += [
-                Failure(int(events[i]), "process_event", name, t) for i, t in header.failures[:20] if fresh[i]
-            ]
+            failures += [Failure(int(events[i]), "process_event", name, t) for i, t in header.failures[:20] if fresh[i]]
             for i, bits in header.missing:
                 if fresh[i]:
                     _note_missing(incomplete, scan.map.streams, int(events[i]), bits)
@@ -341,7 +338,9 @@ class ReducerService:
     def _tell_finished(self, scan: _Scan) -> None:
         if not scan.finished_told and scan.machine.finished:
             scan.finished_told = True
-            self._control.send(PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, closed=scan.closed, finished=True))
+            self._control.send(
+                PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, closed=scan.closed, finished=True)
+            )
         if scan.finish:
             scan.finish = False
             self._do_finish(scan)
@@ -382,9 +381,7 @@ class ReducerService:
         try:
             log = SegmentLog(self._directory / message.scan_id)
         except OSError as error:
-            raise AppError(
-                f"cannot keep a result log in {self._directory}: {error}; set [output] directory"
-            ) from error
+            raise AppError(f"cannot keep a result log in {self._directory}: {error}; set [output] directory") from error
         return _Scan(message, machine, folder, log)
 
     def _close(self, message: Close) -> None:

@@ -77,8 +77,7 @@ def _match_length(data: bytes, candidate: int, pos: int, limit: int) -> int:
     for step in (1024, 64, 1):
         while (
             pos + length + step <= limit
-            and data[candidate + length : candidate + length + step]
-            == data[pos + length : pos + length + step]
+            and data[candidate + length : candidate + length + step] == data[pos + length : pos + length + step]
         ):
             length += step
     return length

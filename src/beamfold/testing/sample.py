@@ -93,9 +93,9 @@ class FluorescenceSample:
         rng = np.random.default_rng(seed)
         gains = np.resize(np.array(_GAINS), channels)[:, None]
         self._banks = [_draw_bank(rng, component, gains, bins, counts) for component in COMPONENTS]
-        self._backgrounds = rng.poisson(
-            counts * gains * _background(bins), (_BACKGROUNDS, channels, bins)
-        ).astype(np.uint32)
+        self._backgrounds = rng.poisson(counts * gains * _background(bins), (_BACKGROUNDS, channels, bins)).astype(
+            np.uint32
+        )
         amounts = np.stack([self.maps[c.name].ravel() for c in COMPONENTS], axis=1)
         self._levels = np.rint(amounts * _LEVELS).astype(np.uint8)
         self._draws = rng.integers(_DRAWS, size=amounts.shape, dtype=np.uint8)
@@ -204,12 +204,7 @@ def _draw_bank(
     shape = np.zeros_like(energies)
     for energy, share, extra in component.lines:
         sigma = _sigma(energy, extra)
-        shape += (
-            share
-            * EV_PER_BIN
-            / (sigma * np.sqrt(2 * np.pi))
-            * np.exp(-0.5 * ((energies - energy) / sigma) ** 2)
-        )
+        shape += share * EV_PER_BIN / (sigma * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((energies - energy) / sigma) ** 2)
     expected = counts * component.counts * gains * shape
     levels = np.arange(_LEVELS + 1)[:, None, None, None] / _LEVELS
     drawn = rng.poisson(levels * expected, (_LEVELS + 1, _DRAWS, *expected.shape))

@@ -106,9 +106,7 @@ def run_fluorescence(
         thread.join()
     broken = {stream[0] for stream in streams} - set(complete)
     if broken:
-        raise BeamfoldError(
-            f"the simulated {' and '.join(sorted(broken))} stopped early: see the traceback above"
-        )
+        raise BeamfoldError(f"the simulated {' and '.join(sorted(broken))} stopped early: see the traceback above")
 
 
 def run_stins(
@@ -239,18 +237,12 @@ def _mesh(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m beamfold.testing.simulate", description="Simulated detectors."
-    )
+    parser = argparse.ArgumentParser(prog="python -m beamfold.testing.simulate", description="Simulated detectors.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--rate", type=float, help="frames per second (default: as fast as they are taken)")
-    common.add_argument(
-        "--connect", action="store_true", help="connect to the address instead of listening on it"
-    )
+    common.add_argument("--connect", action="store_true", help="connect to the address instead of listening on it")
     common.add_argument("--hwm", type=int, default=1000, help="messages queued per receiver (default 1000)")
-    common.add_argument(
-        "--wait", type=float, dest="wait_s", metavar="S", help="give up if no receiver comes in time"
-    )
+    common.add_argument("--wait", type=float, dest="wait_s", metavar="S", help="give up if no receiver comes in time")
     common.add_argument(
         "--linger",
         type=float,
@@ -262,9 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(required=True)
     address = "tcp://127.0.0.1:0"
 
-    mesh = kinds.add_parser(
-        "fluorescence", parents=[common], help="a mesh scan: Xspress3 spectra, Contrast positions"
-    )
+    mesh = kinds.add_parser("fluorescence", parents=[common], help="a mesh scan: Xspress3 spectra, Contrast positions")
     mesh.set_defaults(run=run_fluorescence)
     mesh.add_argument("--xspress3", dest="xspress3_url", default=address, metavar="URL")
     mesh.add_argument("--contrast", dest="contrast_url", default=address, metavar="URL")
@@ -272,15 +262,11 @@ def _parser() -> argparse.ArgumentParser:
     mesh.add_argument("--shape", type=_mesh, default=(40, 40), help="mesh as 40x25, or a number of points")
     mesh.add_argument("--points", type=int, help="interrupt the mesh after this many points")
     mesh.add_argument("--framing", choices=("single", "multipart"), default="single")
-    mesh.add_argument(
-        "--heartbeats", type=int, default=0, help="a Contrast heartbeat after every this many points"
-    )
+    mesh.add_argument("--heartbeats", type=int, default=0, help="a Contrast heartbeat after every this many points")
     mesh.add_argument("--counts", type=float, default=1.0, help="scales all count rates")
     mesh.add_argument("--seed", type=int, default=0)
 
-    stins = kinds.add_parser(
-        "stins", parents=[common], help="images as MAX IV's streaming receiver sends them"
-    )
+    stins = kinds.add_parser("stins", parents=[common], help="images as MAX IV's streaming receiver sends them")
     stins.set_defaults(run=run_stins)
     stins.add_argument("--url", default=address)
     stins.add_argument("--kind", choices=("push", "pub"), default="push")

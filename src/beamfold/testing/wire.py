@@ -97,9 +97,11 @@ def xspress3_header(filename: str, *, overwritable: bool = False) -> Message:
 def xspress3_image_header(frame: int, shape: Sequence[int], exptime: float) -> bytes:
     """The JSON before a spectrum. `shape` is (channels, bins), `exptime` the real exposure in seconds."""
     rows, bins = shape
-    return (
-        b'{"htype":"image","exptime":%a,"frame":%d,"shape":[%d,%d],"type":"uint32","compression":"none"}'
-        % (exptime, frame, rows, bins)
+    return b'{"htype":"image","exptime":%a,"frame":%d,"shape":[%d,%d],"type":"uint32","compression":"none"}' % (
+        exptime,
+        frame,
+        rows,
+        bins,
     )
 
 

@@ -100,9 +100,7 @@ class WorkMachine:
 
     # -- what happens -------------------------------------------------------------------------------------------
 
-    def frames(
-        self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
-    ) -> None:
+    def frames(self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]) -> None:
         """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs."""
         if version > self._version or self._too_early(events, k):
             self._deferred.append(_Batch(stream, version, events, k, frames))
@@ -208,9 +206,7 @@ class WorkMachine:
             ]
         )
 
-    def _join(
-        self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
-    ) -> None:
+    def _join(self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]) -> None:
         name, typ = self._streams[stream]
         bit = 1 << stream
         ks = [k] * len(frames) if isinstance(k, int) else k.tolist()

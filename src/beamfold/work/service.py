@@ -83,9 +83,7 @@ class _Flow:
 class _Scan:
     """Everything of the scan that this worker is armed for."""
 
-    def __init__(
-        self, arm: Arm, machine: WorkMachine, runner: Runner, flows: list[_Flow], reducer: DataLink
-    ) -> None:
+    def __init__(self, arm: Arm, machine: WorkMachine, runner: Runner, flows: list[_Flow], reducer: DataLink) -> None:
         self.arm = arm
         self.machine = machine
         self.runner = runner

@@ -20,9 +20,7 @@ def test_host_and_port(text: str, parts: tuple[str, int]) -> None:
     assert split_host_port(text) == parts
 
 
-@pytest.mark.parametrize(
-    "text", ["", ":5000", "host", "host:", "host:65536", "a b:1", "::1:5000", "h:1/x", "h:-1"]
-)
+@pytest.mark.parametrize("text", ["", ":5000", "host", "host:", "host:65536", "a b:1", "::1:5000", "h:1/x", "h:-1"])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="is not an address"):
         split_host_port(text)
@@ -30,9 +28,7 @@ def test_what_is_no_address(text: str) -> None:
 
 def test_loopback() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST"]))
-    assert not any(
-        map(is_loopback, ["0.0.0.0", "::", "*", "10.0.0.1", "example.org", "127.0.0.1.example", ""])
-    )
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "*", "10.0.0.1", "example.org", "127.0.0.1.example", ""]))
 
 
 def test_listening_stays_on_this_machine_and_connecting_need_not() -> None:

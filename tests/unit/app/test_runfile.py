@@ -363,9 +363,7 @@ def test_a_mistake_in_a_variable_names_the_variable(
     assert text in str(caught.value)
 
 
-def test_variables_that_are_not_for_the_run_file_are_left_alone(
-    load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_that_are_not_for_the_run_file_are_left_alone(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BEAMFOLD_CAPTURES", "BEAMFOLD_PORT_5000_TCP", "BEAMFOLD_CONTROLLER_SERVICE_HOST"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("BEAMFOLD_WORKERS__COUNT", "")

@@ -49,9 +49,7 @@ def write(directory: Path, records: Sequence[list[bytes]], segment_bytes: int = 
 
 @few
 @given(records=RECORDS, segment_bytes=st.integers(1, 400))
-def test_what_was_appended_is_read_back_also_after_reopening(
-    records: list[list[bytes]], segment_bytes: int
-) -> None:
+def test_what_was_appended_is_read_back_also_after_reopening(records: list[list[bytes]], segment_bytes: int) -> None:
     with fresh_directory() as directory:
         with SegmentLog(directory, segment_bytes) as log:
             locations = [log.append(frames) for frames in records]
@@ -118,14 +116,10 @@ def test_no_damage_ever_gives_a_record_that_was_not_written(
             assert path.name in str(error)
             assert found == records[: len(found)]
         else:
-            assert found == records[:-1] == intact, (
-                "only the frames of the very last record can be called torn"
-            )
+            assert found == records[:-1] == intact, "only the frames of the very last record can be called torn"
 
 
-def _spans(
-    records: list[list[bytes]], locations: list[Location]
-) -> Iterator[tuple[Location, list[bytes], Location]]:
+def _spans(records: list[list[bytes]], locations: list[Location]) -> Iterator[tuple[Location, list[bytes], Location]]:
     for frames, at in zip(records, locations, strict=True):
         length = RECORD_HEADER + 4 * len(frames) + sum(map(len, frames))
         yield at, frames, Location(at.segment, at.offset + length)
@@ -302,9 +296,7 @@ def test_a_full_disk_when_a_segment_begins_leaves_the_log_usable(
         assert contents(log) == [[b"a"], [b"c"]]
 
 
-def test_a_disk_that_fails_otherwise_is_not_called_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fails_otherwise_is_not_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -335,9 +327,7 @@ def test_damage_in_the_middle_names_the_place(tmp_path: Path) -> None:
     [path] = files(tmp_path)
     damaged = path.read_bytes().replace(b"bbbb", b"bxbb")
     path.write_bytes(damaged)
-    with pytest.raises(
-        LogCorrupt, match=rf"0000000001\.segment at {places[1].offset}: the frames do not match"
-    ):
+    with pytest.raises(LogCorrupt, match=rf"0000000001\.segment at {places[1].offset}: the frames do not match"):
         SegmentLog(tmp_path)
 
 

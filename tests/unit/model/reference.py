@@ -36,9 +36,7 @@ class Reference:
             self._occurrence(body["parts"][name])
         if wrap:
             everything = [c for part in body["parts"].values() for column in part.values() for c in column]
-            tags = {
-                t for cell in everything for target in cell or [] for t in target.get("tags", ["generic"])
-            }
+            tags = {t for cell in everything for target in cell or [] for t in target.get("tags", ["generic"])}
             targets: list[Target] = [("cast", frozenset({t})) for t in sorted(tags or {"generic"})]
             self.events = [self._all(targets), *self.events, self._all(targets)]
 
@@ -160,8 +158,7 @@ def rows(m: TriggerMap, s: int, lo: int, hi: int) -> list[tuple[int, int, int, A
     route = m.route(s, lo, hi)
     assert [a.dtype for a in route] == [np.int64, np.int64, np.int16, np.int64]
     return [
-        (i, e, k, v if v >= 0 else m.groups[-1 - v])
-        for i, e, k, v in zip(*(a.tolist() for a in route), strict=True)
+        (i, e, k, v if v >= 0 else m.groups[-1 - v]) for i, e, k, v in zip(*(a.tolist() for a in route), strict=True)
     ]
 
 

@@ -204,9 +204,7 @@ def test_a_work_parameter_made_by_hand() -> None:
 
 def test_a_set_says_everything_that_does_not_fit() -> None:
     with pytest.raises(ParameterError, match=r"'a' wants a whole number.*'b' wants True or False"):
-        ParameterSet.build(
-            [IntParameter(name="a"), BoolParameter(name="b")], {"a": b"x", "b": b"y", "c": b""}, 1
-        )
+        ParameterSet.build([IntParameter(name="a"), BoolParameter(name="b")], {"a": b"x", "b": b"y", "c": b""}, 1)
 
 
 def test_the_hash_knows_names_and_bytes_and_nothing_else() -> None:

@@ -49,9 +49,7 @@ def test_every_part_counts_once_in_any_order(body: dict[str, Any], wrap: bool, d
         step = data.draw(st.integers(1, 9))
         batch, at = order[at : at + step], at + step
         states = [data.draw(st.sampled_from(list(EventState)[1:])) for _ in batch]
-        fresh, completed = tracker.add(
-            ints(*(e for e, _ in batch)), ks(*(k for _, k in batch)), codes(*states)
-        )
+        fresh, completed = tracker.add(ints(*(e for e, _ in batch)), ks(*(k for _, k in batch)), codes(*states))
         for (e, k), state, new in zip(batch, states, fresh.tolist(), strict=True):
             assert new == ((e, k) in everything and (e, k) not in done)
             if new:

@@ -27,9 +27,7 @@ def parts(draw: st.DrawFn) -> dict[str, list[Any]]:
         out: dict[str, Any] = {} if given_tags is None else {"tags": given_tags}
         return out if constraint is None and own is TAGS[1] else {**out, "constraint": constraint}
 
-    targets = st.builds(
-        target, st.one_of(st.none(), *[st.just(c) for c in range(4)]), st.sampled_from([None, *TAGS])
-    )
+    targets = st.builds(target, st.one_of(st.none(), *[st.just(c) for c in range(4)]), st.sampled_from([None, *TAGS]))
     cell = st.one_of(st.none(), st.lists(targets, max_size=3), st.lists(targets, min_size=1, max_size=1))
     streams = draw(st.lists(st.sampled_from(STREAMS), min_size=1, unique=True))
     return {s: draw(st.lists(cell, min_size=length, max_size=length)) for s in streams}
@@ -38,9 +36,7 @@ def parts(draw: st.DrawFn) -> dict[str, list[Any]]:
 @st.composite
 def bodies(draw: st.DrawFn) -> dict[str, Any]:
     """A whole sequence."""
-    named = draw(
-        st.dictionaries(st.sampled_from(["line", "flyback", "dark"]), parts(), min_size=1, max_size=3)
-    )
+    named = draw(st.dictionaries(st.sampled_from(["line", "flyback", "dark"]), parts(), min_size=1, max_size=3))
     return {
         "parts": named,
         "sequence": draw(st.lists(st.sampled_from(sorted(named)), min_size=1, max_size=4)),
@@ -55,9 +51,7 @@ def test_a_sequence_means_what_it_says_event_by_event(body: dict[str, Any], wrap
 
 @given(bodies(), st.booleans(), st.data())
 @settings(max_examples=80, deadline=None)
-def test_a_closed_sequence_is_the_same_sequence_cut(
-    body: dict[str, Any], wrap: bool, data: st.DataObject
-) -> None:
+def test_a_closed_sequence_is_the_same_sequence_cut(body: dict[str, Any], wrap: bool, data: st.DataObject) -> None:
     m, ref = compile_sequence(body, all_wrap=wrap), Reference(body, wrap)
     last = data.draw(st.integers(0 if wrap else -1, len(ref.events) - (2 if wrap else 1)))
     closed = m.closed_at(last)
@@ -260,9 +254,7 @@ def test_a_map_is_refused_where_it_cannot_be_served() -> None:
 def test_one_worker_cannot_stand_for_two_tag_sets_at_once() -> None:
     cell = [{"constraint": i, "tags": [t]} for i, t in enumerate(["x", "y", "z"])]
     m = compile_sequence({"parts": {"p": {"a": [cell]}}, "sequence": ["p"]}, all_wrap=False)
-    with pytest.raises(
-        MapError, match="only 1 workers with the tag 'x' or the tag 'y' available, but 2 required"
-    ):
+    with pytest.raises(MapError, match="only 1 workers with the tag 'x' or the tag 'y' available, but 2 required"):
         m.refuse_unless({"a"}, [frozenset("xy"), frozenset("z"), frozenset("z")])
 
 

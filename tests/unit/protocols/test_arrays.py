@@ -95,9 +95,7 @@ def test_every_cut_of_a_bslz4_blob_is_noticed_before_the_decompressor(
 ) -> None:
     fields, blob = packed
     for end in [*range(40), *range(40, len(blob), 97), len(blob) - 1]:
-        with pytest.raises(
-            MalformedFrame, match=r"12 bytes of header|cannot come out of|cut short|should end at byte"
-        ):
+        with pytest.raises(MalformedFrame, match=r"12 bytes of header|cannot come out of|cut short|should end at byte"):
             image_array(fields, blob[:end], "image")
     with pytest.raises(MalformedFrame, match="should end at byte"):
         image_array(fields, blob + b"x", "image")

@@ -1,9 +1,9 @@
-"""Results survive the wire exactly, and what cannot travel is named. Hostile bytes raise CodecError and nothing else."""
+"""Results survive the wire exactly, what cannot travel is named, hostile bytes raise CodecError alone."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -130,15 +130,13 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.generic):
         return a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if isinstance(a, float):
-        return a == b and math.copysign(1, a) == math.copysign(1, b) or (a != a and b != b)
+        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
     if isinstance(a, complex):
         return same(a.real, b.real) and same(a.imag, b.imag)
     if isinstance(a, dict):
         return len(a) == len(b) and all(
             same(*keys) and same(*values)
-            for keys, values in zip(
-                zip(a, b, strict=True), zip(a.values(), b.values(), strict=True), strict=True
-            )
+            for keys, values in zip(zip(a, b, strict=True), zip(a.values(), b.values(), strict=True), strict=True)
         )
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
@@ -149,9 +147,7 @@ def same(a: Any, b: Any) -> bool:
 
 # -- what survives -------------------------------------------------------------------------------------------
 
-zones = st.sampled_from(
-    [None, UTC, timezone(timedelta(hours=-3, microseconds=1)), timezone(timedelta(hours=1), "CET")]
-)
+zones = st.sampled_from([None, UTC, timezone(timedelta(hours=-3, microseconds=1)), timezone(timedelta(hours=1), "CET")])
 hashable_leaves = st.one_of(
     st.none(),
     st.booleans(),
@@ -171,9 +167,7 @@ hashable_leaves = st.one_of(
 )
 hashables = st.recursive(
     hashable_leaves,
-    lambda each: st.one_of(
-        st.tuples(each, each), st.frozensets(each, max_size=3), st.builds(Point, each, each)
-    ),
+    lambda each: st.one_of(st.tuples(each, each), st.frozensets(each, max_size=3), st.builds(Point, each, each)),
     max_leaves=5,
 )
 arrays = hnp.arrays(
@@ -258,13 +252,25 @@ def test_a_dtype_is_kept_whole(dtype: np.dtype[Any]) -> None:
 @pytest.mark.parametrize(
     "scalar",
     [
-        np.float32("nan"), np.uint64(2**64 - 1), np.bool_(True), np.complex64(1 - 2j), np.longdouble(1) / 3,
-        np.datetime64("NaT"), np.datetime64("2024-11-20T14:47:30.591", "ms"), np.timedelta64(5, "m"),
-        np.str_(""), np.str_("å\udc80"), np.bytes_(b"a\0"), np.bytes_(b"x" * INLINE_BYTES), np.void(b"\1\2\0"),
-        np.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", "<f8")])[0], np.float16(1.5), np.intc(3),
+        np.float32("nan"),
+        np.uint64(2**64 - 1),
+        np.bool_(True),
+        np.complex64(1 - 2j),
+        np.longdouble(1) / 3,
+        np.datetime64("NaT"),
+        np.datetime64("2024-11-20T14:47:30.591", "ms"),
+        np.timedelta64(5, "m"),
+        np.str_(""),
+        np.str_("å\udc80"),
+        np.bytes_(b"a\0"),
+        np.bytes_(b"x" * INLINE_BYTES),
+        np.void(b"\1\2\0"),
+        np.array([(1, 2.5)], dtype=[("a", "<i4"), ("b", "<f8")])[0],
+        np.float16(1.5),
+        np.intc(3),
     ],
     ids=lambda s: type(s).__name__,
-)  # fmt: skip
+)
 def test_a_numpy_scalar_keeps_its_type(scalar: np.generic) -> None:
     assert same(there_and_back([scalar])[0], scalar)
 
@@ -322,9 +328,7 @@ def test_what_an_app_was_given_can_be_returned() -> None:
 
 
 def test_a_type_of_beamfold_can_be_registered() -> None:
-    register_type(
-        "test-plain", Known, lambda _: ["parts"], lambda parts: Known() if parts == ["parts"] else _fail()
-    )
+    register_type("test-plain", Known, lambda _: ["parts"], lambda parts: Known() if parts == ["parts"] else _fail())
     assert type(there_and_back((Known(),))[0]) is Known
     with pytest.raises(CodecError, match="taken"):
         register_type("test-plain", Spot, lambda _: [], lambda _: Spot(1, 2))
@@ -433,10 +437,13 @@ class Text(str):
         (np.rec.array([(1,)], dtype=[("a", "i4")]), r"numpy.asarray\(it\)"),
         (memoryview(np.zeros((2, 2))), r"bytes\(it\)"),
         (Trouble(), r"Trouble cannot travel; return dict\(it\)"),
-        (datetime(2024, 1, 1, tzinfo=type("Odd", (type(UTC).__base__,), {})()), "zone is a .*Odd cannot travel"),
+        (
+            datetime(2024, 1, 1, tzinfo=type("Odd", (type(UTC).__base__,), {})()),
+            "zone is a .*Odd cannot travel",
+        ),
     ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_what_cannot_travel_is_named_with_its_place_and_a_way_out(thing: Any, words: str) -> None:
     with pytest.raises(CodecError, match=words) as caught:
         there_and_back({"fit": [1, ({"deep": thing},)]})
@@ -486,9 +493,7 @@ def test_a_structure_that_contains_itself_is_refused() -> None:
             there_and_back(each)
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda x: [x], lambda x: (x,), lambda x: {1: x}, Point, lambda x: Spot(1, 2, x)]
-)
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: (x,), lambda x: {1: x}, Point, lambda x: Spot(1, 2, x)])
 def test_a_hundred_levels_are_enough_for_everybody(wrap: Any) -> None:
     nest: Any = 1
     for _ in range(50):
@@ -521,18 +526,28 @@ def test_a_module_that_is_not_imported_is_not_imported() -> None:
 def test_only_types_that_the_apps_modules_define_are_found() -> None:
     own = app_class("app")
     table = TypeTable(
-        [
-            module_with(
-                "app", Spot=own, Other=Spot, os=Path, n=3, fn=len, Plain=app_class("app", "Plain", Plain)
-            )
-        ]
+        [module_with("app", Spot=own, Other=Spot, os=Path, n=3, fn=len, Plain=app_class("app", "Plain", Plain))]
     )
     assert table.find("app:Spot") is own
     assert list(table) == ["app"]
     for name in (
-        "app:Other", "app:os", "app:n", "app:fn", "app:n.real", "app:", "", ":", "app:Plain", "app:Spot.__init__", "os:system",
-        "builtins:dict", "subprocess:Popen", "app:Spot.__class__", f"{__name__}:Spot", "app:__builtins__",
-    ):  # fmt: skip
+        "app:Other",
+        "app:os",
+        "app:n",
+        "app:fn",
+        "app:n.real",
+        "app:",
+        "",
+        ":",
+        "app:Plain",
+        "app:Spot.__init__",
+        "os:system",
+        "builtins:dict",
+        "subprocess:Popen",
+        "app:Spot.__class__",
+        f"{__name__}:Spot",
+        "app:__builtins__",
+    ):
         with pytest.raises(CodecError, match="not defined in the app's modules"):
             table.find(name)
 
@@ -555,11 +570,10 @@ def test_two_versions_of_an_app_are_noticed() -> None:
     with pytest.raises(CodecError, match="two versions"):
         decode(encode(Spot(1, 2), []), [], reader(app_class(__name__, "Spot", Fit), "Spot"))
     fewer = Enum("Shutter", ["AJAR"], module=__name__, qualname="Shutter")
-    with pytest.raises(CodecError, match="no member 'OPEN'.*two versions"):
+    with pytest.raises(CodecError, match=r"no member 'OPEN'.*two versions"):
         decode(encode(Shutter.OPEN, []), [], reader(fewer, "Shutter"))
-    shorter = NamedTuple("Point", [("x", int)])
-    shorter.__module__ = __name__
-    with pytest.raises(CodecError, match="has 1 fields here.*two versions"):
+    shorter = namedtuple("Point", ["x"], module=__name__)
+    with pytest.raises(CodecError, match=r"has 1 fields here.*two versions"):
         decode(encode(Point(1, 2), []), [], reader(shorter, "Point"))
 
 
@@ -573,44 +587,108 @@ def ext(code: int, content: Any) -> Ext:
 
 
 HOSTILE: list[Any] = [
-    b"", b"\xc1", b"\x01\x02", b"\xdd\xff\xff\xff\xff", b"\x81\x90", b"\x91" * 100_000, b"\xa1\xff",
-    ext(99, b""), ext(-1, b"\xff" * 12), ext(-7, b""),
-    ext(codes.TUPLE, 3), ext(codes.TUPLE, b""), ext(codes.SET, [[]]), ext(codes.SET, [{}]), ext(codes.PAIRS, [1, 2, 3]),
-    ext(codes.PAIRS, [[], 1]), ext(codes.COMPLEX, b"1"), ext(codes.SURROGATES, b"\xff"),
-    ext(codes.BUFFER, [0, 5]), ext(codes.BUFFER, [0, -1]), ext(codes.BUFFER, [99, 0]), ext(codes.BUFFER, [0, True]),
-    ext(codes.BUFFER, [0]), ext(codes.BUFFER, [[], 0]),
+    b"",
+    b"\xc1",
+    b"\x01\x02",
+    b"\xdd\xff\xff\xff\xff",
+    b"\x81\x90",
+    b"\x91" * 100_000,
+    b"\xa1\xff",
+    ext(99, b""),
+    ext(-1, b"\xff" * 12),
+    ext(-7, b""),
+    ext(codes.TUPLE, 3),
+    ext(codes.TUPLE, b""),
+    ext(codes.SET, [[]]),
+    ext(codes.SET, [{}]),
+    ext(codes.PAIRS, [1, 2, 3]),
+    ext(codes.PAIRS, [[], 1]),
+    ext(codes.COMPLEX, b"1"),
+    ext(codes.SURROGATES, b"\xff"),
+    ext(codes.BUFFER, [0, 5]),
+    ext(codes.BUFFER, [0, -1]),
+    ext(codes.BUFFER, [99, 0]),
+    ext(codes.BUFFER, [0, True]),
+    ext(codes.BUFFER, [0]),
+    ext(codes.BUFFER, [[], 0]),
     [ext(codes.BUFFER, [0, 0]), ext(codes.BUFFER, [0, 0])],
-    ext(codes.ARRAY, ["|O8", [1], bytes(8)]), ext(codes.ARRAY, ["O", [1], bytes(8)]),
-    ext(codes.ARRAY, ["<f8", [2], bytes(8)]), ext(codes.ARRAY, ["<f8", [-1], bytes(8)]), ext(codes.ARRAY, ["<f8", [True], bytes(8)]),
-    ext(codes.ARRAY, ["<f8", [1 << 62, 0], b""]), ext(codes.ARRAY, ["<f8", [1] * 99, bytes(8)]), ext(codes.ARRAY, ["<f8", 1, bytes(8)]),
-    ext(codes.ARRAY, ["<f8", [1 << 40], 0]), ext(codes.ARRAY, ["<f8", [1], "text"]), ext(codes.ARRAY, ["<f3", [1], bytes(3)]),
-    ext(codes.ARRAY, ["<U9999999999", [0], b""]), ext(codes.ARRAY, ["i4,i4", [1], bytes(8)]), ext(codes.ARRAY, ["<M8[zz]", [1], bytes(8)]),
-    ext(codes.ARRAY, [["<f8", [1 << 40]], [0], b""]), ext(codes.ARRAY, [["<f8", [-1]], [0], b""]), ext(codes.ARRAY, [["<f8", ["a"]], [0], b""]),
-    ext(codes.ARRAY, [{"names": ["a"]}, [0], b""]), ext(codes.ARRAY, [{"names": 1, "formats": 2, "offsets": 3, "itemsize": 4}, [0], b""]),
-    ext(codes.ARRAY, [{"names": ["a", "a"], "formats": ["<f8"] * 2, "offsets": [0, 0], "itemsize": 8}, [0], b""]),
+    ext(codes.ARRAY, ["|O8", [1], bytes(8)]),
+    ext(codes.ARRAY, ["O", [1], bytes(8)]),
+    ext(codes.ARRAY, ["<f8", [2], bytes(8)]),
+    ext(codes.ARRAY, ["<f8", [-1], bytes(8)]),
+    ext(codes.ARRAY, ["<f8", [True], bytes(8)]),
+    ext(codes.ARRAY, ["<f8", [1 << 62, 0], b""]),
+    ext(codes.ARRAY, ["<f8", [1] * 99, bytes(8)]),
+    ext(codes.ARRAY, ["<f8", 1, bytes(8)]),
+    ext(codes.ARRAY, ["<f8", [1 << 40], 0]),
+    ext(codes.ARRAY, ["<f8", [1], "text"]),
+    ext(codes.ARRAY, ["<f3", [1], bytes(3)]),
+    ext(codes.ARRAY, ["<U9999999999", [0], b""]),
+    ext(codes.ARRAY, ["i4,i4", [1], bytes(8)]),
+    ext(codes.ARRAY, ["<M8[zz]", [1], bytes(8)]),
+    ext(codes.ARRAY, [["<f8", [1 << 40]], [0], b""]),
+    ext(codes.ARRAY, [["<f8", [-1]], [0], b""]),
+    ext(codes.ARRAY, [["<f8", ["a"]], [0], b""]),
+    ext(codes.ARRAY, [{"names": ["a"]}, [0], b""]),
+    ext(codes.ARRAY, [{"names": 1, "formats": 2, "offsets": 3, "itemsize": 4}, [0], b""]),
+    ext(
+        codes.ARRAY,
+        [{"names": ["a", "a"], "formats": ["<f8"] * 2, "offsets": [0, 0], "itemsize": 8}, [0], b""],
+    ),
     ext(codes.ARRAY, [{"names": ["a"], "formats": ["<f8"], "offsets": [9], "itemsize": 8}, [0], b""]),
     ext(codes.ARRAY, [{"names": ["a"], "formats": ["<f8"], "offsets": [0], "itemsize": 1 << 62}, [0], b""]),
-    ext(codes.SCALAR, ["<f8", b"1"]), ext(codes.SCALAR, ["<f8", 0]), ext(codes.SCALAR, [None, b""]), ext(codes.NUMPY_TEXT, 5),
-    ext(codes.RANGE, [0, 1, 0]), ext(codes.RANGE, ["a", 1, 1]), ext(codes.SLICE, [1]),
-    ext(codes.DATE, [0, 0, 0]), ext(codes.DATE, ["a", 0, 0]), ext(codes.DATETIME, [1]), ext(codes.TIME, [25, 0, 0, 0, 0, None]),
-    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, "../../etc/passwd"]), ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, "Europe"]),
-    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, ["x", None]]), ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, []]),
-    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, [10**17, None]]), ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, 5]),
-    ext(codes.TIMEDELTA, [1e308, 1e308, 0]), ext(codes.TIMEDELTA, [1 << 62, 0, 0]),
-    ext(codes.ENUM, ["os:system", "x"]), ext(codes.ENUM, [5, "x"]), ext(codes.ENUM, [f"{__name__}:Shutter", []]),
-    ext(codes.ENUM, [f"{__name__}:Bits", "A"]), ext(codes.ENUM, [f"{__name__}:Bits", 1 << 60]), ext(codes.ENUM, [f"{__name__}:Spot", "A"]),
-    ext(codes.NAMED_TUPLE, [f"{__name__}:Point", 3]), ext(codes.NAMED_TUPLE, [f"{__name__}:Point", [1]]),
-    ext(codes.DATACLASS, [f"{__name__}:Spot", [1]]), ext(codes.DATACLASS, [f"{__name__}:Spot", {1: 2}]),
-    ext(codes.DATACLASS, [f"{__name__}:Cell", {"__class__": 1}]), ext(codes.DATACLASS, [f"{__name__}:Plain", {}]),
+    ext(codes.SCALAR, ["<f8", b"1"]),
+    ext(codes.SCALAR, ["<f8", 0]),
+    ext(codes.SCALAR, [None, b""]),
+    ext(codes.NUMPY_TEXT, 5),
+    ext(codes.RANGE, [0, 1, 0]),
+    ext(codes.RANGE, ["a", 1, 1]),
+    ext(codes.SLICE, [1]),
+    ext(codes.DATE, [0, 0, 0]),
+    ext(codes.DATE, ["a", 0, 0]),
+    ext(codes.DATETIME, [1]),
+    ext(codes.TIME, [25, 0, 0, 0, 0, None]),
+    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, "../../etc/passwd"]),
+    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, "Europe"]),
+    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, ["x", None]]),
+    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, []]),
+    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, [10**17, None]]),
+    ext(codes.DATETIME, [2024, 1, 1, 0, 0, 0, 0, 0, 5]),
+    ext(codes.TIMEDELTA, [1e308, 1e308, 0]),
+    ext(codes.TIMEDELTA, [1 << 62, 0, 0]),
+    ext(codes.ENUM, ["os:system", "x"]),
+    ext(codes.ENUM, [5, "x"]),
+    ext(codes.ENUM, [f"{__name__}:Shutter", []]),
+    ext(codes.ENUM, [f"{__name__}:Bits", "A"]),
+    ext(codes.ENUM, [f"{__name__}:Bits", 1 << 60]),
+    ext(codes.ENUM, [f"{__name__}:Spot", "A"]),
+    ext(codes.NAMED_TUPLE, [f"{__name__}:Point", 3]),
+    ext(codes.NAMED_TUPLE, [f"{__name__}:Point", [1]]),
+    ext(codes.DATACLASS, [f"{__name__}:Spot", [1]]),
+    ext(codes.DATACLASS, [f"{__name__}:Spot", {1: 2}]),
+    ext(codes.DATACLASS, [f"{__name__}:Cell", {"__class__": 1}]),
+    ext(codes.DATACLASS, [f"{__name__}:Plain", {}]),
     ext(codes.SET, [ext(codes.DATACLASS, [f"{__name__}:Cell", {}])]),
-    ext(codes.MODEL, [f"{__name__}:Fit", {}, None, [1], None]), ext(codes.MODEL, [f"{__name__}:Fit", 1, None, [], None]),
-    ext(codes.MODEL, [f"{__name__}:Fit", {}, 1, [], None]), ext(codes.MODEL, [f"{__name__}:Fit", {}, None, None, []]),
-    ext(codes.OWN, ["nobody", []]), ext(codes.OWN, [[], []]), ext(codes.OWN, ["stream", 1]), ext(codes.OWN, ["stream", [1]]),
-    ext(codes.OWN, ["stream", [1, []]]), ext(codes.OWN, ["stream", ["t", [1]]]), ext(codes.OWN, ["stream", ["t", 1]]),
-    ext(codes.OWN, ["event", ["n", {}]]), ext(codes.OWN, ["event", [1, {"s": 2}]]), ext(codes.OWN, ["event", [1, {2: 2}]]),
-    ext(codes.OWN, ["result", [1, 2, 3, 4]]), ext(codes.OWN, ["parameter", [1, b"", None]]), ext(codes.OWN, ["parameter", ["n", 1, None]]),
-    ext(codes.OWN, ["parameters", [[1], 0]]), ext(codes.OWN, ["parameters", [[], "v"]]),
-]  # fmt: skip
+    ext(codes.MODEL, [f"{__name__}:Fit", {}, None, [1], None]),
+    ext(codes.MODEL, [f"{__name__}:Fit", 1, None, [], None]),
+    ext(codes.MODEL, [f"{__name__}:Fit", {}, 1, [], None]),
+    ext(codes.MODEL, [f"{__name__}:Fit", {}, None, None, []]),
+    ext(codes.OWN, ["nobody", []]),
+    ext(codes.OWN, [[], []]),
+    ext(codes.OWN, ["stream", 1]),
+    ext(codes.OWN, ["stream", [1]]),
+    ext(codes.OWN, ["stream", [1, []]]),
+    ext(codes.OWN, ["stream", ["t", [1]]]),
+    ext(codes.OWN, ["stream", ["t", 1]]),
+    ext(codes.OWN, ["event", ["n", {}]]),
+    ext(codes.OWN, ["event", [1, {"s": 2}]]),
+    ext(codes.OWN, ["event", [1, {2: 2}]]),
+    ext(codes.OWN, ["result", [1, 2, 3, 4]]),
+    ext(codes.OWN, ["parameter", [1, b"", None]]),
+    ext(codes.OWN, ["parameter", ["n", 1, None]]),
+    ext(codes.OWN, ["parameters", [[1], 0]]),
+    ext(codes.OWN, ["parameters", [[], "v"]]),
+]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))

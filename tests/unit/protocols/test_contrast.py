@@ -43,9 +43,7 @@ def test_an_interrupted_scan_has_ended() -> None:
 
 
 def test_status_is_that_of_the_outermost_dict_wherever_it_is() -> None:
-    inner: list[Buffer] = [
-        pickle.dumps({"status": "finished", "motor": {"a": 1, "status": "running"}}, protocol=2)
-    ]
+    inner: list[Buffer] = [pickle.dumps({"status": "finished", "motor": {"a": 1, "status": "running"}}, protocol=2)]
     first: list[Buffer] = [pickle.dumps({"status": "running", "motor": {"status": "finished"}}, protocol=2)]
     same: list[Buffer] = [pickle.dumps({"x": "running", "y": {"status": 1}, "status": "running"}, protocol=4)]
     items = ContrastFramer().feed([inner, first, same])
@@ -69,9 +67,7 @@ def test_status_is_that_of_the_outermost_dict_wherever_it_is() -> None:
         ([pickle.dumps({"status": os.system})], "which is not on the list"),
     ],
 )
-def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(
-    bad: list[Buffer], reason: str
-) -> None:
+def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(bad: list[Buffer], reason: str) -> None:
     point = message("running")
     items = ContrastFramer().feed([point, bad, point])
     assert [type(item) for item in items] == [Data, Malformed, Data]
@@ -108,9 +104,7 @@ def test_a_pickle_that_would_run_something_is_refused() -> None:
 
 
 def test_a_stream_of_another_type_is_refused() -> None:
-    with pytest.raises(
-        MalformedFrame, match=r"contrast\.parse reads streams of type 'contrast', this one is 'STINS'"
-    ):
+    with pytest.raises(MalformedFrame, match=r"contrast\.parse reads streams of type 'contrast', this one is 'STINS'"):
         contrast.parse(StreamData("STINS", message("running")))
 
 

@@ -265,9 +265,7 @@ def test_pickled_dumps_are_read_without_their_classes(
 ) -> None:
     def message(n: int, **more: Any) -> bytes:
         streams = {"s": peer.StreamData(typ="STINS", frames=[b"{}", bytes([n]) * 90_000])}
-        return pickle.dumps(
-            peer.InternalWorkerMessage(event_number=n, streams=streams, **more), protocol=protocol
-        )
+        return pickle.dumps(peer.InternalWorkerMessage(event_number=n, streams=streams, **more), protocol=protocol)
 
     data = b"".join(message(n) for n in range(30)) + message(30, created_at=WHEN)
     path = write(tmp_path / "x.pkls", gzip.compress(data) if zipped else data)
@@ -295,9 +293,7 @@ def test_pickled_raw_captures_are_read(tmp_path: Path) -> None:
         list(read_dump(path))
 
 
-def test_a_pickled_dump_that_asks_for_anything_else_is_refused(
-    peer: types.ModuleType, tmp_path: Path
-) -> None:
+def test_a_pickled_dump_that_asks_for_anything_else_is_refused(peer: types.ModuleType, tmp_path: Path) -> None:
     evil = peer.InternalWorkerMessage(event_number=1, streams={}, more=eval)
     with pytest.raises(UnsafePickle, match=r"item 1 is damaged .*builtins\.eval"):
         list(read_dump(write(tmp_path / "x", pickle.dumps(evil, protocol=4))))
@@ -306,9 +302,7 @@ def test_a_pickled_dump_that_asks_for_anything_else_is_refused(
         list(read_dump(write(tmp_path / "y", other)))
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"event_number": "1", "streams": {}}, {"event_number": 1, "streams": {"a": 5}}]
-)
+@pytest.mark.parametrize("fields", [{}, {"event_number": "1", "streams": {}}, {"event_number": 1, "streams": {"a": 5}}])
 def test_a_pickled_event_that_is_none_is_named(peer: types.ModuleType, tmp_path: Path, fields: Any) -> None:
     path = write(tmp_path / "x", pickle.dumps(peer.InternalWorkerMessage(**fields), protocol=4))
     with pytest.raises(MalformedFrame, match="a pickled event w"):
@@ -344,9 +338,7 @@ def test_the_recorded_internal_dump_is_read_and_written_again_the_same(tmp_path:
         ("xspress3-dump.cbors", 62),
     ],
 )
-def test_the_recorded_raw_captures_are_read_and_written_again_the_same(
-    name: str, count: int, tmp_path: Path
-) -> None:
+def test_the_recorded_raw_captures_are_read_and_written_again_the_same(name: str, count: int, tmp_path: Path) -> None:
     path = capture(name)
     assert kind_of(path) == "raw"
     messages = list(read_raw(path))

@@ -97,14 +97,9 @@ def test_a_stream_without_a_stable_layout_stops_being_learnt() -> None:
 
 
 values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**6), 10**12)
-    | st.floats(allow_nan=False)
-    | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-(10**6), 10**12) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=5) | st.just("frame"), inner, max_size=3)
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("frame"), inner, max_size=3)
     ),
     max_leaves=6,
 )
@@ -112,9 +107,7 @@ headers = st.dictionaries(st.text(max_size=6) | st.sampled_from(["frame", "shape
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    headers, headers, st.integers(0, 10**9), st.booleans(), st.booleans(), st.randoms(use_true_random=False)
-)
+@given(headers, headers, st.integers(0, 10**9), st.booleans(), st.booleans(), st.randoms(use_true_random=False))
 def test_the_pattern_never_disagrees_with_json(
     one: dict[str, Any], two: dict[str, Any], number: int, spaces: bool, same_keys: bool, random: Any
 ) -> None:
@@ -134,9 +127,7 @@ def test_the_pattern_never_disagrees_with_json(
             assert parsed["htype"] == "image"
 
 
-@pytest.mark.parametrize(
-    "bad", [b"", b"[1]", b"{", b"\xff\xfe", b"3", b"[" * 100_000, '{"a":1}'.encode("utf-16")]
-)
+@pytest.mark.parametrize("bad", [b"", b"[1]", b"{", b"\xff\xfe", b"3", b"[" * 100_000, '{"a":1}'.encode("utf-16")])
 def test_a_header_that_is_no_json_object_is_named_with_what_it_is(bad: bytes) -> None:
     with pytest.raises(MalformedFrame, match="the header: expected a JSON object"):
         load_header(bad, "the header")

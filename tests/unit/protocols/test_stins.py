@@ -112,9 +112,7 @@ def test_a_start_may_have_a_second_part() -> None:
         (message("image", b"", frame=10**30), "'frame' must be a whole number"),
     ],
 )
-def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(
-    bad: list[Buffer], reason: str
-) -> None:
+def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(bad: list[Buffer], reason: str) -> None:
     before, malformed, after = StinsFramer().feed([image(1), bad, image(2)])
     assert isinstance(malformed, Malformed)
     assert reason in malformed.reason
@@ -132,11 +130,7 @@ def test_a_framer_that_learnt_a_layout_still_sees_everything_else() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.binary(max_size=30) | st.sampled_from([*START, *END, *image(1)]), max_size=3), max_size=6
-    )
-)
+@given(st.lists(st.lists(st.binary(max_size=30) | st.sampled_from([*START, *END, *image(1)]), max_size=3), max_size=6))
 def test_no_bytes_make_the_framer_raise_or_lose_a_message(messages: list[list[Buffer]]) -> None:
     items = StinsFramer().feed(messages)
     assert sum(len(i.frames) if isinstance(i, Data) else 1 for i in items) == len(messages)
@@ -187,9 +181,7 @@ def test_stream_data_parses_itself_compressed_or_not() -> None:
 def test_an_image_is_only_decoded_when_it_is_asked_for() -> None:
     parsed = StreamData("STINS", message("image", b"garbage", frame=2, type="uint8", shape=[9])).parse()
     assert parsed.frame == 2
-    with pytest.raises(
-        MalformedFrame, match=r"STINS image 2: shape \[9\] of uint8 is 9 bytes, the message part has 7"
-    ):
+    with pytest.raises(MalformedFrame, match=r"STINS image 2: shape \[9\] of uint8 is 9 bytes, the message part has 7"):
         _ = parsed.data
 
 
@@ -200,9 +192,7 @@ def test_a_message_without_an_image_says_so(frames: list[Buffer]) -> None:
 
 
 def test_a_stream_of_another_type_is_refused_with_what_to_call() -> None:
-    with pytest.raises(
-        MalformedFrame, match=r"stins\.parse reads streams of type 'STINS', this one is 'xspress'"
-    ):
+    with pytest.raises(MalformedFrame, match=r"stins\.parse reads streams of type 'STINS', this one is 'xspress'"):
         stins.parse(StreamData("xspress", START))
 
 

@@ -51,10 +51,7 @@ keys = st.recursive(
     max_leaves=4,
 )
 plain = st.recursive(
-    keys
-    | st.complex_numbers(allow_nan=False)
-    | st.binary(max_size=300).map(bytearray)
-    | st.sets(keys, max_size=3),
+    keys | st.complex_numbers(allow_nan=False) | st.binary(max_size=300).map(bytearray) | st.sets(keys, max_size=3),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.tuples(inner)
@@ -96,9 +93,7 @@ ARRAYS = [
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype}{a.shape}"[:40])
-def test_arrays_are_read_as_they_were_and_can_be_written_to(
-    array: np.ndarray[Any, Any], protocol: int
-) -> None:
+def test_arrays_are_read_as_they_were_and_can_be_written_to(array: np.ndarray[Any, Any], protocol: int) -> None:
     found = safe_loads(pickle.dumps({"a": array, "b": [array.dtype, array]}, protocol=protocol))
     assert type(found["a"]) is np.ndarray
     assert found["a"].dtype == array.dtype == found["b"][0]
@@ -405,9 +400,7 @@ def test_a_pickle_that_is_too_long_is_not_looked_at() -> None:
 
 def test_every_cut_is_noticed() -> None:
     for protocol in PROTOCOLS:
-        data = pickle.dumps(
-            {"a": [1, 2.5, "text", np.arange(3.0)], "b": (None, True, b"x", 10**30)}, protocol=protocol
-        )
+        data = pickle.dumps({"a": [1, 2.5, "text", np.arange(3.0)], "b": (None, True, b"x", 10**30)}, protocol=protocol)
         for end in range(len(data)):
             with pytest.raises(TruncatedPickle):
                 safe_loads(data[:end])

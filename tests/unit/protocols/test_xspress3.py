@@ -95,9 +95,7 @@ def test_spectra_that_look_like_a_header_or_a_pickle_are_spectra() -> None:
         ([b""], "other parts are missing"),
     ],
 )
-def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(
-    bad: list[Buffer], reason: str
-) -> None:
+def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(bad: list[Buffer], reason: str) -> None:
     before, malformed, after = Xspress3Framer().feed([image(1), bad, image(2)])
     assert isinstance(malformed, Malformed)
     assert reason in malformed.reason
@@ -105,11 +103,7 @@ def test_bytes_that_are_not_understood_are_named_and_the_framer_goes_on(
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.binary(max_size=9) | st.sampled_from([*START, *END, *image(1)]), max_size=4), max_size=9
-    )
-)
+@given(st.lists(st.lists(st.binary(max_size=9) | st.sampled_from([*START, *END, *image(1)]), max_size=4), max_size=9))
 def test_no_bytes_make_the_framer_raise_or_lose_a_part(messages: list[list[Buffer]]) -> None:
     items = Xspress3Framer().feed([*messages, END])
     parts = [p for i in items for f in (i.frames if isinstance(i, Data) else [i.frames]) for p in f]
@@ -181,9 +175,7 @@ def test_metadata_that_would_run_something_is_refused_and_does_not() -> None:
 
 
 def test_a_stream_of_another_type_is_refused() -> None:
-    with pytest.raises(
-        MalformedFrame, match=r"xspress3\.parse reads streams of type 'xspress', this one is 'STINS'"
-    ):
+    with pytest.raises(MalformedFrame, match=r"xspress3\.parse reads streams of type 'xspress', this one is 'STINS'"):
         xspress3.parse(StreamData("STINS", image(1)))
 
 

@@ -83,19 +83,46 @@ def test_the_top_may_be_a_table(path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (1, 1), (True, True), (1.5, 1.5), (1 + 2j, 1 + 2j), ("å", "å"), (None, None), (1 << 70, str(1 << 70)),
-        (2**64 - 1, 2**64 - 1), (b"text", "text"), (b"", None), ("", ""), ("a\0b", "a�b"), ("\ud800", "?"),
-        (np.float32(1.5), 1.5), (np.str_("x"), "x"), (np.array("x"), "x"), (np.array(3), 3),
-        ([1, 2], [1, 2]), (["a", "b"], ["a", "b"]), ([1, None], [1.0, "nan"]), ([], []), ([[1], [1, 2]], ["[1]", "[1, 2]"]),
-        ([1, "a"], ["1", "a"]), ([{"a": 1}], ['{"a": 1}']), (np.array(["x", "å\0z"]), ["x", "å�z"]), (np.array([], "U3"), []),
-        (np.array([b"x"]), [b"x"]), (np.array([], "S"), []), (np.array([True, False]), [True, False]),
-        (np.array(["2024-01-01", "NaT"], "M8[D]"), ["2024-01-01", "NaT"]), (np.timedelta64(1500, "ms"), 1.5),
-        (np.float16([1]), [1]), (np.arange(3, dtype=">i4"), [0, 1, 2]), (np.zeros((0, 2)), []), (np.longdouble([1]), [1]),
+        (1, 1),
+        (True, True),
+        (1.5, 1.5),
+        (1 + 2j, 1 + 2j),
+        ("å", "å"),
+        (None, None),
+        (1 << 70, str(1 << 70)),
+        (2**64 - 1, 2**64 - 1),
+        (b"text", "text"),
+        (b"", None),
+        ("", ""),
+        ("a\0b", "a�b"),
+        ("\ud800", "?"),
+        (np.float32(1.5), 1.5),
+        (np.str_("x"), "x"),
+        (np.array("x"), "x"),
+        (np.array(3), 3),
+        ([1, 2], [1, 2]),
+        (["a", "b"], ["a", "b"]),
+        ([1, None], [1.0, "nan"]),
+        ([], []),
+        ([[1], [1, 2]], ["[1]", "[1, 2]"]),
+        ([1, "a"], ["1", "a"]),
+        ([{"a": 1}], ['{"a": 1}']),
+        (np.array(["x", "å\0z"]), ["x", "å�z"]),
+        (np.array([], "U3"), []),
+        (np.array([b"x"]), ["x"]),
+        (np.array([], "S"), []),
+        (np.array([True, False]), [True, False]),
+        (np.array(["2024-01-01", "NaT"], "M8[D]"), ["2024-01-01", "NaT"]),
+        (np.timedelta64(1500, "ms"), 1.5),
+        (np.float16([1]), [1]),
+        (np.arange(3, dtype=">i4"), [0, 1, 2]),
+        (np.zeros((0, 2)), []),
+        (np.longdouble([1]), [1]),
         (np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]), [(1, 2.5)]),
         (np.array([(1, "x")], dtype=[("a", "i4"), ("b", "U2")]), '{"a": [1], "b": ["x"]}'),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_a_value_is_written_as(path: Path, value: Any, expected: Any) -> None:
     found, notes = written(path, {"v": value, "x": 1, "x_attrs": {"v": value}})
     assert notes == []
@@ -128,7 +155,8 @@ def test_what_does_not_fit_is_a_note_and_the_rest_is_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "safe"), [("a/b", "a%2Fb"), ("", "%"), (".", "%2E"), ("..", "%2E%2E"), ("å\0", "å�"), ("\ud800", "?")]
+    ("name", "safe"),
+    [("a/b", "a%2Fb"), ("", "%"), (".", "%2E"), ("..", "%2E%2E"), ("å\0", "å�"), ("\ud800", "?")],
 )
 def test_names_that_hdf5_reserves_are_escaped(path: Path, name: str, safe: str) -> None:
     found, notes = written(path, {name: 1, "g": {name: {"x": 1}}})
@@ -163,7 +191,7 @@ def test_the_file_replaces_the_old_one_whole_and_is_readable_by_others(path: Pat
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
-    assert os.listdir(path.parent) == [path.name]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +204,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_old_file(path: Path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         write_hdf5(path, {"b": 2})
     monkeypatch.undo()
-    assert os.listdir(path.parent) == [path.name]
+    assert list(path.parent.iterdir()) == [path]
     with h5py.File(path) as file:
         assert list(file) == ["a"]
 
@@ -187,7 +215,13 @@ def test_h5py_is_imported_only_to_write() -> None:
 
 values = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.builds(np.arange, st.integers(0, 3)),
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(),
+        st.binary(),
+        st.builds(np.arange, st.integers(0, 3)),
         st.builds(object),
     ),
     lambda each: st.one_of(
@@ -196,11 +230,14 @@ values = st.recursive(
         st.dictionaries(st.integers() | st.tuples(st.floats(), st.text()), each, max_size=3),
     ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.text(max_size=4), values, max_size=4), st.dictionaries(st.text(max_size=4), values, max_size=3))
+@given(
+    st.dictionaries(st.text(max_size=4), values, max_size=4),
+    st.dictionaries(st.text(max_size=4), values, max_size=3),
+)
 def test_any_tree_can_be_written(path: Path, publish: dict[str, Any], attrs: dict[str, Any]) -> None:
     write_hdf5(path, snapshot(publish | {"x": 1, "x_attrs": attrs}), attrs)
     with h5py.File(path) as file:

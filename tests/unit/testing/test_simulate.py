@@ -15,9 +15,7 @@ def test_shapes() -> None:
     assert _shape("128") == (128,)
 
 
-@pytest.mark.parametrize(
-    ("points", "mesh"), [("1", (1, 1)), ("4", (2, 2)), ("5", (3, 3)), ("1000", (32, 32))]
-)
+@pytest.mark.parametrize(("points", "mesh"), [("1", (1, 1)), ("4", (2, 2)), ("5", (3, 3)), ("1000", (32, 32))])
 def test_a_number_of_points_makes_the_square_mesh_that_holds_them(points: str, mesh: tuple[int, int]) -> None:
     assert _mesh(points) == mesh
 

@@ -221,9 +221,7 @@ class TriggerMap(ABC):
         kind = wire.get("kind") if isinstance(wire, Mapping) else None
         cls = TriggerMap._kinds.get(kind) if isinstance(kind, str) else None
         if cls is None:
-            raise MapError(
-                f"not a trigger map: kind {kind!r} is unknown; do both sides run the same Beamfold version?"
-            )
+            raise MapError(f"not a trigger map: kind {kind!r} is unknown; do both sides run the same Beamfold version?")
         try:
             return cls._from_wire(wire)
         except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
@@ -250,9 +248,7 @@ class TriggerMap(ABC):
         sets = self._tag_sets()
         for tags in dict.fromkeys((*sets, *self.groups)):
             if not any(tags <= have for have in worker_tags):
-                raise MapError(
-                    f"no worker has {_named(tags)}; give a worker {_named(tags)} or change the trigger map"
-                )
+                raise MapError(f"no worker has {_named(tags)}; give a worker {_named(tags)} or change the trigger map")
         if self.min_workers > 1:
             self._refuse_crowded(sets, worker_tags)
 

@@ -168,7 +168,5 @@ def _number(name: str, raw: Sequence[_Raw], streams: Sequence[str], length: int,
     target = code  # broadcasts are coded already
     target[own] = rank[inverse]
     ends = np.cumsum([len(r.tags) for r in raw])
-    columns = [
-        Column(ints(r.at), ints(r.counts), t) for r, t in zip(raw, np.split(target, ends[:-1]), strict=True)
-    ]
+    columns = [Column(ints(r.at), ints(r.counts), t) for r, t in zip(raw, np.split(target, ends[:-1]), strict=True)]
     return Part(length, columns, first_code[appearance], values[appearance])

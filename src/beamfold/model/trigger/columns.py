@@ -99,9 +99,7 @@ class PairIndex:
         self.start: Ints = frozen(offsets(width))
         self.widest = int(width.max(initial=0))
         if self.widest >= _LARGEST_WIDTH:
-            raise MapError(
-                f"an event has {self.widest} constraints; at most {_LARGEST_WIDTH - 1} are possible"
-            )
+            raise MapError(f"an event has {self.widest} constraints; at most {_LARGEST_WIDTH - 1} are possible")
         self.k: Positions = frozen((np.arange(len(self.event)) - self.start[self.event]).astype(np.int16))
         place = np.empty(len(first), dtype=np.int64)
         place[appeared] = np.arange(len(first))

@@ -56,9 +56,7 @@ def compile_sequence(spec: SequenceSpec | Mapping[str, Any], all_wrap: bool = Tr
     return _lay_out(streams, parts, ints([number[name] for name in spec.sequence]), tags, all_wrap)
 
 
-def _lay_out(
-    streams: Sequence[str], parts: list[Part], occurring: Ints, tags: TagSets, wrap: bool
-) -> TriggerMap:
+def _lay_out(streams: Sequence[str], parts: list[Part], occurring: Ints, tags: TagSets, wrap: bool) -> TriggerMap:
     """Put the occurrences (numbers of parts) one after the other, each with virtual workers of its own."""
     lengths = ints([p.length for p in parts])[occurring]
     _refuse_too_large(parts, occurring, int(lengths.sum()))
@@ -130,6 +128,4 @@ def _tile(columns: list[Column], occurring: Ints, event_at: Ints, virtual_at: In
 
 
 def _join(a: Column, b: Column) -> Column:
-    return Column(
-        np.append(a.events, b.events), np.append(a.counts, b.counts), np.append(a.targets, b.targets)
-    )
+    return Column(np.append(a.events, b.events), np.append(a.counts, b.counts), np.append(a.targets, b.targets))

@@ -48,9 +48,7 @@ class SequenceMap(TriggerMap, kind="sequence"):
         self.n_virtual: int = len(constraints)
         self.groups = tuple(groups)
         if len(self.groups) > MAX_GROUPS:
-            raise MapError(
-                f"{len(self.groups)} different tag sets are broadcast to; at most {MAX_GROUPS} are possible"
-            )
+            raise MapError(f"{len(self.groups)} different tag sets are broadcast to; at most {MAX_GROUPS} are possible")
         self._columns = tuple(columns)
         self._sets = tuple(tag_sets)
         self._virtual_tags: Ints = frozen(virtual_tags)
@@ -87,9 +85,7 @@ class SequenceMap(TriggerMap, kind="sequence"):
         width = np.diff(self._pairs.start)
         self._cast_events: Ints = np.flatnonzero(group_bits)
         self._cast_groups: Ints = group_bits[self._cast_events]
-        self._odd: Ints = offsets(
-            (width != 1) | (group_bits != 0)
-        )  # events before e with other than one part
+        self._odd: Ints = offsets((width != 1) | (group_bits != 0))  # events before e with other than one part
         self.may_be_empty = bool(((width == 0) & (group_bits == 0)).any())
 
     def _index_virtual(self) -> None:
@@ -146,11 +142,7 @@ class SequenceMap(TriggerMap, kind="sequence"):
 
     def groups_of(self, event: int) -> int:
         at = int(self._cast_events.searchsorted(event))
-        return (
-            int(self._cast_groups[at])
-            if at < len(self._cast_events) and self._cast_events[at] == event
-            else 0
-        )
+        return int(self._cast_groups[at]) if at < len(self._cast_events) and self._cast_events[at] == event else 0
 
     def single_part(self, lo: int, hi: int) -> bool:
         if lo < 0 or hi > self.n_events:
@@ -251,8 +243,7 @@ class SequenceMap(TriggerMap, kind="sequence"):
         highest = self.n_events - 2 if self.wrapped else self.n_events - 1
         if not (0 if self.wrapped else -1) <= last_data_event <= highest:
             raise MapError(
-                f"cannot end the scan after event {last_data_event}: "
-                f"the trigger map has data events up to {highest}"
+                f"cannot end the scan after event {last_data_event}: the trigger map has data events up to {highest}"
             )
         if last_data_event == highest:
             return self

@@ -81,9 +81,7 @@ class Progressions:
     def next(self, event: int) -> int:
         """The first event >= `event` with a frame; there always is one."""
         event = max(1, event)
-        return min(
-            first if event <= first else event + (first - event) % every for every, first in self.progressions
-        )
+        return min(first if event <= first else event + (first - event) % every for every, first in self.progressions)
 
 
 def _essential(progressions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -68,9 +68,7 @@ class UniformMap(TriggerMap, kind="uniform"):
         self.n_virtual = 0 if broadcast else None if events is None else -(-events // batch)
         busy = events is None or self._union.count(self._last) > 0
         self.min_workers = int(busy and not broadcast)
-        self.may_be_empty = self._dense_from > 1 and (
-            events is None or self._union.count(self._last) < self._last
-        )
+        self.may_be_empty = self._dense_from > 1 and (events is None or self._union.count(self._last) < self._last)
 
     @classmethod
     def of(cls, spec: UniformSpec) -> UniformMap:

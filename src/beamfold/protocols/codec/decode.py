@@ -79,9 +79,7 @@ class _Reader:
 
     def unpack(self, data: memoryview) -> Any:
         if self.depth >= _MAX_EXTENSIONS:
-            raise CodecError(
-                f"the bytes are not a result: they are nested deeper than {codes.MAX_DEPTH} levels"
-            )
+            raise CodecError(f"the bytes are not a result: they are nested deeper than {codes.MAX_DEPTH} levels")
         self.depth += 1
         found = _unpack(data, ext_hook=self.extension)
         self.depth -= 1
@@ -109,9 +107,7 @@ class _Reader:
             raise CodecError(f"the result contains a {name!r}, but no modules were given to look types up in")
         cls = self.types.find(name)
         if kind(cls) != code:
-            raise CodecError(
-                f"the result says that {name!r} is what it is not; are two versions of the app running?"
-            )
+            raise CodecError(f"the result says that {name!r} is what it is not; are two versions of the app running?")
         return cls
 
 
@@ -230,8 +226,7 @@ def _named_tuple(reader: _Reader, data: memoryview) -> Any:
     cls = reader.named_type(name, codes.NAMED_TUPLE)
     if type(items) is not list or len(items) != len(cls._fields):
         raise CodecError(
-            f"{name} has {len(cls._fields)} fields here and others in the result; "
-            "are two versions of the app running?"
+            f"{name} has {len(cls._fields)} fields here and others in the result; are two versions of the app running?"
         )
     return tuple.__new__(cls, items)
 

@@ -49,9 +49,7 @@ def _structure_to_wire(dtype: np.dtype[Any]) -> dict[str, Any]:
     titles = [fields[name][2] if len(fields[name]) > 2 else None for name in names]
     if any(title is not None for title in titles):
         if not all(title is None or type(title) is str for title in titles):
-            raise CodecError(
-                "a structured dtype whose field titles are not strings cannot travel; drop the titles"
-            )
+            raise CodecError("a structured dtype whose field titles are not strings cannot travel; drop the titles")
         wire["titles"] = titles
     if dtype.isalignedstruct:
         wire["aligned"] = True

@@ -110,10 +110,7 @@ def _dict(obj: dict[Any, Any], walk: Walk, depth: int) -> Any:
     if str not in plain or not _STR.issuperset(map(type, obj)):
         return Ext(codes.PAIRS, _pairs(obj, walk, depth))
     try:
-        return {
-            key: value if type(value) in plain else _lower(value, walk, depth + 1)
-            for key, value in obj.items()
-        }
+        return {key: value if type(value) in plain else _lower(value, walk, depth + 1) for key, value in obj.items()}
     except Refused as refused:
         refused.inside(obj, _entries(obj))
         raise

@@ -29,9 +29,7 @@ by_type: dict[type, OwnType] = {}
 by_tag: dict[str, OwnType] = {}
 
 
-def register_type(
-    tag: str, cls: type[T], parts: Callable[[T], list[Any]], restore: Callable[[list[Any]], T]
-) -> None:
+def register_type(tag: str, cls: type[T], parts: Callable[[T], list[Any]], restore: Callable[[list[Any]], T]) -> None:
     """Let instances of exactly `cls` travel under `tag`.
 
     `restore` gets what a peer sent: it must check it, and may raise a BeamfoldError, TypeError, ValueError,
@@ -55,9 +53,7 @@ def _stream_parts(stream: StreamData) -> list[Any]:
 
 def _stream(parts: list[Any]) -> StreamData:
     typ, frames = parts
-    checked: list[Buffer] = [
-        _expect("a frame", f, bytes, memoryview) for f in _expect("frames", frames, list)
-    ]
+    checked: list[Buffer] = [_expect("a frame", f, bytes, memoryview) for f in _expect("frames", frames, list)]
     return StreamData(_expect("a stream's type", typ, str), checked)
 
 
@@ -93,8 +89,6 @@ def _parameters(parts: list[Any]) -> ParameterSet:
 
 register_type("stream", StreamData, _stream_parts, _stream)
 register_type("event", EventData, lambda e: [e.event_number, e.streams], _event)
-register_type(
-    "result", ResultData, lambda r: [r.event_number, r.worker, r.payload, r.parameters_hash], _result
-)
+register_type("result", ResultData, lambda r: [r.event_number, r.worker, r.payload, r.parameters_hash], _result)
 register_type("parameter", WorkParameter, lambda p: [p.name, p.data, p.value], _parameter)
 register_type("parameters", ParameterSet, lambda p: [list(p.values()), p.version], _parameters)

@@ -86,8 +86,7 @@ def with_attributes(cls: type, state: dict[str, Any]) -> Any:
     if rest:
         if not hasattr(obj, "__dict__"):
             raise CodecError(
-                f"{cls.__qualname__} has no attribute {next(iter(rest))!r} here; "
-                "are two versions of the app running?"
+                f"{cls.__qualname__} has no attribute {next(iter(rest))!r} here; are two versions of the app running?"
             )
         vars(obj).update(rest)
     return obj
@@ -134,9 +133,7 @@ class TypeTable:
         return iter(self._modules)
 
 
-_ADVICE = (
-    "define it at the top level of the worker's or reducer's module, or of one beside it, or return a dict"
-)
+_ADVICE = "define it at the top level of the worker's or reducer's module, or of one beside it, or return a dict"
 
 
 def global_name(cls: type) -> str:

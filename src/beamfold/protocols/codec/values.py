@@ -59,9 +59,7 @@ def _bytearray(obj: bytearray, walk: Walk, _depth: int) -> Ext:
 
 def _memoryview(obj: memoryview, walk: Walk, _depth: int) -> Ext:
     if obj.ndim != 1 or obj.format != "B" or not obj.contiguous:
-        raise Refused(
-            obj, "a memoryview that is not flat bytes cannot travel; return bytes(it) or numpy.asarray(it)"
-        )
+        raise Refused(obj, "a memoryview that is not flat bytes cannot travel; return bytes(it) or numpy.asarray(it)")
     if obj.nbytes < INLINE_BYTES:
         return Ext(codes.VIEW, bytes(obj))
     return _beside(codes.VIEW, bytes(obj) if walk.copy and not obj.readonly else obj.toreadonly(), walk)
@@ -82,8 +80,7 @@ def _zone(zone: tzinfo | None, obj: object) -> Any:
         return zone.key
     raise Refused(
         obj,
-        f"a time whose zone is a {type_name(type(zone))} cannot travel; "
-        "use datetime.timezone or zoneinfo.ZoneInfo",
+        f"a time whose zone is a {type_name(type(zone))} cannot travel; use datetime.timezone or zoneinfo.ZoneInfo",
     )
 
 

@@ -22,9 +22,7 @@ class Walk:
 
     __slots__ = ("buffers", "copy", "plain", "types")
 
-    def __init__(
-        self, buffers: list[Buffer], types: TypeTable | None, copy: bool, plain: frozenset[type]
-    ) -> None:
+    def __init__(self, buffers: list[Buffer], types: TypeTable | None, copy: bool, plain: frozenset[type]) -> None:
         self.buffers = buffers
         self.types = types
         self.copy = copy
