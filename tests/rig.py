@@ -101,7 +101,7 @@ class Rig:
             self._hello("worker", w.name, tags=w.tags)
         self._hello("reducer", "reducer")
 
-    # -- channels ---------------------------------------------------------------------------------------------------
+    # -- channels --------------------------------------------------------------------------------------------
 
     def post(self, src: str, dst: str, payload: Any) -> None:
         self.channels.setdefault((src, dst), deque()).append(payload)
@@ -157,7 +157,7 @@ class Rig:
     def _hello(self, role: str, name: str, **more: Any) -> None:
         self.post(name, "controller", m.Hello(role, name, name, VERSION, 1, "here", url=name, **more))
 
-    # -- people and detectors -----------------------------------------------------------------------------------------
+    # -- people and detectors --------------------------------------------------------------------------------
 
     def submit(self, trigger_map: TriggerMap, request: int = 1) -> None:
         self.settle_hellos()
@@ -190,7 +190,7 @@ class Rig:
     def report(self) -> dict[str, Any]:
         return list(self.controller.reports.values())[-1]
 
-    # -- services -------------------------------------------------------------------------------------------------------
+    # -- services --------------------------------------------------------------------------------------------
 
     def _to_ingester(self, name: str, src: str, payload: Any) -> None:
         scans = self.ingest[name]

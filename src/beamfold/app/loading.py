@@ -83,7 +83,7 @@ def modules_of(cls: type) -> list[str]:
     return [cls.__module__, *sorted(n for n in modules_in(scope_of(module)) if n != cls.__module__)]
 
 
-# -- which file is meant ------------------------------------------------------------------------
+# -- which file is meant -------------------------------------------------------------------------------------
 
 
 def _take_apart(path: str, base: Path) -> _Target:
@@ -132,7 +132,7 @@ def _python_files(folder: Path) -> str:
     return f"; {folder} has {', '.join(there[:20]) or 'no Python files'}"
 
 
-# -- importing ----------------------------------------------------------------------------------
+# -- importing -----------------------------------------------------------------------------------------------
 
 
 def _make_way(target: _Target) -> None:

@@ -118,7 +118,7 @@ def _framer(settings: RunFile, stream: str) -> Framer:
     return framer(section.protocol, **section.framer_options)
 
 
-# -- ingester ------------------------------------------------------------------------------------------
+# -- ingester ------------------------------------------------------------------------------------------------
 
 
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
@@ -148,7 +148,7 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
     return IngesterService(inputs, control, data), close
 
 
-# -- worker --------------------------------------------------------------------------------------------
+# -- worker --------------------------------------------------------------------------------------------------
 
 
 def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
@@ -184,7 +184,7 @@ def _describe(
         return [], str(error)
 
 
-# -- reducer -------------------------------------------------------------------------------------------
+# -- reducer -------------------------------------------------------------------------------------------------
 
 
 def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
@@ -219,7 +219,7 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
     return service, close
 
 
-# -- controller ----------------------------------------------------------------------------------------
+# -- controller ----------------------------------------------------------------------------------------------
 
 
 def _run_controller(settings: RunFile, token: str | None, supervised: bool) -> int:

@@ -79,7 +79,7 @@ class Supervisor:
         self._up = False
         self._stopping = False
 
-    # -- from outside ----------------------------------------------------------------------------------
+    # -- from outside ----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         try:
@@ -137,7 +137,7 @@ class Supervisor:
             with suppress(OSError):
                 self.note_path(self.settings).unlink(missing_ok=True)
 
-    # -- coming up -------------------------------------------------------------------------------------
+    # -- coming up -------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
         url = self.settings.store.url
@@ -220,7 +220,7 @@ class Supervisor:
                 return
             await asyncio.sleep(POLL)
 
-    # -- while it runs ---------------------------------------------------------------------------------
+    # -- while it runs ---------------------------------------------------------------------------------------
 
     async def _watch(self, child: Child) -> None:
         how = await child.wait()
@@ -252,7 +252,7 @@ class Supervisor:
                 self._fail("the control store ended: without it nothing can be recorded")
             await asyncio.sleep(WATCH)
 
-    # -- for `beamfold status` -------------------------------------------------------------------------
+    # -- for `beamfold status` -------------------------------------------------------------------------------
 
     @staticmethod
     def note_path(settings: RunFile) -> Path:

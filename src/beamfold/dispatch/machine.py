@@ -153,7 +153,7 @@ class ControllerMachine:
         self._fencing: tuple[int, dict[str, bytes]] | None = None
         self._fence_again = False
 
-    # -- services -----------------------------------------------------------------------------------------------
+    # -- services --------------------------------------------------------------------------------------------
 
     def receive(self, peer: bytes, message: ToController, now: float) -> list[Action]:
         """A service said something."""
@@ -229,7 +229,7 @@ class ControllerMachine:
                 found.setdefault(parameter["name"], parameter)
         return [found[name] for name in sorted(found)]
 
-    # -- requests ---------------------------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------------------
 
     def submit(self, plan: Plan, now: float) -> list[Action]:
         """Start a scan; the reply comes when it is armed. A running scan is stopped for it."""
@@ -386,7 +386,7 @@ class ControllerMachine:
         turn = workers[len(scan.report.ticks) % len(workers)] if workers else None
         return [Send(turn.peer, Tick(scan.number))] if turn else []
 
-    # -- messages of a scan -------------------------------------------------------------------------------------------
+    # -- messages of a scan ----------------------------------------------------------------------------------
 
     def _scan_message(self, scan: Scan, service: Service, message: Any, now: float) -> list[Action]:
         match message:
@@ -523,7 +523,7 @@ class ControllerMachine:
         actions.append(RecordParameters(scan.scan_id, version, values, from_event))
         return actions + (self._fence(scan) if self._fence_again else [])
 
-    # -- the end ------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _finish(self, scan: Scan) -> list[Action]:
         if scan.phase not in (Phase.RUNNING, Phase.HALTING, Phase.DRAINING):
@@ -575,7 +575,7 @@ class ControllerMachine:
             return actions
         return actions + self._advance(now)
 
-    # -- what people ask ------------------------------------------------------------------------------------------------
+    # -- what people ask -------------------------------------------------------------------------------------
 
     def report(self, scan_id: str) -> dict[str, Any] | None:
         """The report of a scan, as it stands."""

@@ -102,7 +102,7 @@ class Scan:
         count = self.map.frame_count(stream)
         return None if count is None else max(count - 2, 0)
 
-    # -- what the services say --------------------------------------------------------------------------------------
+    # -- what the services say -------------------------------------------------------------------------------
 
     def seen(self, message: StreamSeen) -> None:
         """A stream's counters."""
@@ -202,7 +202,7 @@ class Scan:
         for index, name in enumerate(self.map.streams):
             self.report.streams[name].expected = self._expected(index)
 
-    # -- the report -----------------------------------------------------------------------------------------------
+    # -- the report ------------------------------------------------------------------------------------------
 
     def data_range(self) -> Run:
         """The data events that the scan has: half-open. Of an endless one, those that are known of so far."""

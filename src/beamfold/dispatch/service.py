@@ -67,7 +67,7 @@ class ControllerService:
         self.notes: deque[dict[str, Any]] = deque(maxlen=MAX_NOTES)
         self._stopping = asyncio.Event()
 
-    # -- the loop -------------------------------------------------------------------------------------------------
+    # -- the loop --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until `shutdown()`."""
@@ -149,7 +149,7 @@ class ControllerService:
         self.notes.append(entry)
         self._writer.put(lambda ledger: ledger.append_logs([entry]))
 
-    # -- requests -------------------------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------------------
 
     async def submit(self, trigger_map: TriggerMap) -> str:
         """Start a scan; returns its id once it is armed. MapError or ScanError say why it cannot be."""

@@ -175,7 +175,7 @@ class IngestMachine:
         self._halted = False
         self._troubles = 0
 
-    # -- what happens -------------------------------------------------------------------------------------------
+    # -- what happens ----------------------------------------------------------------------------------------
 
     def feed(self, stream: int, items: Iterable[Item]) -> list[Action]:
         """Frames of one stream arrived."""
@@ -284,7 +284,7 @@ class IngestMachine:
             for s in self._streams.values()
         ]
 
-    # -- numbering ----------------------------------------------------------------------------------------------
+    # -- numbering -------------------------------------------------------------------------------------------
 
     def _start(self, state: _Stream, item: Start, actions: list[Action]) -> None:
         if state.phase != "waiting":
@@ -381,9 +381,8 @@ class IngestMachine:
         last = int(self.map.events(index, hi - 1, hi)[0])
         runs = [(first, last + 1)]
         state.gaps.append((runs, tail))
-        for worker in range(len(self._workers)):
-            if (worker, index) in self._credit:
-                actions.append(SendGap(worker, index, runs, tail))
+        attached = [w for w in range(len(self._workers)) if (w, index) in self._credit]
+        actions.extend(SendGap(worker, index, runs, tail) for worker in attached)
         if not tail:
             actions.append(Tell(FramesMissing(self.scan, state.spec.name, runs)))
 
@@ -399,7 +398,7 @@ class IngestMachine:
         if self._troubles <= MAX_TROUBLES:
             actions.append(Tell(Trouble(self.scan, f"stream {state.spec.name}", text)))
 
-    # -- routing ------------------------------------------------------------------------------------------------
+    # -- routing ---------------------------------------------------------------------------------------------
 
     def _everything(self) -> list[Action]:
         actions: list[Action] = []
@@ -539,7 +538,7 @@ class IngestMachine:
             before -= 1
         return before
 
-    # -- sending ------------------------------------------------------------------------------------------------
+    # -- sending ---------------------------------------------------------------------------------------------
 
     def _flush(self, actions: list[Action]) -> None:
         for key, box in self._outbox.items():

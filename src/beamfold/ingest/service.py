@@ -126,7 +126,7 @@ class IngesterService:
         if handler is not None:
             handler(message)
 
-    # -- detectors ------------------------------------------------------------------------------------------------
+    # -- detectors -------------------------------------------------------------------------------------------
 
     def _read(self, item: Input) -> None:
         messages = item.source.drain(DRAIN_MESSAGES, DRAIN_BYTES)
@@ -139,7 +139,7 @@ class IngesterService:
                 self._perform(scan, scan.machine.feed(scan.streams[item.name], items))
                 return
 
-    # -- workers --------------------------------------------------------------------------------------------------
+    # -- workers ---------------------------------------------------------------------------------------------
 
     def _take_grants(self) -> None:
         for parts in self._data.receive(1 << 20):
@@ -181,7 +181,7 @@ class IngesterService:
         else:
             self._poller.register(item.source.socket, POLLIN)
 
-    # -- the controller -------------------------------------------------------------------------------------------
+    # -- the controller --------------------------------------------------------------------------------------
 
     def _arm(self, message: Arm) -> None:
         trigger_map = TriggerMap.from_wire(message.map)

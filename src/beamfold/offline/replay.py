@@ -171,12 +171,7 @@ def replay(
     captures = [f if isinstance(f, Capture) else parse_capture(str(f)) for f in files]
     raw = read_parameters(parameters) if parameters is not None else {}
     player = Replay(worker, reducer, parameters=raw, workers=workers)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed} events"),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("replay"), BarColumn(), TextColumn("{task.completed} events"), TimeElapsedColumn())
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("replay", total=None)
         for done in player.run(_tolerant(events(captures), player.report)):

@@ -53,7 +53,7 @@ class Message(msgspec.Struct, frozen=True, tag_field="type"):
     """Base of all control messages."""
 
 
-# -- a service says ---------------------------------------------------------------------------------------------
+# -- a service says ------------------------------------------------------------------------------------------
 
 
 class Hello(Message, frozen=True):
@@ -151,7 +151,8 @@ class FenceReached(Message, frozen=True):
 class PartsDone(Message, frozen=True):
     """Results are in the result log: events that became terminal (lo, hi, state), and parts done per worker.
 
-    Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked a stream, by stream.
+    Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
+    a stream, by stream.
     """
 
     scan: int
@@ -186,7 +187,7 @@ class Finished(Message, frozen=True):
     error: str = ""
 
 
-# -- the controller says ------------------------------------------------------------------------------------------
+# -- the controller says -------------------------------------------------------------------------------------
 
 
 class Welcome(Message, frozen=True):
@@ -206,7 +207,10 @@ class Refused(Message, frozen=True):
 
 
 class Arm(Message, frozen=True):
-    """Get ready for a scan. `map` is TriggerMap.to_wire(); `parameters` raw bytes by name; `policy` from the run file."""
+    """Get ready for a scan. `map` is TriggerMap.to_wire(); `parameters` are raw bytes by name.
+
+    `declared` describes the app's parameters; what follows is the run file's policy.
+    """
 
     scan: int
     scan_id: str

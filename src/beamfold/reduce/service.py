@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -195,7 +196,7 @@ class ReducerService:
         if isinstance(message, Arm) or (self._scan is not None and self._scan.arm.scan == message.scan):  # type: ignore[union-attr]
             handler(message)
 
-    # -- results --------------------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         scan = self._scan
@@ -281,7 +282,7 @@ class ReducerService:
         scan.withheld[peer] = 0
         self._data.send(peer, [encode_header(Grant(scan.arm.scan, -1, owed))])
 
-    # -- folding --------------------------------------------------------------------------------------------------
+    # -- folding ---------------------------------------------------------------------------------------------
 
     def _fold(self, scan: _Scan) -> None:
         """Fold for a slice of time."""
@@ -345,7 +346,7 @@ class ReducerService:
             scan.finish = False
             self._do_finish(scan)
 
-    # -- the controller -------------------------------------------------------------------------------------------
+    # -- the controller --------------------------------------------------------------------------------------
 
     def _arm(self, message: Arm) -> None:
         if self._scan is not None:
@@ -430,10 +431,8 @@ class ReducerService:
         scan = self._scan
         assert scan is not None
         if message.report is not None:
-            try:
+            with suppress(OSError, BeamfoldError):  # Finished has said so; the report itself is in the ledger
                 self._publisher.store(scan.arm.scan_id, self._snapshot(), message.report)
-            except (OSError, BeamfoldError):
-                pass  # Finished has said so already; the report itself is in the ledger
         self._drop(scan)
 
     def _drop(self, scan: _Scan) -> None:
@@ -443,7 +442,7 @@ class ReducerService:
         shutil.rmtree(self._directory / scan.arm.scan_id, ignore_errors=True)
         self._scan = None
 
-    # -- readers ----------------------------------------------------------------------------------------------------
+    # -- readers ---------------------------------------------------------------------------------------------
 
     def _snapshot(self) -> Any:
         folder = self._shown

@@ -98,7 +98,7 @@ class WorkMachine:
         self._barrier = self.map.next_broadcast(0, groups)
         self._track = self._has_middle_broadcasts()
 
-    # -- what happens -------------------------------------------------------------------------------------------
+    # -- what happens ----------------------------------------------------------------------------------------
 
     def frames(self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]) -> None:
         """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs."""
@@ -191,7 +191,7 @@ class WorkMachine:
         event = int(events[0])
         return self.map.next_broadcast(event, self._groups) != event
 
-    # -- joining --------------------------------------------------------------------------------------------------
+    # -- joining ---------------------------------------------------------------------------------------------
 
     def _complete_run(
         self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
@@ -298,7 +298,7 @@ class WorkMachine:
             before -= 1
         self._routes.forget_before(before)
 
-    # -- broadcasts ---------------------------------------------------------------------------------------------
+    # -- broadcasts ------------------------------------------------------------------------------------------
 
     def _has_middle_broadcasts(self) -> bool:
         if not self.map.wrapped:

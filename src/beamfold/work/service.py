@@ -170,7 +170,7 @@ class WorkerService:
             return
         handler(message)
 
-    # -- data -----------------------------------------------------------------------------------------------------
+    # -- data ------------------------------------------------------------------------------------------------
 
     def _receive(self, link: DataLink) -> None:
         for parts in link.receive(RECEIVE_BYTES):
@@ -231,7 +231,7 @@ class WorkerService:
                 flow.returned += owed
                 flow.link.send([encode_header(Grant(scan.arm.scan, index, owed))])
 
-    # -- the controller -------------------------------------------------------------------------------------------
+    # -- the controller --------------------------------------------------------------------------------------
 
     def _arm(self, message: Arm) -> None:
         self._drop()

@@ -155,7 +155,7 @@ def test_a_wrapped_hook_is_known_by_what_it_wraps() -> None:
     assert hooks.process_event(E, P, T) is E
 
 
-# -- mistakes -----------------------------------------------------------------------------------
+# -- mistakes ------------------------------------------------------------------------------------------------
 
 
 def _worker(**members: Any) -> type:
@@ -203,7 +203,7 @@ def test_the_mistake_names_the_class() -> None:
         WorkerHooks(Signatures)
 
 
-# -- construction -------------------------------------------------------------------------------
+# -- construction --------------------------------------------------------------------------------------------
 
 
 def _event(self, event):
@@ -309,7 +309,7 @@ def test_a_new_scan_gets_a_new_object() -> None:
     assert hooks.instance is second
 
 
-# -- the other hooks ----------------------------------------------------------------------------
+# -- the other hooks -----------------------------------------------------------------------------------------
 
 
 def test_all_of_a_workers_hooks_are_bound() -> None:
@@ -417,7 +417,7 @@ def test_publish_and_its_lock() -> None:
         _ = hooks.publish
 
 
-# -- describe_parameters ------------------------------------------------------------------------
+# -- describe_parameters -------------------------------------------------------------------------------------
 
 
 def test_parameters_are_described_by_a_static_or_a_class_method() -> None:

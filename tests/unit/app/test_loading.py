@@ -119,7 +119,7 @@ def test_nothing_is_written_into_the_apps_folder(app: Folder) -> None:
     assert sys.dont_write_bytecode is bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 
-# -- mistakes -----------------------------------------------------------------------------------
+# -- mistakes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_name_that_belongs_to_somebody_else(app: Folder) -> None:
         load_class("pluggy:Worker", app.path)
 
 
-# -- editing ------------------------------------------------------------------------------------
+# -- editing -------------------------------------------------------------------------------------------------
 
 
 def test_an_unchanged_app_is_not_imported_again(app: Folder) -> None:
@@ -282,7 +282,7 @@ def test_an_installed_app_is_watched_as_well(app: Folder, other: Folder) -> None
     assert modules_of(found) == ["lab.worker", "lab"]
 
 
-# -- several apps in one process ----------------------------------------------------------------
+# -- several apps in one process -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("package", ["", "src__"])
@@ -336,7 +336,7 @@ def test_a_class_that_a_test_imported_itself_is_the_same_class(app: Folder) -> N
     assert load_class("worker:Worker", app.path) is worker.Worker
 
 
-# -- modules_of ---------------------------------------------------------------------------------
+# -- modules_of ----------------------------------------------------------------------------------------------
 
 
 def test_modules_of_are_the_classs_own_and_those_of_its_folder(app: Folder) -> None:

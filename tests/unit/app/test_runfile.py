@@ -169,7 +169,7 @@ def test_a_loaded_file_cannot_be_changed(load: Load) -> None:
         run.run = run.run  # type: ignore[misc]
 
 
-# -- mistakes -----------------------------------------------------------------------------------
+# -- mistakes ------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_not_there_or_no_toml(load: Load, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_two_subscribers_may_read_one_publisher(load: Load) -> None:
     assert len(load(SMALL + again).streams) == 3
 
 
-# -- the environment ----------------------------------------------------------------------------
+# -- the environment -----------------------------------------------------------------------------------------
 
 
 def test_the_environment_wins(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ class Reference:
         left = len({v for e in range(len(self.events)) for v in self.owners(e)})
         self.tags, self.constraints = self.tags[:left], self.constraints[:left]
 
-    # -- questions ------------------------------------------------------------
+    # -- questions -------------------------------------------------------------------------------------------
 
     def cells(self, stream: str) -> list[int]:
         """Events with a message of the stream: its ordinals."""
@@ -123,7 +123,7 @@ class Reference:
         return {o for e, _ in self.of_virtual(v) for o in self.owners(e)} - {v}
 
 
-# -- the real one beside it ---
+# -- the real one beside it ----------------------------------------------------------------------------------
 
 
 def assert_same(m: TriggerMap, ref: Reference) -> None:

@@ -233,7 +233,7 @@ def test_a_damaged_map_on_the_wire_is_refused_or_still_a_map(data: st.DataObject
         assert str(error)
 
 
-# -- against a deployment ------------------------------------------------------------
+# -- against a deployment ------------------------------------------------------------------------------------
 
 
 def test_a_map_is_refused_where_it_cannot_be_served() -> None:

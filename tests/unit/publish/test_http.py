@@ -110,7 +110,7 @@ def problem(answer: httpx.Response, status: int) -> str:
     return str(body["detail"])
 
 
-# -- scans -------------------------------------------------------------------------------------------------
+# -- scans ---------------------------------------------------------------------------------------------------
 
 
 def test_a_sequence_is_compiled_and_submitted(service: FakeService) -> None:
@@ -212,7 +212,7 @@ def test_without_its_store_the_controller_says_so(service: FakeService) -> None:
     assert problem(call("POST", "/parameter/free", content=b"1"), 503) == "the store is away"
 
 
-# -- parameters --------------------------------------------------------------------------------------------
+# -- parameters ----------------------------------------------------------------------------------------------
 
 
 def test_declared_parameters_are_listed_and_have_their_defaults(service: FakeService) -> None:
@@ -247,7 +247,7 @@ def test_a_parameter_that_does_not_fit_is_refused(service: FakeService, name: st
     assert service.machine.version == 0
 
 
-# -- overview ----------------------------------------------------------------------------------------------
+# -- overview ------------------------------------------------------------------------------------------------
 
 
 def test_config_lists_the_services(service: FakeService) -> None:
@@ -308,7 +308,7 @@ def test_the_api_document_describes_the_trigger_maps(service: FakeService) -> No
         assert reference in schemas
 
 
-# -- the reducer -------------------------------------------------------------------------------------------
+# -- the reducer ---------------------------------------------------------------------------------------------
 
 PUBLISHED = {
     "image": np.array([[1.0, np.nan]]),
