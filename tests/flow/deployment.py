@@ -46,7 +46,7 @@ COMPLAINT = re.compile(r"^\S+ (?:error|critical) |^beamfold: |Traceback|Warning:
 
 _MARK = "BEAMFOLD_FLOW_TEST"
 
-_ENTRIES = {"ingester", "worker", "reducer", "controller"}
+_ROLES = {"ingester", "worker", "reducer", "controller"}
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ class Deployment:
 
 def _title(command: Sequence[str]) -> str:
     """`worker-0`, `reducer`, …; the program's name for what is no service."""
-    for role in _ENTRIES.intersection(command):
+    for role in _ROLES.intersection(command):
         return command[command.index("--name") + 1] if "--name" in command else role
     return Path(command[0]).name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from beamfold.model.errors import ParameterError
@@ -34,3 +35,10 @@ def from_wire(described: dict[str, Any]) -> ParameterBase:
     cls = _CLASSES[dtype]
     bare = cls(name=name, description=described.get("description"))
     return bare.model_copy(update={"default": bare.from_bytes(described["data"])})
+
+
+def declared_together(own: Iterable[ParameterBase], others: Iterable[dict[str, Any]]) -> list[ParameterBase]:
+    """What this class describes, and what other services said that their classes do; its own word counts first."""
+    known = {p.name: p for p in (from_wire(d) for d in others)}
+    known.update((p.name, p) for p in own)
+    return [known[name] for name in sorted(known)]

@@ -8,6 +8,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +18,15 @@ import structlog
 from beamfold.app.addresses import split_host_port
 from beamfold.app.declared import to_wire
 from beamfold.app.hooks import ReducerHooks, WorkerHooks
-from beamfold.app.loading import load_class
+from beamfold.app.loading import load_class, modules_of
 from beamfold.app.runfile import RunFile, load_runfile
 from beamfold.cli import logs
 from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger
 from beamfold.ledger.base import Ledger
 from beamfold.model.errors import AppError, ConfigError
+from beamfold.model.report import ServiceState
 from beamfold.protocols import framer
+from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.items import Framer
 from beamfold.protocols.messages import Hello, StreamInfo
 from beamfold.transport.control import Context, ControlChannel
@@ -159,7 +162,8 @@ def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, C
     hello = _hello("worker", name, tags=_tags(settings, name), parameters=described, error=error)
     infos = {s: StreamInfo(s, f.typ, f.numbered) for s in settings.streams if (f := _framer(settings, s))}
     control = _connect(settings, context, hello)
-    return WorkerService(name, load, control, context, infos.__getitem__), control.close
+    state = ServiceState(name, version_of("beamfold"))
+    return WorkerService(name, load, control, context, infos.__getitem__, state), control.close
 
 
 def _tags(settings: RunFile, name: str) -> list[str]:
@@ -207,7 +211,9 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
     control = _connect(settings, context, hello)
     directory = settings.output.directory.absolute()
     store = FileStore(directory, settings.output.hdf5)
-    service = ReducerService(load, control, data, store, directory / RESULT_LOGS)
+    state = ServiceState(name, version_of("beamfold"))
+    types = partial(_app_types, _loader(settings, settings.app.worker))
+    service = ReducerService(load, control, data, store, directory / RESULT_LOGS, state, types)
     made.append(service)
     structlog.get_logger().info(f"the published state is at {http.url}")
 
@@ -217,6 +223,11 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
         data.close()
 
     return service, close
+
+
+def _app_types(load_worker: Callable[[], type], reducer: type) -> TypeTable:
+    """Types of both of the app's classes: results are often dataclasses that stand beside the worker."""
+    return TypeTable({*modules_of(reducer), *modules_of(load_worker())})
 
 
 # -- controller ----------------------------------------------------------------------------------------------

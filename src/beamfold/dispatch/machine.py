@@ -248,9 +248,6 @@ class ControllerMachine:
 
     def _prepare(self, plan: Plan, now: float) -> Scan:
         workers, reducers, streams = self._of("worker"), self._of("reducer"), self.streams()
-        broken = [f"{s.key}: {s.hello.error}" for s in workers + reducers if s.hello.error]
-        if broken:
-            raise ScanError("; ".join(broken))
         if not reducers:
             raise ScanError("no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again")
         tags = [frozenset(s.hello.tags) for s in workers]

@@ -12,6 +12,20 @@ MAX_FAILURES = 100
 """Failures kept with their traceback; all of them are counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """What a hook gets as `state`: who runs it, and which versions of Beamfold and of the app (None: not known)."""
+
+    name: str
+    version: str
+    mapreduce_version: Any = None
+
+    @property
+    def dranspose_version(self) -> str:
+        """The same as `version`, under the name that older apps use."""
+        return self.version
+
+
 @dataclass(slots=True)
 class StreamReport:
     """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer
+from beamfold.model.states import EventState
 
 Events: TypeAlias = NDArray[np.int64]
 Positions: TypeAlias = "int | NDArray[np.int16]"
@@ -28,6 +29,7 @@ INLINE_BYTES = 16384
 
 _BIG = 1 << 31
 _MAX_FRAMES = 1 << 20
+_POSITIONS = 1 << 15  # they are int16 wherever they are kept
 
 
 class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
@@ -102,19 +104,22 @@ def decode_header(data: Buffer) -> FrameBatch | Gap | Grant | ResultBatch:
     """Read the first part of an envelope; CodecError when it is none."""
     try:
         header: FrameBatch | Gap | Grant | ResultBatch = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"not a data envelope: {error}") from error
     return header
 
 
 def pack_events(events: Events) -> tuple[int, int] | bytes:
-    """Event numbers for a header: (first, step) where they are a range, else their bytes."""
+    """Event numbers for a header: (first, step) where they are an ascending range, else their bytes.
+
+    Results leave in the order of processing, so that numbers may repeat or descend.
+    """
     n = len(events)
     first = int(events[0])
     if n == 1:
         return (first, 1)
     step = int(events[1]) - first
-    if int(events[-1]) - first == step * (n - 1) and (n == 2 or bool((np.diff(events) == step).all())):
+    if step > 0 and int(events[-1]) - first == step * (n - 1) and (n == 2 or bool((np.diff(events) == step).all())):
         return (first, step)
     return events.astype("<i8", copy=False).tobytes()
 
@@ -124,11 +129,14 @@ def unpack_events(packed: tuple[int, int] | bytes, n: int) -> Events:
     if not 0 < n <= _MAX_FRAMES:
         raise CodecError(f"a batch of {n} events")
     if isinstance(packed, bytes):
-        return _column(packed, "<i8", n, "event numbers").astype(np.int64, copy=False)
+        events = _column(packed, "<i8", n, "event numbers").astype(np.int64, copy=False)
+        if int(events.min()) < 0:
+            raise CodecError(f"event number {events.min()}")
+        return events
     first, step = packed
-    if first < 0 or step < 0 or first + step * n > 1 << 62:
+    if first < 0 or step < 1 or first + step * n > 1 << 62:
         raise CodecError(f"events from {first} in steps of {step}")
-    return np.arange(first, first + max(step, 1) * n, max(step, 1), dtype=np.int64)[:n]
+    return np.arange(first, first + step * n, step, dtype=np.int64)
 
 
 def pack_positions(k: Positions) -> int | bytes:
@@ -141,12 +149,20 @@ def pack_positions(k: Positions) -> int | bytes:
 
 def unpack_positions(packed: int | bytes, n: int) -> Positions:
     """Positions of a header: one int, or int16 of shape (n,)."""
-    return packed if isinstance(packed, int) else _column(packed, "<i2", n, "positions").astype(np.int16)
+    if not isinstance(packed, int):
+        return _column(packed, "<i2", n, "positions").astype(np.int16)
+    if not -_POSITIONS <= packed < _POSITIONS:
+        raise CodecError(f"position {packed} in an event")
+    return packed
 
 
 def unpack_states(packed: int | bytes, n: int) -> int | NDArray[np.uint8]:
     """State codes of a result header: one for all, or uint8 of shape (n,)."""
-    return packed if isinstance(packed, int) else _column(packed, "u1", n, "states")
+    states = packed if isinstance(packed, int) else _column(packed, "u1", n, "states")
+    lowest, highest = (states, states) if isinstance(states, int) else (int(states.min()), int(states.max()))
+    if not EventState.PENDING < lowest <= highest <= max(EventState):
+        raise CodecError(f"states from {lowest} to {highest} of parts that are done")
+    return states
 
 
 def _column(data: bytes, dtype: str, n: int, what: str) -> NDArray[Any]:

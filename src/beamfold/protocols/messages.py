@@ -358,7 +358,7 @@ def decode_to_controller(data: bytes) -> ToController:
     """A message that a service sent; CodecError for anything else."""
     try:
         message: ToController = _to_controller.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"not a message for a controller: {error}") from error
     return message
 
@@ -367,6 +367,6 @@ def decode_to_service(data: bytes) -> ToService:
     """A message that a controller sent; CodecError for anything else."""
     try:
         message: ToService = _to_service.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"not a message from a controller: {error}") from error
     return message

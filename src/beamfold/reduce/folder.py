@@ -45,12 +45,15 @@ class Folder:
         self.folded = 0
 
     def fold(self, event: int, worker: int, body: Buffer, buffers: Sequence[Buffer]) -> None:
-        """Fold one result. Whatever goes wrong is a failure of this event, and the scan goes on."""
+        """Fold one result. Its arrays are the app's own, to change as it likes.
+
+        Whatever goes wrong is a failure of this event, and the scan goes on.
+        """
         parameters = self.parameters.at(event)
         name = self._workers[worker]
         self.folded += 1
         try:
-            payload = decode(body, buffers, self._types)
+            payload = decode(body, buffers, self._types, writable=True)
         except CodecError as error:
             self._fail(event, "result", name, str(error))
             return

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from beamfold.app.declared import from_wire
+from beamfold.app.declared import declared_together
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
 from beamfold.ledger.segmentlog import Location, SegmentLog
 from beamfold.model.errors import AppError, BeamfoldError, CodecError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
+from beamfold.model.report import ServiceState
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
@@ -110,7 +111,10 @@ class _Scan:
 
 
 class ReducerService:
-    """Runs until told to shut down. `directory` holds the result logs of scans that are under way."""
+    """Runs until told to shut down. `directory` holds the result logs of scans that are under way.
+
+    `types` gives, for the reducer class, the app's own types that results may be of (the worker's, above all).
+    """
 
     def __init__(
         self,
@@ -119,9 +123,11 @@ class ReducerService:
         data: DataHub,
         publisher: Publisher,
         directory: Path,
-        state: Any = None,
+        state: ServiceState | None = None,
+        types: Callable[[type], TypeTable] = lambda cls: TypeTable(modules_of(cls)),
     ) -> None:
         self._load = load
+        self._types = types
         self._control = control
         self._data = data
         self._publisher = publisher
@@ -360,10 +366,10 @@ class ReducerService:
         self._control.send(Armed(message.scan))
 
     def _prepare(self, message: Arm) -> _Scan:
-        self._declared = [from_wire(d) for d in message.declared]
-        first = ParameterSet.build(self._declared, message.parameters, message.version)
         cls = self._load()
         hooks = ReducerHooks(cls)
+        self._declared = declared_together(hooks.describe_parameters(), message.declared)
+        first = ParameterSet.build(self._declared, message.parameters, message.version)
         hooks.construct(parameters=first, context=self._context, state=self._state)
         trigger_map = TriggerMap.from_wire(message.map)
         targets = [
@@ -376,7 +382,7 @@ class ReducerService:
         folder = Folder(
             hooks,
             ParameterHistory([(0, first)]),
-            TypeTable(modules_of(cls)),
+            self._types(cls),
             [w.name for w in message.workers],
         )
         try:

@@ -11,7 +11,7 @@ from beamfold.model.errors import CodecError
 from beamfold.model.events import EventData
 from beamfold.model.parameters import ParameterHistory
 from beamfold.model.states import EventState
-from beamfold.protocols.codec import encode
+from beamfold.protocols.codec import TypeTable, encode
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
 
@@ -26,9 +26,10 @@ def describe(error: BaseException) -> str:
 
 
 class Runner:
-    """Runs one scan's parts. `hooks` hold the instance; `ends` are the start and end event of a wrapped map.
+    """Runs one scan's parts with the instance that `hooks` hold; what becomes of them is collected in `results`.
 
-    `skip` leaves incomplete events out instead of processing what there is of them.
+    `types` are the app's own types that may travel. `skip` leaves incomplete events out instead of processing what
+    there is of them.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Runner:
         parameters: ParameterHistory,
         results: ResultBuffer,
         *,
+        types: TypeTable | None = None,
         skip: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -44,6 +46,7 @@ class Runner:
         self.hooks = hooks
         self.parameters = parameters
         self.results = results
+        self._types = types
         self._skip = skip
         self._clock = clock
         self.tick = False
@@ -79,7 +82,7 @@ class Runner:
             return
         held = len(results.buffers)
         try:
-            body = encode(payload, results.buffers)
+            body = encode(payload, results.buffers, types=self._types)
         except CodecError as error:
             del results.buffers[held:]
             results.fail(event, k, version, f"process_event returned what cannot travel: {error}", missing)

@@ -6,12 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from beamfold.app.declared import from_wire
+from beamfold.app.declared import declared_together
 from beamfold.app.hooks import WorkerHooks
+from beamfold.app.loading import modules_of
 from beamfold.model.errors import BeamfoldError, CodecError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
+from beamfold.model.report import ServiceState
 from beamfold.model.triggermap import TriggerMap
+from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
     FrameBatch,
     Gap,
@@ -108,7 +111,7 @@ class WorkerService:
         control: ControlChannel,
         context: Context,
         typ_of: Callable[[str], StreamInfo],
-        state: Any = None,
+        state: ServiceState | None = None,
     ) -> None:
         self._name = name
         self._load = load
@@ -121,6 +124,7 @@ class WorkerService:
         self._scan: _Scan | None = None
         self._hooks: WorkerHooks | None = None
         self._declared: list[ParameterBase] = []
+        self._types: TypeTable | None = None
         self._running = True
         self._poller = Poller()
         self._poller.register(control.socket, POLLIN)
@@ -247,7 +251,8 @@ class WorkerService:
         groups = sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= tags)
         infos = [self._typ_of(name) for name in trigger_map.streams]
         machine = WorkMachine(trigger_map, me, groups, infos, message.version)
-        runner = Runner(hooks, history, ResultBuffer(message.scan, me), skip=message.incomplete == "skip")
+        skip = message.incomplete == "skip"
+        runner = Runner(hooks, history, ResultBuffer(message.scan, me), types=self._types, skip=skip)
         credit = CREDIT_BYTES // max(len(trigger_map.streams), 1)
         where = {name: i.url for i in message.ingesters for name in i.streams}
         flows = [_Flow(self._link(where[name]), credit) for name in trigger_map.streams]
@@ -258,9 +263,12 @@ class WorkerService:
         self._control.send(Armed(message.scan, tick_interval=interval))
 
     def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
-        self._declared = [from_wire(d) for d in message.declared]
+        cls = self._load()
+        hooks = WorkerHooks(cls)
+        # Its own description counts as it is now: the app's files may have changed since this worker said Hello.
+        self._declared = declared_together(hooks.describe_parameters(), message.declared)
+        self._types = TypeTable(modules_of(cls))
         first = ParameterSet.build(self._declared, message.parameters, message.version)
-        hooks = WorkerHooks(self._load())
         hooks.construct(parameters=first, context=self._context, state=self._state)
         self._hooks = hooks
         return hooks, ParameterHistory([(0, first)])

@@ -124,7 +124,7 @@ def results(n: int, **more: Any) -> ResultBatch:
         "events": (0, 1),
         "k": 0,
         "states": 2,
-        "sizes": b"\0" * 4 * max(n, 0),
+        "sizes": b"",
         "failures": [],
         "missing": [],
         "ticks": [],
@@ -134,7 +134,7 @@ def results(n: int, **more: Any) -> ResultBatch:
 
 WORD = st.one_of(
     st.integers(-5, 5),
-    st.sampled_from([1 << 15, -(1 << 15) - 1, 1 << 20, (1 << 20) + 1, 1 << 31, 1 << 62, (1 << 64) - 1, -(1 << 63)]),
+    st.sampled_from([1 << 15, -(1 << 15) - 1, (1 << 20) + 1, 1 << 31, 1 << 62, (1 << 64) - 1, -(1 << 63)]),
 )
 COLUMN = st.one_of(WORD, st.binary(max_size=24))
 SPAN = st.one_of(st.tuples(WORD, WORD), st.binary(max_size=24))

@@ -1,0 +1,163 @@
+"""The commands as a person runs them: the demo ends well, and nothing is ever left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+import urllib.error
+from pathlib import Path
+
+import h5py
+import pytest
+from processes import Command, command, descendants, get, is_gone, post, wait_for
+
+QUICKSTART = Path(__file__).parents[2] / "apps" / "quickstart"
+SECONDS = 6.0
+"""In which a run has ended: three of grace, and some for a loaded machine."""
+
+
+@pytest.fixture
+def runfile(tmp_path: Path) -> Path:
+    """A run of the quick start app whose camera is nowhere yet."""
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f"""
+        [run]
+        name = "flow"
+        [app]
+        worker = "{QUICKSTART}/worker.py:CentreWorker"
+        reducer = "{QUICKSTART}/reducer.py:CentreReducer"
+        [streams.camera]
+        protocol = "stins"
+        url = "ipc://{tmp_path}/camera"
+        """
+    )
+    return path
+
+
+def addresses(run: Command) -> tuple[str, str]:
+    """The controller's and the reducer's address, once the run is up."""
+    line = run.line_with("controller http://")
+    found = re.fullmatch(r"beamfold: controller (http://\S+)  reducer (http://\S+)", line)
+    assert found, line
+    return found[1], found[2]
+
+
+def test_the_demo_ends_with_every_event_reduced_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    env = {"HOME": "", "BEAMFOLD_RUN__NAME": "demo-test"}
+    with command("demo", "--points", "24", "--rate", "200", cwd=tmp_path, env=env) as demo:
+        demo.line_with("live map")
+        below = descendants(demo.pid)
+        assert len(below) >= 9  # two detectors, six services, the store
+        code = demo.ends()
+        assert code == 0, demo.err.text()
+        assert "24 events: 24 reduced" in demo.out.lines()
+        assert all(is_gone(pid) for pid in below)
+    (file,) = (tmp_path / "demo-output").glob("*.h5")
+    assert str(file) in demo.out.text()
+    with h5py.File(file) as result:
+        assert result.attrs["beamfold_summary"] == "24 events: 24 reduced"
+        assert result["map/roi1"].shape == (24,)
+        assert result["image"].attrs["NX_class"] == "NXdata"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != file]
+
+
+def test_ctrl_c_ends_a_run_and_a_service_that_died_is_named(runfile: Path, tmp_path: Path) -> None:
+    with command("run", str(runfile), cwd=tmp_path) as run:
+        controller, reducer = addresses(run)
+        assert get(f"{reducer}/api/v1/status") is True
+        config = get(f"{controller}/api/v1/config")
+        victim = next(w for w in config["workers"] if w["name"] == "worker-1")
+        os.kill(victim["pid"], signal.SIGKILL)
+        wait_for(
+            lambda: [w["name"] for w in get(f"{controller}/api/v1/config")["workers"]] == ["worker-0"],
+            "that the controller knows",
+        )
+        assert "killed by SIGKILL" in get(f"{controller}/api/v1/status")["services"]["worker worker-1"]["gone"]
+        assert f"worker worker-1 (pid {victim['pid']}) ended: killed by SIGKILL" in run.err.text()
+        below = descendants(run.pid)
+        began = time.monotonic()
+        run.send(signal.SIGINT)
+        assert run.ends() == 130
+        assert time.monotonic() - began < SECONDS
+        assert all(is_gone(pid) for pid in below)
+        assert "Traceback" not in run.err.text()
+
+
+def test_a_killed_supervisor_leaves_no_process_and_no_store(runfile: Path, tmp_path: Path) -> None:
+    with command("run", str(runfile), cwd=tmp_path) as run:
+        addresses(run)
+        below = descendants(run.pid)
+        assert len(below) >= 6  # five services, the store
+        run.send(signal.SIGKILL)
+        run.ends()
+        wait_for(lambda: all(is_gone(pid) for pid in below), "the end of all services", SECONDS)
+
+
+def test_a_dead_controller_ends_the_run(runfile: Path, tmp_path: Path) -> None:
+    with command("run", str(runfile), cwd=tmp_path) as run:
+        addresses(run)
+        below = descendants(run.pid)
+        (pid,) = (p for p in below if "controller" in Path(f"/proc/{p}/cmdline").read_text().split("\0"))
+        os.kill(pid, signal.SIGKILL)
+        assert run.ends() == 1
+        assert re.search(r"controller \(pid \d+\) ended: killed by SIGKILL", run.err.text())
+        assert all(is_gone(p) for p in below)
+
+
+def test_an_app_that_cannot_be_loaded_is_told_to_who_starts_a_scan(runfile: Path, tmp_path: Path) -> None:
+    runfile.write_text(runfile.read_text().replace("CentreReducer", "CenterReducer"))
+    with command("run", str(runfile), cwd=tmp_path) as run:
+        controller, _ = addresses(run)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(f"{controller}/api/v1/sequence", {"streams": ["camera"], "events": 1})
+        assert refused.value.code == 400
+        assert "CentreReducer" in refused.value.read().decode()  # what there is instead
+        run.send(signal.SIGTERM)
+        assert run.ends() == 0
+
+
+def test_a_service_that_cannot_start_ends_the_run_with_its_text(runfile: Path, tmp_path: Path) -> None:
+    text = runfile.read_text().replace("[streams.camera]", "[streams.camera]\nbind = true")
+    runfile.write_text(text.replace(f"ipc://{tmp_path}/camera", "ipc:///nowhere/at/all"))
+    with command("run", str(runfile), cwd=tmp_path) as run:
+        assert run.ends() == 1
+        last = run.err.lines()[-1]
+        assert last.startswith("beamfold: cannot listen on")
+        assert "Traceback" not in run.err.text()
+
+
+def test_services_started_one_by_one_find_their_controller(
+    runfile: Path, tmp_path: Path, store_url: str
+) -> None:
+    env = {"REDIS_URL": store_url}
+    arguments = {"cwd": tmp_path, "env": env}
+    with (
+        command("worker", str(runfile), **arguments) as worker,  # type: ignore[arg-type]
+        command("ingester", str(runfile), **arguments) as ingester,  # type: ignore[arg-type]
+        command("reducer", str(runfile), **arguments) as reducer,  # type: ignore[arg-type]
+        command("controller", str(runfile), **arguments) as controller,  # type: ignore[arg-type]
+    ):
+
+        def address() -> str | None:
+            found = re.search(r"listening on (http://\S+),", controller.err.text())
+            return found[1] if found else None
+
+        url = wait_for(address, "the controller's start")
+
+        def all_here() -> bool:
+            config = get(f"{url}/api/v1/config")
+            return bool(config["workers"] and config["ingesters"] and config["reducer"])
+
+        wait_for(all_here, "that all are here")
+        with command("controller", str(runfile), **arguments) as second:  # type: ignore[arg-type]
+            assert second.ends() == 1
+            assert f"runs already at {url}" in second.err.lines()[-1]
+        with command("status", str(runfile), **arguments) as status:  # type: ignore[arg-type]
+            assert status.ends() == 0
+            assert "worker-0" in status.out.text()
+        for service in (worker, ingester, reducer, controller):
+            service.send(signal.SIGTERM)
+        assert [s.ends(SECONDS) for s in (worker, ingester, reducer, controller)] == [0, 0, 0, 0]
