@@ -190,6 +190,10 @@ class Rig:
     def report(self) -> dict[str, Any]:
         return list(self.controller.reports.values())[-1]
 
+    def reports_ended(self) -> list[str]:
+        """How the scans ended, in order."""
+        return [r["ended"] for r in self.controller.reports.values()]
+
     # -- services --------------------------------------------------------------------------------------------
 
     def _to_ingester(self, name: str, src: str, payload: Any) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 from pathlib import Path
 
 import h5py
 import pytest
+
 from processes import Command, command, descendants, get, is_gone, post, wait_for
 
 QUICKSTART = Path(__file__).parents[2] / "apps" / "quickstart"
@@ -129,9 +132,7 @@ def test_a_service_that_cannot_start_ends_the_run_with_its_text(runfile: Path, t
         assert "Traceback" not in run.err.text()
 
 
-def test_services_started_one_by_one_find_their_controller(
-    runfile: Path, tmp_path: Path, store_url: str
-) -> None:
+def test_services_started_one_by_one_find_their_controller(runfile: Path, tmp_path: Path, store_url: str) -> None:
     env = {"REDIS_URL": store_url}
     arguments = {"cwd": tmp_path, "env": env}
     with (
@@ -161,3 +162,14 @@ def test_services_started_one_by_one_find_their_controller(
         for service in (worker, ingester, reducer, controller):
             service.send(signal.SIGTERM)
         assert [s.ends(SECONDS) for s in (worker, ingester, reducer, controller)] == [0, 0, 0, 0]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    look = (
+        "import sys; sys.argv = ['beamfold', '--help']\n"
+        "from beamfold.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('numpy', 'zmq', 'redis', 'fastapi', 'h5py', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

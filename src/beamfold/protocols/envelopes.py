@@ -166,7 +166,7 @@ def unpack_states(packed: int | bytes, n: int) -> int | NDArray[np.uint8]:
 
 
 def _column(data: bytes, dtype: str, n: int, what: str) -> NDArray[Any]:
-    if len(data) != n * np.dtype(dtype).itemsize:
+    if n < 1 or len(data) != n * np.dtype(dtype).itemsize:
         raise CodecError(f"{len(data)} bytes of {what} for {n} events")
     return np.frombuffer(data, dtype=dtype)
 

@@ -20,7 +20,7 @@ from beamfold.model.parameters import FloatParameter, JsonParameter
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Hello, StreamInfo
 from beamfold.publish.controller_http import MAX_PARAMETER, MAX_SEQUENCE, build_controller_app
-from beamfold.publish.reducer_http import HttpThread, build_reducer_app
+from beamfold.publish.reducer_http import build_reducer_app
 from beamfold.publish.tree import snapshot
 
 UNIFORM = {"streams": ["camera"], "events": 5}
@@ -384,13 +384,3 @@ def test_many_readers_share_a_read_but_never_an_older_state() -> None:
     assert first == 1
     assert min(later) >= 2  # their state was read after they asked
     assert reads < 20
-
-
-def test_an_app_is_served_from_a_thread_and_ends() -> None:
-    http = HttpThread(build_reducer_app(lambda _: {"a": 1}))
-    try:
-        with httpx.Client(trust_env=False, base_url=http.url) as client:
-            assert client.get("/api/v1/state/a").json() == 1
-    finally:
-        http.stop()
-    assert not [t for t in threading.enumerate() if t.name == "http"]

@@ -1,0 +1,43 @@
+"""HTTP beside a main thread that is busy."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from beamfold.model.errors import ConfigError
+from beamfold.publish.reducer_http import HttpThread, build_reducer_app
+
+
+def test_an_app_is_served_from_a_thread_and_ends() -> None:
+    http = HttpThread(build_reducer_app(lambda _: {"a": 1}))
+    try:
+        with httpx.Client(trust_env=False, base_url=http.url) as client:
+            assert client.get("/api/v1/state/a").json() == 1
+    finally:
+        http.stop()
+    assert not [t for t in threading.enumerate() if t.name == "http"]
+
+
+def test_it_ends_within_a_second_though_somebody_still_waits() -> None:
+    never = threading.Event()
+    http = HttpThread(build_reducer_app(lambda _: never.wait(60)))
+    host, port = http.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"GET /api/v1/state HTTP/1.1\r\nHost: test\r\n\r\n")
+        began = time.monotonic()
+        http.stop()
+        assert time.monotonic() - began < 2.5
+    never.set()
+    assert not [t for t in threading.enumerate() if t.name == "http"]
+
+
+def test_an_address_that_cannot_be_had_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
+            HttpThread(build_reducer_app(lambda _: None), port=port)

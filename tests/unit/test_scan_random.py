@@ -1,0 +1,345 @@
+"""Random explicit maps through all machines: whatever the map, whatever is lost and however messages arrive.
+
+Each test builds a scan, plays it through the rig, and compares every part with what the map and the frames that exist
+say about it, event by event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from beamfold.dispatch.machine import Policy
+from beamfold.model.errors import MapError
+from beamfold.model.states import EventState
+from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.protocols.items import Data, End, Start
+from rig import Rig
+
+TAGS = [["generic"], ["x"], ["generic", "x"]]
+PATIENT = Policy(fold_patience=1e9)
+
+
+def frame(stream: str, number: int) -> list[bytes]:
+    return [f"{stream} {number}".encode(), b"x" * (number % 5)]
+
+
+# -- what is drawn ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def cells(draw: st.DrawFn, length: int) -> list[Any]:
+    """Cells of one stream; a constraint always has the same tags, as it must."""
+    out: list[Any] = []
+    for _ in range(length):
+        kind = draw(st.sampled_from(["own", "own", "own", "two", "cast", "mixed", "null", "empty"]))
+        own = [
+            {"constraint": c, "tags": TAGS[c % 3]}
+            for c in draw(st.lists(st.integers(0, 3), min_size=2, max_size=2, unique=True))
+        ]
+        cast = {"constraint": None, "tags": draw(st.sampled_from(TAGS))}
+        out.append(
+            {
+                "own": own[:1],
+                "two": own,
+                "cast": [cast],
+                "mixed": draw(st.permutations([cast, own[0]])),
+                "null": None,
+                "empty": [],
+            }[kind]
+        )
+    return out
+
+
+@st.composite
+def sequences(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
+    parts = {}
+    for part in ["p", "q"][: draw(st.integers(1, 2))]:
+        length = draw(st.integers(1, 6))
+        parts[part] = {s: draw(cells(length)) for s in names}
+    return {"parts": parts, "sequence": draw(st.lists(st.sampled_from(list(parts)), min_size=1, max_size=3))}
+
+
+def accommodate(trigger_map: TriggerMap, streams: list[str], tags: list[list[str]]) -> list[list[str]]:
+    """These workers, and as many more as the map needs."""
+    for _ in range(12):
+        try:
+            trigger_map.refuse_unless(streams, [frozenset(t) for t in tags])
+        except MapError:
+            tags = [*tags, ["generic", "x"]]
+    return tags
+
+
+@dataclass
+class Series:
+    """What one detector sends, and which ordinals of its stream that makes."""
+
+    items: list[Any]
+    exists: set[int] = field(default_factory=set)
+
+
+def play(draw: Any, stream: str, count: int, wrapped: bool, numbered: bool, whole: bool) -> Series:
+    """A series of a stream that has `count` messages in the map: with losses, repeats, a swap, surplus, or all of it."""
+    data = max(count - 2, 0)
+    cut = data if whole else draw(st.integers(0, data + 2), label=f"frames of {stream}")
+    numbers = list(range(cut))
+    if numbered and not whole and numbers:
+        lost = draw(st.sets(st.sampled_from(numbers), max_size=len(numbers)), label=f"lost of {stream}")
+        numbers = [n for n in numbers if n not in lost]
+        if len(numbers) > 1 and draw(st.booleans(), label=f"disorder in {stream}"):
+            at = draw(st.integers(0, len(numbers) - 2))
+            numbers[at : at + 2] = draw(st.sampled_from([numbers[at : at + 2][::-1], numbers[at : at + 2] * 2]))
+    chunk = draw(st.integers(1, 4), label=f"chunk of {stream}")
+    items: list[Any] = [Start([f"{stream} start".encode()], None)]
+    for at in range(0, len(numbers), chunk):
+        part = numbers[at : at + chunk]
+        items.append(Data(part if numbered else None, [frame(stream, n) for n in part]))
+    limit = count - 1 if wrapped else count
+    exists = {0} & set(range(count))
+    following = 1
+    for n in numbers:
+        if n + 1 >= following and n + 1 < limit:
+            exists.add(n + 1)
+            following = n + 2
+    if wrapped:
+        exists.add(count - 1)
+    elif following < count:
+        exists.add(following)
+    return Series([*items, End([f"{stream} end".encode()])], exists)
+
+
+# -- what must come of it -------------------------------------------------------------------------------------------
+
+
+def groups_of(trigger_map: TriggerMap, tags: list[str]) -> int:
+    return sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= set(tags))
+
+
+def expected_parts(rig: Rig, event: int) -> set[tuple[int, int]]:
+    """(k, worker) of an event; of virtual workers the logical worker is -1, for any."""
+    trigger_map = rig.reduce_map
+    assert trigger_map is not None
+    cast = trigger_map.groups_of(event)
+    targets = {(-1 - i, i) for i, w in enumerate(rig.workers) if groups_of(trigger_map, w.tags) & cast}
+    return targets | {(k, -1) for k in range(trigger_map.width(event))}
+
+
+def check(rig: Rig, existing: dict[str, set[int]], sent: dict[str, list[bytes]] | None = None) -> None:
+    """Every part of every event exactly once, with exactly the frames that exist."""
+    trigger_map = rig.reduce_map
+    assert trigger_map is not None and trigger_map.n_events is not None
+    report = rig.report
+    assert sum(report["states"].values()) == report["events"]
+    by_event: dict[int, list[tuple[int, Any]]] = {}
+    for worker, part in rig.processed:
+        by_event.setdefault(part.event, []).append((worker, part))
+    assert all(not p.call for e, ps in by_event.items() if e >= trigger_map.n_events for _, p in ps)
+    worst: dict[int, EventState] = {}
+    for event in range(trigger_map.n_events):
+        worst[event] = check_event(rig, existing, event, by_event.get(event, []))
+    folded = [(f.event, f.k) for f in rig.folded if f.event < trigger_map.n_events]
+    assert len(folded) == len(set(folded))
+    assert set(folded) == {(e, k) for e in range(trigger_map.n_events) for k, _ in expected_parts(rig, e)}
+    if not report["out_of_order"] and rig.in_order:
+        assert [e for e, _ in folded] == sorted(e for e, _ in folded)
+    check_counts(rig, worst)
+    history = [(p["from_event"], p["version"]) for p in report["parameters"]]
+    assert [e for e, _ in history] == sorted(e for e, _ in history)
+    for f in rig.folded:
+        assert not f.streams or f.version == [v for e, v in history if e <= f.event][-1]
+
+
+def check_event(
+    rig: Rig, existing: dict[str, set[int]], event: int, processed: list[tuple[int, Any]]
+) -> EventState:
+    trigger_map = rig.reduce_map
+    assert trigger_map is not None
+    import numpy as np
+
+    state = EventState.NO_RESULT
+    parts = expected_parts(rig, event)
+    assert {p.k for _, p in processed} <= {k for k, _ in parts}, (event, processed)
+    for k, target in parts:
+        mine = [(w, p) for w, p in processed if p.k == k]
+        assert mine, f"event {event} part {k} was never processed"
+        worker = mine[0][0]
+        assert target in (-1, worker)
+        groups = groups_of(trigger_map, rig.workers[worker].tags)
+        need = int(trigger_map.needs(np.array([event]), k, groups)[0])
+        if k < 0 and any(p.k >= 0 and w == worker for w, p in processed):
+            assert not any(p.call for _, p in mine)
+            continue  # its frames came with the worker's own part
+        assert len(mine) == 1, f"event {event} part {k} was processed {len(mine)} times"
+        part = mine[0][1]
+        here: dict[str, int] = {}
+        for s, name in enumerate(trigger_map.streams):
+            if need >> s & 1 and trigger_map.ordinal_at(s, event) in existing[name]:
+                here[name] = trigger_map.ordinal_at(s, event)
+        assert set(part.streams) == set(here), (event, k, part, here)
+        missing = {n for s, n in enumerate(trigger_map.streams) if part.missing >> s & 1}
+        assert missing == {n for s, n in enumerate(trigger_map.streams) if need >> s & 1} - set(here)
+        assert part.call == bool(here)
+        for name, ordinal in here.items():
+            first = part.streams[name].frames[0]
+            count = trigger_map.frame_count(trigger_map.streams.index(name))
+            if ordinal == 0:
+                assert first == f"{name} start".encode()
+            elif trigger_map.wrapped and ordinal == count - 1:
+                assert first == f"{name} end".encode()
+            elif first != f"{name} end".encode():
+                assert part.streams[name].frames == frame(name, ordinal - 1)
+        if part.missing:
+            state = max(state, EventState.INCOMPLETE if part.call else EventState.INCOMPLETE_SKIPPED)
+        else:
+            state = max(state, EventState.REDUCED)
+    return state
+
+
+def check_counts(rig: Rig, worst: dict[int, EventState]) -> None:
+    """The report's states are those of the parts. (Counted streams raise some to unverified.)"""
+    trigger_map, report = rig.reduce_map, rig.report
+    assert trigger_map is not None and trigger_map.n_events is not None
+    first = int(trigger_map.wrapped)
+    counts: dict[str, int] = {}
+    for event in range(first, trigger_map.n_events - first):
+        counts[worst[event].label] = counts.get(worst[event].label, 0) + 1
+    if (more := report["events"] - (trigger_map.n_events - 2 * first)) > 0:
+        label = EventState.INCOMPLETE_SKIPPED.label
+        counts[label] = counts.get(label, 0) + more
+    if all(s["verified"] for s in report["streams"].values()):
+        assert report["states"] == counts
+
+
+def accepted(rig: Rig) -> dict[str, set[int]]:
+    """The ordinals that the ingesters of the last scan really took, by their own account."""
+    out: dict[str, set[int]] = {}
+    number = max(n for _, n in rig.ingest_ended)
+    for (_, n), machine in rig.ingest_ended.items():
+        if n == number:
+            for index, state in machine._streams.items():
+                count = machine.map.frame_count(index)
+                out[state.spec.name] = {o for o in range(min(count, state.next)) if o not in state.missing}
+    return out
+
+
+# -- the tests --------------------------------------------------------------------------------------------------------
+
+
+def build(data: st.DataObject, *, patient: bool = True) -> tuple[Rig, TriggerMap, dict[str, bool]]:
+    names = ["a", "b", "c"][: data.draw(st.integers(1, 3), label="streams")]
+    numbered = {s: data.draw(st.sampled_from([True, True, False]), label=f"{s} numbered") for s in names}
+    wrapped = data.draw(st.sampled_from([True, True, False]), label="all_wrap")
+    trigger_map = compile_map(data.draw(sequences(names), label="map"), all_wrap=wrapped)
+    wanted = data.draw(st.lists(st.sampled_from(TAGS), min_size=1, max_size=3), label="workers")
+    workers = accommodate(trigger_map, names, wanted)
+    home = {s: data.draw(st.sampled_from(["i", "j"]), label=f"ingester of {s}") for s in names}
+    ingesters = {
+        name: [(s, numbered[s]) for s in names if home[s] == name] for name in sorted(set(home.values()))
+    }
+    rig = Rig(
+        ingesters,
+        workers,
+        seed=data.draw(st.integers(0, 999), label="seed"),
+        policy=PATIENT if patient else Policy(),
+        credit=data.draw(st.sampled_from([1, 30, 1 << 20]), label="credit"),
+        retention_bytes=data.draw(st.sampled_from([1, 40, 1 << 20]), label="retention"),
+        in_order=data.draw(st.sampled_from([True, True, False]), label="in order"),
+    )
+    return rig, trigger_map, numbered
+
+
+HUNT = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+@HUNT
+@given(st.data())
+def test_every_part_is_processed_once_with_the_frames_that_exist(data: st.DataObject) -> None:
+    rig, trigger_map, numbered = build(data)
+    rig.submit(trigger_map)
+    rig.until(lambda: 1 in rig.replies)
+    assert rig.replies[1].error is None
+    whole = data.draw(st.booleans(), label="whole")
+    existing = {}
+    for s, name in enumerate(trigger_map.streams):
+        series = play(data.draw, name, trigger_map.frame_count(s), trigger_map.wrapped, numbered[name], whole)
+        existing[name] = series.exists
+        rig.detector(name, series.items)
+    for _ in range(data.draw(st.integers(0, 3), label="parameter changes")):
+        for _ in range(data.draw(st.integers(0, 60))):
+            rig.step()
+        rig.set_parameter(b"1")
+    rig.settle()
+    assert rig.reports_ended() == ["finished"]
+    closed = rig.reduce_map
+    assert closed is not None
+    if closed.n_events != trigger_map.n_events:  # the end event's number moved
+        for s, name in enumerate(closed.streams):
+            moved = {closed.frame_count(s) - 1} if closed.wrapped else set()
+            kept = {o for o in existing[name] if o < closed.frame_count(s) - len(moved)}
+            existing[name] = kept | moved
+    check(rig, existing)
+    if whole:
+        assert rig.report["events"] == sum(rig.report["states"].values())
+        assert set(rig.report["states"]) <= {"reduced", "no result"}
+
+
+@HUNT
+@given(st.data())
+def test_a_scan_stopped_at_any_moment_processes_what_had_arrived(data: st.DataObject) -> None:
+    rig, trigger_map, numbered = build(data)
+    rig.submit(trigger_map)
+    rig.until(lambda: 1 in rig.replies)
+    sent = {}
+    for s, name in enumerate(trigger_map.streams):
+        series = play(data.draw, name, trigger_map.frame_count(s), trigger_map.wrapped, numbered[name], False)
+        sent[name] = series.exists
+        rig.detector(name, series.items)
+    change = data.draw(st.integers(0, 200), label="parameters at")
+    stop = data.draw(st.integers(0, 200), label="stop at")
+    for at in range(max(change, stop) + 1):
+        if at == change:
+            rig.set_parameter(b"1")
+        if at == stop:
+            rig.stop()
+        rig.step()
+    rig.settle()
+    assert len(rig.controller.reports) == 1
+    assume(rig.report["ended"] in ("stopped", "finished"))
+    existing = accepted(rig)
+    check(rig, existing)
+
+
+@HUNT
+@given(st.data())
+def test_a_scan_ends_even_when_it_is_stopped_twice_or_another_one_is_submitted(data: st.DataObject) -> None:
+    rig, trigger_map, numbered = build(data)
+    rig.submit(trigger_map, 1)
+    requests = 1
+    for s, name in enumerate(trigger_map.streams):
+        items = play(data.draw, name, trigger_map.frame_count(s), trigger_map.wrapped, numbered[name], False).items
+        rig.detector(name, items if data.draw(st.booleans(), label=f"{name} ends") else items[:-1])
+    for what in data.draw(st.lists(st.sampled_from(["stop", "submit", "parameter"]), max_size=5), label="then"):
+        for _ in range(data.draw(st.integers(0, 80))):
+            rig.step()
+        if what == "stop":
+            rig.stop()
+        elif what == "submit":
+            requests += 1
+            rig.submit(trigger_map, requests)
+        else:
+            rig.set_parameter(b"2")
+    rig.settle()
+    rig.stop()
+    rig.settle()
+    rig.stop()
+    rig.settle()
+    assert set(range(1, requests + 1)) <= set(rig.replies), "every request is answered"
+    assert len(rig.controller.reports) == requests, "every scan has a report"
+    for report in rig.controller.reports.values():
+        assert sum(report["states"].values()) == report["events"]
+        assert report["events"] + report["unreached"] == report["planned"]
