@@ -46,6 +46,9 @@ COMPLAINT = re.compile(r"^\S+ (?:error|critical) |^beamfold: |Traceback|Warning:
 
 _MARK = "BEAMFOLD_FLOW_TEST"
 
+_UNWANTED = {"REDIS_URL", "PYTHONDONTWRITEBYTECODE"}
+"""Variables that would make it another run, or make every process compile all modules again."""
+
 _ROLES = {"ingester", "worker", "reducer", "controller"}
 
 
@@ -155,11 +158,11 @@ class Deployment:
         run_file = self.folder / "run.toml"
         run_file.write_text(self._toml(), encoding="utf-8")
         self._temporary.mkdir(mode=0o700)
-        ours = {k: v for k, v in os.environ.items() if not k.startswith("BEAMFOLD_") and k != "REDIS_URL"}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("BEAMFOLD_") and k not in _UNWANTED}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "beamfold", "run", str(run_file)],
             cwd=self.folder,
-            env={**ours, _MARK: self._mark, "TMPDIR": str(self._temporary)},
+            env={**clean, _MARK: self._mark, "TMPDIR": str(self._temporary)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -24,14 +24,21 @@ def test_an_app_is_served_from_a_thread_and_ends() -> None:
 
 
 def test_it_ends_within_a_second_though_somebody_still_waits() -> None:
-    never = threading.Event()
-    http = HttpThread(build_reducer_app(lambda _: never.wait(60)))
+    asked, never = threading.Event(), threading.Event()
+
+    def read(timeout: float) -> None:
+        asked.set()
+        never.wait(60)
+
+    http = HttpThread(build_reducer_app(read))
     host, port = http.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(b"GET /api/v1/state HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert asked.wait(10)
         began = time.monotonic()
         http.stop()
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 1.0
+        assert b" 503 " in client.recv(4096)  # it was told
     never.set()
     assert not [t for t in threading.enumerate() if t.name == "http"]
 

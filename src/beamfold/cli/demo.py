@@ -140,7 +140,8 @@ class Demo:
 
     async def _show_map(self, reducer: str) -> None:
         with suppress(Refusal):  # when nothing was reduced, which the report says
-            print(picture(await ask(f"{reducer}/api/v1/state/image/roi1")))
+            shades = picture(await ask(f"{reducer}/api/v1/state/image/roi1"))
+            print(shades, end="\n" if shades else "")
 
 
 class Detector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,9 +34,12 @@ def picture(rows: Sequence[Sequence[float | None]]) -> str:
     if not values or max(map(len, rows)) > _MAX_WIDTH:
         return ""
     low, high = min(values), max(values)
-    scale = (len(_SHADES) - 1e-9) / ((high - low) or 1.0)
+    shades = len(_SHADES)
 
     def shade(value: float | None) -> str:
-        return _SHADES[int((value - low) * scale)] if isinstance(value, int | float) else "·"
+        if not isinstance(value, int | float):
+            return "·"
+        # The square root brings out what is faint beside a few bright points.
+        return _SHADES[min(shades - 1, int(shades * math.sqrt((value - low) / ((high - low) or 1.0))))]
 
     return "\n".join("".join(shade(v) * 2 for v in row) for row in rows)

@@ -11,6 +11,7 @@ import numpy as np
 
 from beamfold.dispatch.blocks import Dispatcher
 from beamfold.model.report import MAX_FAILURES, ScanReport, StreamReport
+from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import (
@@ -77,6 +78,7 @@ class Scan:
     short: Run | None = None
     dispatcher: Dispatcher = field(init=False)
     states: EventStates = field(default_factory=EventStates)
+    lacking: dict[str, RunSet] = field(default_factory=dict)
     report: ScanReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,10 +160,17 @@ class Scan:
         for worker, parts in message.parts.items():
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
-            extend_runs(self.report.incomplete.setdefault(name, []), runs)
+            self._lacking(name, runs)
         self.report.ticks.extend(message.ticks)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
+
+    def _lacking(self, stream: str, runs: Sequence[Run]) -> None:
+        """These events are without a frame of this stream. Workers say so in any order, and of a broadcast each."""
+        known = self.lacking.setdefault(stream, RunSet())
+        for lo, hi in runs:
+            if known.count < MAX_RUNS:
+                known.add(lo, hi)
 
     def finished(self, message: Finished) -> None:
         """A service ran its `finish()`."""
@@ -192,7 +201,7 @@ class Scan:
                 self.short = (last_event + 1, planned + 1)
                 self.reason = self.reason or f"every series ended by event {last_event} of {planned}"
                 for name in self.map.streams:
-                    extend_runs(self.report.incomplete.setdefault(name, []), [self.short])
+                    self._lacking(name, [self.short])
             self.states.set(last_event + 1, self.reached, EventState.PENDING)
             self.map = self.map.closed_at(last_event)
         elif planned is None:
@@ -229,6 +238,9 @@ class Scan:
             more = self.short[1] - self.short[0]
             report.events += more
             counts[EventState.INCOMPLETE_SKIPPED] = counts.get(EventState.INCOMPLETE_SKIPPED, 0) + more
+        end = self.short[1] if self.short is not None else hi
+        lacking = {name: runs.overlap(lo, end) for name, runs in sorted(self.lacking.items())}
+        report.incomplete = {name: runs for name, runs in lacking.items() if runs}
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)

@@ -24,7 +24,7 @@ from beamfold.dispatch.machine import (
 )
 from beamfold.dispatch.scan import Plan
 from beamfold.ledger.base import Ledger
-from beamfold.model.errors import LedgerUnavailable
+from beamfold.model.errors import LedgerUnavailable, ScanError
 from beamfold.model.triggermap import TriggerMap
 from beamfold.transport.control import ControlHub
 
@@ -96,8 +96,11 @@ class ControllerService:
             await asyncio.to_thread(self._writer.close)
 
     def shutdown(self) -> None:
-        """Leave `run`."""
+        """Leave `run`. Who still waits for a scan to be armed is told that it will not be."""
         self._stopping.set()
+        for future in self._requests.values():
+            if not future.done():
+                future.set_exception(ScanError("the controller was told to end: no scan is started any more"))
 
     def _announce(self) -> None:
         info = {"control": self.hub.url, "http": self.http}

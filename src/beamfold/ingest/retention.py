@@ -19,26 +19,41 @@ class Retention:
     """One stream's frames by ordinal, in chunks as they arrived.
 
     A chunk's memory goes when all of its frames are released, so that the bookkeeping costs per batch and not per
-    frame. `nbytes` counts the payload of the chunks that are held.
+    frame. `nbytes` counts the payload of the chunks that are held; `kept_bytes` that of single frames which are kept
+    whatever is released, and for which nobody can wait.
     """
 
     def __init__(self) -> None:
         self.nbytes = 0
+        self.kept_bytes = 0
+        self._kept: dict[int, Frame] = {}
         self._starts: list[int] = []
         self._chunks: list[list[Frame]] = []
         self._sizes: list[int] = []
         self._released = RunSet()
 
     def append(self, lo: int, frames: list[Frame]) -> None:
-        """Keep frames of ordinals `lo`, `lo + 1`, …; `lo` is beyond all that came before."""
+        """Keep frames of ordinals `lo`, `lo + 1`, …; `lo` is beyond all that came before.
+
+        Frames that were released before they came (their event was done without them) are not kept at all.
+        """
+        if self._released.covers(lo, lo + len(frames)):
+            return
         size = sum(map(len, chain.from_iterable(frames)))
         self._starts.append(lo)
         self._chunks.append(frames)
         self._sizes.append(size)
         self.nbytes += size
 
+    def keep(self, ordinal: int) -> None:
+        """Keep this frame, which must be held, from now on by itself: its chunk need not wait for it."""
+        if ordinal not in self._kept:
+            frame = self._kept[ordinal] = self.pick(np.array([ordinal]))[0]
+            self.kept_bytes += sum(map(len, frame))
+            self.release(ordinal, ordinal + 1)
+
     def pick(self, ordinals: NDArray[np.int64]) -> list[Frame]:
-        """The frames of these ascending ordinals, all of which must be held; raises KeyError otherwise."""
+        """The frames of these ascending ordinals (one may come twice), all of which must be held; else KeyError."""
         out: list[Frame] = []
         position, n = 0, len(ordinals)
         while position < n:
@@ -48,9 +63,11 @@ class Retention:
             chunk: Sequence[Frame] = self._chunks[at] if at >= 0 else ()
             end = start + len(chunk)
             if first >= end:
-                raise KeyError(first)
+                out.append(self._kept[first])
+                position += 1
+                continue
             stop = position + int(np.searchsorted(ordinals[position:], end))
-            if int(ordinals[stop - 1]) - first == stop - 1 - position:
+            if _consecutive(ordinals[position:stop]):
                 out += chunk[first - start : first - start + stop - position]
             else:
                 out += [chunk[o - start] for o in ordinals[position:stop].tolist()]
@@ -67,6 +84,9 @@ class Retention:
             a, b = max(lo, start), min(hi, start + len(chunk))
             if a < b:
                 runs.add(a, b)
+        for ordinal in self._kept:
+            if lo <= ordinal < hi:
+                runs.add(ordinal, ordinal + 1)
         return runs.runs()
 
     def release(self, lo: int, hi: int) -> None:
@@ -82,3 +102,11 @@ class Retention:
                 del self._starts[at], self._chunks[at], self._sizes[at]
             else:
                 at += 1
+
+
+def _consecutive(ordinals: NDArray[np.int64]) -> bool:
+    """Whether these ascending ordinals are each one more than the one before."""
+    n = len(ordinals)
+    return int(ordinals[-1]) - int(ordinals[0]) == n - 1 and (
+        n == 1 or bool((ordinals[1:] - ordinals[:-1] == 1).all())
+    )

@@ -28,9 +28,11 @@ from beamfold.protocols.messages import (
     End,
     Fence,
     Halt,
+    Halted,
     Parameters,
     Release,
     Shutdown,
+    StreamEnded,
     ToService,
 )
 from beamfold.sources.base import Source
@@ -115,7 +117,8 @@ class IngesterService:
             now = time.monotonic()
             if now >= next_progress:
                 next_progress = now + PROGRESS_INTERVAL
-                self._tell_progress()
+                for scan in self._scans.values():
+                    self._tell_progress(scan)
                 self._control.beat(lambda: {"scans": len(self._scans)})
 
     def _handle(self, message: ToService) -> None:
@@ -164,6 +167,8 @@ class IngesterService:
                 )
                 self._data.send(scan.workers[action.worker], parts)
             elif isinstance(action, Tell):
+                if isinstance(action.message, StreamEnded | Halted):
+                    self._tell_progress(scan)  # first, so that the report of a scan that ends now has these counts
                 self._control.send(action.message)
             elif isinstance(action, SendGap):
                 gap = Gap(machine.scan, action.stream, action.runs, action.tail)
@@ -233,9 +238,8 @@ class IngesterService:
             if self._inputs[seen.stream].paused:
                 self._pause(seen.stream, False)
 
-    def _tell_progress(self) -> None:
-        for scan in self._scans.values():
-            for seen in scan.machine.progress():
-                if scan.told.get(seen.stream) != seen:
-                    scan.told[seen.stream] = seen
-                    self._control.send(seen)
+    def _tell_progress(self, scan: _Armed) -> None:
+        for seen in scan.machine.progress():
+            if scan.told.get(seen.stream) != seen:
+                scan.told[seen.stream] = seen
+                self._control.send(seen)

@@ -118,6 +118,11 @@ class RunSet:
         """How many integers are in the set."""
         return self._total
 
+    @property
+    def count(self) -> int:
+        """How many runs there are: what the set costs."""
+        return len(self._lo)
+
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs())
 

@@ -30,6 +30,8 @@ READ_TIMEOUT = 5.0
 MAX_KEYS = 100
 """Keys named in an answer that says which there are."""
 
+ENDING = "the reducer is about to end"
+
 Read = Callable[[float], Any]
 
 
@@ -41,7 +43,9 @@ class Snapshots:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, Future[bytes]]] = []
+        self._answering: list[tuple[str, Future[bytes]]] = []
         self._busy = False
+        self._closed = False
         self._snapshot: Any = None
         self._encoded: dict[str, bytes] = {}
 
@@ -49,35 +53,56 @@ class Snapshots:
         """JSON of the node at `path` ("" for all). LookupError, with the keys there are; TimeoutError."""
         future: Future[bytes] = Future()
         with self._lock:
+            if self._closed:
+                raise TimeoutError(ENDING)
             self._waiting.append((path, future))
             start, self._busy = not self._busy, True
         if start:
             threading.Thread(target=self._serve, name="snapshots", daemon=True).start()
         return await asyncio.wrap_future(future)
 
+    def close(self) -> None:
+        """Answer nobody any more: those who wait get a TimeoutError, and so does whoever comes."""
+        with self._lock:
+            self._closed = True
+            for _, future in (*self._waiting, *self._answering):
+                if not future.done():
+                    future.set_exception(TimeoutError(ENDING))
+            self._waiting.clear()
+
     def _serve(self) -> None:
         while True:
             with self._lock:
-                batch, self._waiting = self._waiting, []
-                if not batch:
+                batch = [(path, f) for path, f in self._waiting if f.set_running_or_notify_cancel()]
+                self._waiting, self._answering = [], batch
+                if not batch or self._closed:
                     self._busy = False
                     return
-            self._answer([(path, f) for path, f in batch if f.set_running_or_notify_cancel()])
+            self._answer(batch)
 
     def _answer(self, batch: list[tuple[str, Future[bytes]]]) -> None:
         try:
             snapshot = self._read(self._timeout)
         except TimeoutError as error:
             for _, future in batch:
-                future.set_exception(error)
+                self._give(future, error)
             return
         if snapshot is not self._snapshot:
             self._snapshot, self._encoded = snapshot, {}
         for path, future in batch:
             try:
-                future.set_result(self._encode(snapshot, path))
+                self._give(future, self._encode(snapshot, path))
             except (LookupError, TypeError, ValueError) as error:
-                future.set_exception(error)
+                self._give(future, error)
+
+    def _give(self, future: Future[bytes], answer: bytes | Exception) -> None:
+        with self._lock:
+            if future.done():
+                return  # closed meanwhile
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
     def _encode(self, snapshot: Any, path: str) -> bytes:
         data = self._encoded.get(path)
@@ -112,6 +137,7 @@ def build_reducer_app(read: Read) -> FastAPI:
     app = FastAPI(title="Beamfold reducer", version=version_of("beamfold"), docs_url=None, redoc_url=None)
     install(app)
     snapshots = Snapshots(read)
+    app.state.on_stop = snapshots.close
 
     async def answer(path: str) -> Response:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +20,7 @@ STOP_SECONDS = 1.0
 class HttpServer(uvicorn.Server):
     """A uvicorn that leaves signals to us. `url` is where it listens.
 
+    An app whose requests may wait for something says how to end that: a callable as `app.state.on_stop`.
     Raises ConfigError when the address cannot be had. `port` 0 takes a free one.
     """
 
@@ -34,6 +35,7 @@ class HttpServer(uvicorn.Server):
             timeout_graceful_shutdown=int(STOP_SECONDS),
         )
         super().__init__(config)
+        self._on_stop: Callable[[], None] | None = getattr(app.state, "on_stop", None)
         self._socket = listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
@@ -42,9 +44,11 @@ class HttpServer(uvicorn.Server):
         """Serve on the running loop until `should_exit` is set."""
         await self.serve(sockets=[self._socket])
 
-    def close_socket(self) -> None:
-        """For a server that was never run."""
-        self._socket.close()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by `serve` at its end."""
+        if self._on_stop is not None:
+            self._on_stop()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -43,7 +43,7 @@ def test_what_is_not_in_order_is_named(changes: dict[str, Any], said: str) -> No
 
 
 def test_a_map_is_drawn_in_shades() -> None:
-    assert picture([[0.0, 4.0], [None, 2.0]]) == "  ██\n··▒▒"
+    assert picture([[0.0, 4.0], [None, 2.0]]) == "  ██\n··▓▓"
     assert picture([[3, 3]]) == "    "
     assert picture([]) == picture([[None]]) == ""
     assert picture([[1.0] * 1000]) == ""

@@ -196,6 +196,10 @@ class TriggerMap(ABC):
     def virtual_before(self, event: int) -> int:
         """How many virtual workers have their first event before `event`."""
 
+    @abstractmethod
+    def virtual_over(self, event: int) -> int:
+        """How many virtual workers from 0 on have their last event before `event`: none of them is due there."""
+
     # -- life ------------------------------------------------------------------------------------------------
 
     @abstractmethod

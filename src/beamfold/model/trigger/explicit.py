@@ -102,6 +102,7 @@ class SequenceMap(TriggerMap, kind="sequence"):
         self._virtual_start: Ints = offsets(np.bincount(virtual, minlength=self.n_virtual))
         first, last = by_virtual[self._virtual_start[:-1]], by_virtual[self._virtual_start[1:] - 1]
         self._first: Ints = first
+        self._latest: Ints = np.maximum.accumulate(last) if len(last) else last
         crowded = (np.diff(self._pairs.start) > 1)[self._pairs.event]
         self._crowded = np.bincount(virtual[crowded], minlength=self.n_virtual) > 0
         self._plain = ~self._crowded
@@ -236,6 +237,9 @@ class SequenceMap(TriggerMap, kind="sequence"):
 
     def virtual_before(self, event: int) -> int:
         return int(self._first.searchsorted(event))
+
+    def virtual_over(self, event: int) -> int:
+        return int(self._latest.searchsorted(event))
 
     # -- life ------------------------------------------------------------------------------------------------
 

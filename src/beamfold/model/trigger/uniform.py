@@ -258,6 +258,11 @@ class UniformMap(TriggerMap, kind="uniform"):
             return 0
         return -(-max(0, min(event - 1, self._last)) // self._batch)
 
+    def virtual_over(self, event: int) -> int:
+        if event > self._last or self._broadcast:
+            return self.virtual_before(event)
+        return max(0, event - 1) // self._batch
+
     # -- life ------------------------------------------------------------------------------------------------
 
     def closed_at(self, last_data_event: int) -> UniformMap:
