@@ -37,6 +37,11 @@ def from_wire(described: dict[str, Any]) -> ParameterBase:
     return bare.model_copy(update={"default": bare.from_bytes(described["data"])})
 
 
+def facts(own: Iterable[ParameterBase]) -> dict[str, Any]:
+    """What a usable class has to say in its service's Hello."""
+    return {"parameters": [to_wire(p) for p in own], "error": ""}
+
+
 def declared_together(own: Iterable[ParameterBase], others: Iterable[dict[str, Any]]) -> list[ParameterBase]:
     """What this class describes, and what other services said that their classes do; its own word counts first."""
     known = {p.name: p for p in (from_wire(d) for d in others)}

@@ -23,6 +23,7 @@ from beamfold.protocols.messages import (
     Close,
     Conclude,
     End,
+    Failed,
     Fence,
     FenceReached,
     Finish,
@@ -192,7 +193,8 @@ class ControllerMachine:
         self.services[service.key] = service
         self._peers[peer] = service.key
         actions.append(Send(peer, Welcome(self._epoch)))
-        actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
+        if old is None or old.peer != peer:
+            actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
         if hello.error:
             actions.append(Note("error", f"{service.key}: {hello.error}"))
         return actions
@@ -406,6 +408,8 @@ class ControllerMachine:
                 return self._fence_reached(scan, service, message)
             case Finished():
                 return self._finished(scan, service, message, now)
+            case Failed():
+                return self._abort(scan, "failed", f"{service.key}: {message.reason}", now)
         return []
 
     def _armed(self, scan: Scan, service: Service, message: Armed, now: float) -> list[Action]:

@@ -168,6 +168,13 @@ class PartsDone(Message, frozen=True):
     finished: bool = False
 
 
+class Failed(Message, frozen=True):
+    """This service cannot go on with the scan (its disk is full, say): the scan ends here."""
+
+    scan: int
+    reason: str
+
+
 class Gone(Message, frozen=True):
     """The supervisor saw a process end: which service, and how in words."""
 
@@ -324,6 +331,7 @@ ToController: TypeAlias = (
     | FenceReached
     | PartsDone
     | Finished
+    | Failed
     | Gone
 )
 ToService: TypeAlias = (

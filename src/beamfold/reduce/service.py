@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from beamfold.app.declared import declared_together
+from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
 from beamfold.ledger.segmentlog import Location, SegmentLog
@@ -39,6 +39,7 @@ from beamfold.protocols.messages import (
     Armed,
     Close,
     End,
+    Failed,
     Failure,
     Finish,
     Finished,
@@ -107,7 +108,6 @@ class _Scan:
         self.finish = False
         self.closed = False
         self.finished_told = False
-        self.full = ""
 
 
 class ReducerService:
@@ -264,8 +264,8 @@ class ReducerService:
         try:
             location = scan.log.append(parts)
         except BeamfoldError as error:
-            # A full disk: these parts are not done. They stay undone, and the report says why.
-            scan.full = str(error)
+            # A full disk: these parts are not done and never will be, so the scan ends here and says why.
+            self._control.send(Failed(scan.arm.scan, f"the result log cannot be written: {error}"))
             return None, []
         batch = _Batch(header, parts, events, location)
         fresh, done = scan.machine.logged(batch, events, k, states, time.monotonic())
@@ -368,7 +368,9 @@ class ReducerService:
     def _prepare(self, message: Arm) -> _Scan:
         cls = self._load()
         hooks = ReducerHooks(cls)
-        self._declared = declared_together(hooks.describe_parameters(), message.declared)
+        own = hooks.describe_parameters()
+        self._declared = declared_together(own, message.declared)
+        self._control.announce(**facts(own))
         first = ParameterSet.build(self._declared, message.parameters, message.version)
         hooks.construct(parameters=first, context=self._context, state=self._state)
         trigger_map = TriggerMap.from_wire(message.map)
@@ -416,7 +418,7 @@ class ReducerService:
         with folder.hooks.publish_rlock:
             folder.finish((scan.map.n_events or 1) - 1)
         self._cached = None
-        problems = [p for p in (scan.timer.error, scan.full) if p]
+        problems = [scan.timer.error] if scan.timer.error else []
         path = ""
         try:
             path = self._publisher.store(scan.arm.scan_id, self._snapshot(), None)

@@ -65,10 +65,12 @@ class ControlChannel:
         """Queue a message for the controller."""
         self.socket.send(encode_message(message))
 
-    def announce(self, **changes: Any) -> None:
-        """Say Hello again with other facts."""
-        self.hello = msgspec.structs.replace(self.hello, **changes)
-        self.send(self.hello)
+    def announce(self, **facts: Any) -> None:
+        """Say Hello again where these facts are not what was said before (the app's files changed, say)."""
+        hello = msgspec.structs.replace(self.hello, **facts)
+        if hello != self.hello:
+            self.hello = hello
+            self.send(hello)
 
     def receive(self) -> list[ToService]:
         """All messages that are here, without those that concern the channel itself."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from beamfold.app.declared import declared_together
+from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import WorkerHooks
 from beamfold.app.loading import modules_of
 from beamfold.model.errors import BeamfoldError, CodecError
@@ -266,7 +266,9 @@ class WorkerService:
         cls = self._load()
         hooks = WorkerHooks(cls)
         # Its own description counts as it is now: the app's files may have changed since this worker said Hello.
-        self._declared = declared_together(hooks.describe_parameters(), message.declared)
+        own = hooks.describe_parameters()
+        self._declared = declared_together(own, message.declared)
+        self._control.announce(**facts(own))
         self._types = TypeTable(modules_of(cls))
         first = ParameterSet.build(self._declared, message.parameters, message.version)
         hooks.construct(parameters=first, context=self._context, state=self._state)
