@@ -132,12 +132,17 @@ def call_by_name(fn: Hook, values: dict[str, Any], where: str) -> Any:
     return fn(*positional, **keywords)
 
 
+def presentable(text: str) -> str:
+    """User text as it can travel and be stored: a file name that is not UTF-8 puts lone surrogates into it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def user_traceback(exc: BaseException) -> str:
     """The error and where in the user's code it was raised, without the frames that merely led there."""
     below = exc.__traceback__
     while below is not None and below.tb_frame.f_code.co_filename.startswith(_OURS):
         below = below.tb_next
-    return "".join(traceback.format_exception(type(exc), exc, below)).rstrip()
+    return presentable("".join(traceback.format_exception(type(exc), exc, below))).rstrip()
 
 
 def _nothing_gives(name: str, offered: Iterable[str], where: str) -> AppError:

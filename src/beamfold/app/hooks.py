@@ -3,8 +3,8 @@
 `WorkerHooks(cls)` and `ReducerHooks(cls)` look at the class, before the scan, and raise AppError for what
 could never work. `construct(...)` makes the object of one scan and binds its hooks: afterwards each is a
 plain callable that takes all the values it is offered, or None where the class has no such hook. What user
-code raises passes through untouched, but for the constructor and `describe_parameters()`, where it becomes an
-AppError with the traceback.
+code raises passes through untouched, but for what is asked before a scan (the constructor, `describe_parameters()`,
+`get_tick_interval()`) and for `publish`: there it becomes an AppError with the traceback.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from beamfold.model.errors import AppError, ParameterError
 from beamfold.model.parameters import ParameterBase, merge_declared
 
 logger = logging.getLogger(__name__)
+
+_MISTAKES = (Exception, SystemExit)
+"""What user code may raise without ending the service."""
 
 TIMER_DEFAULT_S = 1.0
 """How long to wait for the next `timer()` when it did not return a number: what apps for the peer rely on."""
@@ -60,7 +63,7 @@ class _Hooks:
         where = self._where("describe_parameters")
         try:
             found = self.cls.describe_parameters()
-        except Exception as exc:
+        except _MISTAKES as exc:
             hint = "it is called on the class, so make it a @staticmethod\n" if type(exc) is TypeError else ""
             raise AppError(f"{where}() failed: {hint}{user_traceback(exc)}") from exc
         if found is None:
@@ -82,7 +85,7 @@ class _Hooks:
             self.instance = call_by_name(self.cls, values, self._where("__init__"))
         except AppError:
             raise
-        except Exception as exc:
+        except _MISTAKES as exc:
             raise AppError(f"{self._where()} failed to construct: {user_traceback(exc)}") from exc
         for name, offer in self._offers.items():
             self._bind(name, offer)
@@ -125,11 +128,15 @@ class WorkerHooks(_Hooks):
         return bool(getattr(self.cls, "stateful", False))
 
     def tick_interval(self, parameters: Any) -> float | None:
-        """Seconds between ticks as the class wants them, None = no ticks. AppError for a non-number."""
+        """Seconds between ticks as the class wants them, None = no ticks. AppError for a non-number, and when it
+        raises."""
         if self.get_tick_interval is None:
             return None
-        found = self.get_tick_interval(parameters)
-        seconds = _seconds(found)
+        try:
+            found = self.get_tick_interval(parameters)
+            seconds = _seconds(found)
+        except _MISTAKES as exc:
+            raise AppError(f"{self._where('get_tick_interval')}() failed: {user_traceback(exc)}") from exc
         if seconds is None and found is not None:
             raise AppError(f"{self._where('get_tick_interval')} returned {found!r}; return seconds, or None")
         return seconds
@@ -173,7 +180,10 @@ class ReducerHooks(_Hooks):
     @property
     def publish(self) -> dict[Any, Any]:
         """The object's own `publish` tree, live: read it under `publish_rlock`. AppError for a non-dict."""
-        found = getattr(self.instance, "publish", None)
+        try:
+            found = getattr(self.instance, "publish", None)
+        except _MISTAKES as exc:  # it may be a property
+            raise AppError(f"{self._where('publish')} failed: {user_traceback(exc)}") from exc
         if found is None:
             return {}
         if not isinstance(found, dict):

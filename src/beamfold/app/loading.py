@@ -54,8 +54,11 @@ _fronted: set[str] = set()
 """Entries of sys.path that are there because an app was loaded from them."""
 
 
-def load_class(path: str, base_dir: str | Path) -> type:
+def load_class(path: str, base_dir: str | Path, *, beside: type | None = None) -> type:
     """The class that `path` names, from the folder `base_dir` or else from what is installed.
+
+    `beside` is a class that was loaded a moment ago and belongs to the same app: what it was loaded with stays,
+    whatever was written meanwhile, so that the two classes hold the same modules.
 
     Raises AppError, which says what to do: a path without ':', no such module (and what was searched), no
     such class (and which there are), a module that fails while it is imported (with its traceback).
@@ -63,11 +66,12 @@ def load_class(path: str, base_dir: str | Path) -> type:
     importlib.invalidate_caches()
     started = time.time_ns() - _FILE_CLOCK_NS
     target = _take_apart(path, Path(base_dir).resolve())
+    kept = None if beside is None or beside.__module__ not in sys.modules else scope_of(sys.modules[beside.__module__])
     if target.file is not None:
-        _make_way(target)
+        _make_way(target, kept)
     module = _import(target)
     scope = scope_of(module)
-    if target.file is None and changed(scope):
+    if target.file is None and scope != kept and changed(scope):
         # Only now is it known where an installed module lives.
         drop(scope)
         module = _import(target)
@@ -135,12 +139,12 @@ def _python_files(folder: Path) -> str:
 # -- importing -----------------------------------------------------------------------------------------------
 
 
-def _make_way(target: _Target) -> None:
+def _make_way(target: _Target, kept: Path | None) -> None:
     """Drop what is stale or stands in the way, and put the app's folder first on the path."""
     top = target.module.partition(".")[0]
     if top in sys.stdlib_module_names or top == "beamfold":
         raise AppError(f"{target.path!r}: the name {top!r} belongs to Python or Beamfold; rename {target.file}")
-    if changed(target.folder):
+    if target.folder != kept and changed(target.folder):
         drop(target.folder)
     for other in [f for f in loaded_folders() if f != target.folder]:
         for name in modules_in(other):

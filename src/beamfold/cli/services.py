@@ -163,7 +163,16 @@ def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, C
     infos = {s: StreamInfo(s, f.typ, f.numbered) for s in settings.streams if (f := _framer(settings, s))}
     control = _connect(settings, context, hello)
     state = ServiceState(name, version_of("beamfold"))
-    return WorkerService(name, load, control, context, infos.__getitem__, state), control.close
+
+    def info(stream: str) -> StreamInfo:
+        if stream not in infos:
+            raise ConfigError(
+                f"the run file of worker {name} has no stream {stream!r}, but an ingester offers it: start all services "
+                "with the same run file"
+            )
+        return infos[stream]
+
+    return WorkerService(name, load, control, context, info, state), control.close
 
 
 def _tags(settings: RunFile, name: str) -> list[str]:
@@ -212,7 +221,7 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
     directory = settings.output.directory.absolute()
     store = FileStore(directory, settings.output.hdf5)
     state = ServiceState(name, version_of("beamfold"))
-    types = partial(_app_types, _loader(settings, settings.app.worker))
+    types = partial(_app_types, settings)
     service = ReducerService(load, control, data, store, directory / RESULT_LOGS, state, types)
     made.append(service)
     structlog.get_logger().info(f"the published state is at {http.url}")
@@ -225,9 +234,10 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
     return service, close
 
 
-def _app_types(load_worker: Callable[[], type], reducer: type) -> TypeTable:
+def _app_types(settings: RunFile, reducer: type) -> TypeTable:
     """Types of both of the app's classes: results are often dataclasses that stand beside the worker."""
-    return TypeTable({*modules_of(reducer), *modules_of(load_worker())})
+    worker = load_class(settings.app.worker, settings.directory, beside=reducer)
+    return TypeTable({*modules_of(reducer), *modules_of(worker)})
 
 
 # -- controller ----------------------------------------------------------------------------------------------

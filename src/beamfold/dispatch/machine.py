@@ -340,12 +340,11 @@ class ControllerMachine:
         scan = self.scan
         if scan is None or not scan.active:
             return [Reply(request)]
-        if scan.phase is Phase.RUNNING:
-            return [Reply(request), *self._stop(scan, "stopped by request", now)]
-        return [
-            Reply(request),
-            *self._abort(scan, "stopped", "stopped twice: what was left was given up", now),
-        ]
+        if scan.stopped and scan.phase is not Phase.ARMING:
+            text = "stopped twice: what was left was given up"
+            return [Reply(request), *self._abort(scan, "stopped", text, now)]
+        scan.stopped = True  # one that is ending by itself goes on with that
+        return [Reply(request), *self._stop(scan, "stopped by request", now)]
 
     def _stop(self, scan: Scan, reason: str, now: float) -> list[Action]:
         if scan.phase is Phase.ARMING:
@@ -453,22 +452,10 @@ class ControllerMachine:
     def _parts_done(self, scan: Scan, message: PartsDone, now: float) -> list[Action]:
         scan.done(message, now)
         actions = self._assign(scan)
-        runs = [r for lo, hi, _ in message.completed for r in self._without_broadcasts(scan, lo, hi)]
+        runs = [(lo, hi) for lo, hi, _ in scan.completed(message)]
         if runs:
             actions += [Send(s.peer, Release(scan.number, runs)) for s in self._needed(scan, "ingester")]
         return actions + self._conclude(scan) + (self._finish(scan) if message.finished else [])
-
-    def _without_broadcasts(self, scan: Scan, lo: int, hi: int) -> list[Run]:
-        """Broadcast frames are kept for workers that join later, so their events are not released."""
-        groups = (1 << len(scan.map.groups)) - 1
-        runs: list[Run] = []
-        while lo < hi:
-            broadcast = scan.map.next_broadcast(lo, groups)
-            end = hi if broadcast is None else min(broadcast, hi)
-            if lo < end:
-                runs.append((lo, end))
-            lo = end + 1
-        return runs
 
     def _stream_ended(self, scan: Scan, message: StreamEnded) -> list[Action]:
         scan.ended(message)

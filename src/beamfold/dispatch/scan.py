@@ -67,6 +67,7 @@ class Scan:
     sent: dict[str, int] = field(default_factory=dict)
     halted: dict[str, tuple[int, bool]] = field(default_factory=dict)
     ended_streams: dict[str, StreamEnded] = field(default_factory=dict)
+    stopped: bool = False
     concluded: bool = False
     closing: bool = False
     closed: bool = False
@@ -150,7 +151,7 @@ class Scan:
 
     def done(self, message: PartsDone, now: float) -> None:
         """Parts are durably done."""
-        for lo, hi, state in message.completed:
+        for lo, hi, state in self.completed(message):
             self.states.set(lo, hi, state)
             self.reached = max(self.reached, hi)
         if message.closed and not self.closed:
@@ -164,6 +165,13 @@ class Scan:
         self.report.ticks.extend(message.ticks)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
+
+    def completed(self, message: PartsDone) -> list[tuple[int, int, int]]:
+        """Events that became terminal. A reducer that does not know of the map's end may name some beyond it."""
+        if message.closed or not self.closing:
+            return message.completed
+        end = (self.last_data_event or 0) + 1
+        return [(lo, min(hi, end), state) for lo, hi, state in message.completed if lo < end]
 
     def _lacking(self, stream: str, runs: Sequence[Run]) -> None:
         """These events are without a frame of this stream. Workers say so in any order, and of a broadcast each."""

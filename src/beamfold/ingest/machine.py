@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from beamfold.ingest.retention import Frame, Retention
 from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.runs import RunSet
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import Route, TriggerMap
 from beamfold.protocols.items import Data, End, Malformed, Start
 from beamfold.protocols.messages import (
     Block,
@@ -70,7 +70,10 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class SendFrames:
-    """Send these frames of a stream to a logical worker; they all need parameter version `version` or older."""
+    """Send these frames of a stream to a logical worker; they all need parameter version `version` or older.
+
+    `closed`: the events are those of the closed map, whose end event has a number that was another event's before.
+    """
 
     worker: int
     stream: int
@@ -78,16 +81,18 @@ class SendFrames:
     events: Ints
     k: Positions
     frames: list[Frame]
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SendGap:
-    """Tell a worker which events will never have a frame of this stream."""
+    """Tell a worker which events will never have a frame of this stream; `closed` as with frames."""
 
     worker: int
     stream: int
     runs: list[Run]
     tail: bool
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,10 @@ class _Segment:
     events: Ints
     k: Positions
     at: int = 0
+
+    def positions(self) -> Positions:
+        """`k` of what is left to send."""
+        return self.k if isinstance(self.k, int) else self.k[self.at :]
 
 
 @dataclass(slots=True)
@@ -173,6 +182,7 @@ class IngestMachine:
         self._sent_up_to = -1
         self._hold_above: int | None = None
         self._halted = False
+        self._closed = False
         self._troubles = 0
 
     # -- what happens ----------------------------------------------------------------------------------------
@@ -183,7 +193,7 @@ class IngestMachine:
         state = self._streams[stream]
         for item in items:
             if self._halted:
-                state.discarded += 1
+                state.discarded += len(item.frames) if isinstance(item, Data) else 1
             elif isinstance(item, Data):
                 self._data(state, item, actions)
             elif isinstance(item, Start):
@@ -217,7 +227,7 @@ class IngestMachine:
         key = (worker, stream)
         if key not in self._credit:
             self._credit[key] = 0
-            actions.extend(SendGap(worker, stream, runs, tail) for runs, tail in state.gaps)
+            actions.extend(SendGap(worker, stream, runs, tail, self._closed) for runs, tail in state.gaps)
         self._credit[key] += credit
         self._send(key, actions)
         return actions
@@ -228,9 +238,7 @@ class IngestMachine:
         for index, state in self._streams.items():
             for lo, hi in message.runs:
                 state.retention.release(self.map.ordinal_at(index, lo), self.map.ordinal_at(index, hi))
-            if state.paused and state.retention.nbytes < self._retention_bytes * 3 // 4:
-                state.paused = False
-                actions.append(Resume(index))
+        self._resume(actions)
         if message.runs:
             self._routes.forget_before(self._first_virtual_needed())
         return actions
@@ -240,16 +248,13 @@ class IngestMachine:
         self._halted = True
         seen = {s.spec.name: (self._last_event(s), s.phase == "ended") for s in self._streams.values()}
         actions: list[Action] = [Tell(Halted(self.scan, seen))]
-        for index, state in self._streams.items():
-            if state.paused:
-                state.paused = False
-                actions.append(Resume(index))
+        self._resume(actions)
         return actions
 
     def close(self, last_event: int) -> list[Action]:
         """The map ends with this data event: streams that have not ended by then never will."""
         self.map = self.map.closed_at(last_event)
-        self._halted = True
+        self._halted = self._closed = True
         actions: list[Action] = []
         for state in self._streams.values():
             state.gaps = [gap for gap in state.gaps if not gap[1]]  # told anew, now for good
@@ -276,7 +281,7 @@ class IngestMachine:
                 s.phase,
                 s.frames,
                 self._last_event(s),
-                s.retention.nbytes,
+                s.retention.nbytes + s.retention.kept_bytes,
                 s.discarded,
                 s.malformed,
                 s.duplicates,
@@ -309,7 +314,7 @@ class IngestMachine:
                 self._irregular(state, item, limit, actions)
                 return
         if limit is not None and lo + len(frames) > limit:
-            surplus = lo + len(frames) - limit
+            surplus = min(lo + len(frames) - limit, len(frames))  # there may be no cell even for the start
             state.surplus += surplus
             self._trouble(state, f"{surplus} frames more than the trigger map has for this stream", actions)
             frames = frames[: len(frames) - surplus]
@@ -365,7 +370,7 @@ class IngestMachine:
         if state.next < last:
             self._gap(state, state.next, last, False, actions)
         if state.end_frame is not None:
-            state.retention.append(last, [state.end_frame])
+            state.retention.put(last, state.end_frame)
         state.next = count
 
     def _data_end(self, state: _Stream) -> int | None:
@@ -382,7 +387,7 @@ class IngestMachine:
         runs = [(first, last + 1)]
         state.gaps.append((runs, tail))
         attached = [w for w in range(len(self._workers)) if (w, index) in self._credit]
-        actions.extend(SendGap(worker, index, runs, tail) for worker in attached)
+        actions.extend(SendGap(worker, index, runs, tail, self._closed) for worker in attached)
         if not tail:
             actions.append(Tell(FramesMissing(self.scan, state.spec.name, runs)))
 
@@ -405,7 +410,15 @@ class IngestMachine:
         for state in self._streams.values():
             self._route(state)
         self._flush(actions)
+        self._resume(actions)
         return actions
+
+    def _resume(self, actions: list[Action]) -> None:
+        """Read on where there is room again, or where what comes is discarded anyway."""
+        for index, state in self._streams.items():
+            if state.paused and (self._halted or state.retention.nbytes <= self._retention_bytes * 3 // 4):
+                state.paused = False
+                actions.append(Resume(index))
 
     def _route(self, state: _Stream) -> None:
         """Put what has arrived into the outboxes of its workers, up to the first frame that has no worker yet."""
@@ -422,36 +435,43 @@ class IngestMachine:
 
     def _route_run(self, state: _Stream, lo: int, hi: int) -> int:
         """Route ordinals lo..hi-1, all of them held; returns how many could be."""
-        index = state.spec.index
-        rows = self.map.route(index, lo, hi)
-        n = len(rows.index)
-        if not n:
-            return hi - lo
-        broadcast = np.flatnonzero(rows.virtual < 0)
-        if not len(broadcast):
-            return self._route_rows(index, lo, hi, rows.index, rows.event, rows.k, rows.virtual)
+        rows = self.map.route(state.spec.index, lo, hi)
+        done = self._route_all(state.spec.index, lo, hi - lo, rows) if len(rows.index) else hi - lo
+        if not self.map.uniform:
+            self._discard(state, lo, done, rows.index)
+        return done
+
+    def _route_all(self, stream: int, lo: int, count: int, rows: Route) -> int:
+        """Stretches without broadcasts in one go each, messages with broadcasts one by one."""
+        casts = np.unique(rows.index[rows.virtual < 0]).tolist()
         at = 0
-        for row in [*broadcast.tolist(), n]:
-            if at < row:
-                end = int(rows.index[row]) + lo if row < n else hi
-                part = slice(at, row)
-                done = self._route_rows(
-                    index, lo, end, rows.index[part], rows.event[part], rows.k[part], rows.virtual[part]
-                )
-                if lo + done < end:
+        for cast in [*casts, count]:
+            stop = int(np.searchsorted(rows.index, cast))
+            if at < stop:
+                part = slice(at, stop)
+                columns = rows.index[part], rows.event[part], rows.k[part], rows.virtual[part]
+                done = self._route_rows(stream, lo, cast, *columns)
+                if done < cast:
                     return done
-            if row < n:
-                offset = int(rows.index[row])
-                if not self._route_broadcast(index, lo + offset, int(rows.event[row]), -1 - int(rows.virtual[row])):
-                    return offset
-            at = row + 1
-        return hi - lo
+            if cast == count:
+                break
+            at = int(np.searchsorted(rows.index, cast, side="right"))
+            if not self._route_cast(stream, lo + cast, int(rows.event[stop]), rows.k[stop:at], rows.virtual[stop:at]):
+                return int(cast)
+        return count
+
+    def _discard(self, state: _Stream, lo: int, count: int, index: Ints) -> None:
+        """Of these messages those that the map gives to nobody (they have no row in `index`) are not kept."""
+        edges = np.concatenate(([-1], index[index < count], [count]))
+        for at in np.flatnonzero(np.diff(edges) > 1).tolist():
+            state.retention.release(lo + int(edges[at]) + 1, lo + int(edges[at + 1]))
 
     def _route_rows(
-        self, stream: int, lo: int, hi: int, index: Ints, events: Ints, k: NDArray[np.int16], virtual: Ints
+        self, stream: int, lo: int, count: int, index: Ints, events: Ints, k: NDArray[np.int16], virtual: Ints
     ) -> int:
+        """Rows without broadcasts, of messages before `lo + count`; returns how many messages are dealt with."""
         workers = self._routes.lookup(virtual)
-        done = hi - lo
+        done = count
         first = int(workers[0])
         if first != UNASSIGNED and bool((workers == first).all()):
             self._post(first, stream, index + lo, events, k)
@@ -468,37 +488,45 @@ class IngestMachine:
             self._post(worker, stream, index[mine] + lo, events[mine], k[mine])
         return done
 
-    def _route_broadcast(self, stream: int, ordinal: int, event: int, group: int) -> bool:
-        """Send one frame to every worker of a group, once each.
+    def _route_cast(self, stream: int, ordinal: int, event: int, k: NDArray[np.int16], virtual: Ints) -> bool:
+        """Put out one message for the virtual workers of its cell and every worker of its groups, once per part.
 
         A worker that also has a virtual worker of this event gets the frame for that part, so that it sees one
         event with all its streams; hence all of the event's virtual workers must be assigned first.
         """
-        position: dict[int, int] = {}
-        for other in range(len(self.map.streams)):
-            at = self.map.ordinal_at(other, event)
-            if not self.map.has_cell(other, event):
-                continue
-            rows = self.map.route(other, at, at + 1)
-            own = rows.virtual >= 0
-            if not bool(own.any()):
-                continue
-            workers = self._routes.lookup(rows.virtual[own])
-            if bool((workers == UNASSIGNED).any()):
-                return False
-            for worker, k in zip(workers.tolist(), rows.k[own].tolist(), strict=True):
-                position.setdefault(worker, k)
+        owners = self._owners(event)
+        if owners is None:
+            return False
+        own = virtual >= 0
+        workers = self._routes.lookup(virtual[own]).tolist()
+        targets = dict.fromkeys(zip(workers, k[own].tolist(), strict=True))
+        groups = sum(1 << (-1 - g) for g in set(virtual[~own].tolist()))
+        for worker, mine in enumerate(self._workers):
+            if mine & groups:
+                targets.update(dict.fromkeys((worker, at) for at in owners.get(worker, [-1 - worker])))
         where, what = np.array([ordinal]), np.array([event])
-        for worker, groups in enumerate(self._workers):
-            if not groups >> group & 1 or self._posted(worker, stream, ordinal):
-                continue
-            self._post(worker, stream, where, what, position.get(worker, -1 - worker))
+        for worker, position in targets:
+            self._post(worker, stream, where, what, position)
+        self._streams[stream].retention.keep(ordinal)
         return True
 
-    def _posted(self, worker: int, stream: int, ordinal: int) -> bool:
-        """Whether this frame was just put out for this worker: two broadcast groups may share a worker."""
-        box = self._outbox.get((worker, stream))
-        return bool(box) and box is not None and int(box[-1].ordinals[-1]) == ordinal
+    def _owners(self, event: int) -> dict[int, list[int]] | None:
+        """Which positions in an event each worker has by its virtual workers; None while one is not assigned."""
+        positions: dict[int, list[int]] = {}
+        for stream in range(len(self.map.streams)):
+            if not self.map.has_cell(stream, event):
+                continue
+            at = self.map.ordinal_at(stream, event)
+            rows = self.map.route(stream, at, at + 1)
+            own = rows.virtual >= 0
+            workers = self._routes.lookup(rows.virtual[own])
+            if bool((workers == UNASSIGNED).any()):
+                return None
+            for worker, k in zip(workers.tolist(), rows.k[own].tolist(), strict=True):
+                held = positions.setdefault(worker, [])
+                if k not in held:
+                    held.append(k)
+        return positions
 
     def _post(self, worker: int, stream: int, ordinals: Ints, events: Ints, k: Positions) -> None:
         if not isinstance(k, int):
@@ -513,7 +541,7 @@ class IngestMachine:
         for index, state in self._streams.items():
             for key, box in self._outbox.items():
                 if key[1] == index and key[0] != block.worker:
-                    _forget(box, events)
+                    _forget(box, events, ks)
             wanted = [(e, k) for e, k in zip(events.tolist(), ks.tolist(), strict=True) if self.map.has_cell(index, e)]
             for event, k in wanted:
                 ordinal = self.map.ordinal_at(index, event)
@@ -533,10 +561,7 @@ class IngestMachine:
                 lowest = event if lowest is None else min(lowest, event)
         if lowest is None:
             return 0
-        before = self.map.virtual_before(lowest)
-        while before > 0 and self.map.span(before - 1)[1] >= lowest:
-            before -= 1
-        return before
+        return self.map.virtual_over(lowest)
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -561,13 +586,17 @@ class IngestMachine:
             if stop == segment.at:
                 break
             part = slice(segment.at, stop)
-            frames = retention.pick(segment.ordinals[part])
+            try:
+                frames = retention.pick(segment.ordinals[part])
+            except KeyError:  # an earlier attempt's result came after all, and its frames are released
+                _drop_released(box, retention)
+                continue
             frames, size = _fit(frames, min(credit, BATCH_BYTES))
             stop = segment.at + len(frames)
             part = slice(segment.at, stop)
             events = segment.events[part]
             k = segment.k if isinstance(segment.k, int) else segment.k[part]
-            actions.append(SendFrames(worker, stream, version, events, k, frames))
+            actions.append(SendFrames(worker, stream, version, events, k, frames, self._closed))
             self._sent_up_to = max(self._sent_up_to, int(events[-1]))
             credit -= size
             segment.at = stop
@@ -607,18 +636,33 @@ def _fit(frames: list[Frame], budget: int) -> tuple[list[Frame], int]:
     return frames, size
 
 
-def _forget(box: deque[_Segment], events: Ints) -> None:
-    """Take these events out of an outbox: they are somebody else's now."""
-    kept: list[_Segment] = []
-    for segment in box:
-        stay = ~np.isin(segment.events[segment.at :], events)
-        if bool(stay.all()):
-            kept.append(segment)
-        elif bool(stay.any()):
-            k = segment.k if isinstance(segment.k, int) else segment.k[segment.at :][stay]
-            kept.append(_Segment(segment.ordinals[segment.at :][stay], segment.events[segment.at :][stay], k))
+def _forget(box: deque[_Segment], events: Ints, ks: NDArray[np.int16]) -> None:
+    """Take these parts out of an outbox: they are somebody else's now."""
+    parts = _part_keys(events, ks)
+    kept = [_only(s, ~np.isin(_part_keys(s.events[s.at :], s.positions()), parts)) for s in box]
     box.clear()
-    box.extend(kept)
+    box.extend(s for s in kept if len(s.ordinals))
+
+
+def _part_keys(events: Ints, ks: Positions) -> Ints:
+    """One number per part."""
+    keys: Ints = (events << 16) + (np.asarray(ks, dtype=np.int64) & 0xFFFF)
+    return keys
+
+
+def _drop_released(box: deque[_Segment], retention: Retention) -> None:
+    """Take out of the first segment of an outbox what is not held any more."""
+    segment = box.popleft()
+    held = [bool(retention.held(o, o + 1)) for o in segment.ordinals[segment.at :].tolist()]
+    if any(held):
+        box.appendleft(_only(segment, np.array(held)))
+
+
+def _only(segment: _Segment, mask: NDArray[np.bool_]) -> _Segment:
+    """What is left to send of a segment, and of that what the mask has."""
+    k = segment.positions()
+    k = k if isinstance(k, int) else k[mask]
+    return _Segment(segment.ordinals[segment.at :][mask], segment.events[segment.at :][mask], k)
 
 
 __all__ = [

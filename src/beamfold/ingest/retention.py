@@ -48,9 +48,13 @@ class Retention:
     def keep(self, ordinal: int) -> None:
         """Keep this frame, which must be held, from now on by itself: its chunk need not wait for it."""
         if ordinal not in self._kept:
-            frame = self._kept[ordinal] = self.pick(np.array([ordinal]))[0]
-            self.kept_bytes += sum(map(len, frame))
+            self.put(ordinal, self.pick(np.array([ordinal]))[0])
             self.release(ordinal, ordinal + 1)
+
+    def put(self, ordinal: int, frame: Frame) -> None:
+        """A single frame to keep whatever is released, or was: of the closed map ordinals have another meaning."""
+        self._kept[ordinal] = frame
+        self.kept_bytes += sum(map(len, frame))
 
     def pick(self, ordinals: NDArray[np.int64]) -> list[Frame]:
         """The frames of these ascending ordinals (one may come twice), all of which must be held; else KeyError."""
@@ -107,6 +111,4 @@ class Retention:
 def _consecutive(ordinals: NDArray[np.int64]) -> bool:
     """Whether these ascending ordinals are each one more than the one before."""
     n = len(ordinals)
-    return int(ordinals[-1]) - int(ordinals[0]) == n - 1 and (
-        n == 1 or bool((ordinals[1:] - ordinals[:-1] == 1).all())
-    )
+    return int(ordinals[-1]) - int(ordinals[0]) == n - 1 and bool((ordinals[1:] - ordinals[:-1] == 1).all())

@@ -163,7 +163,7 @@ class IngesterService:
         for action in actions:
             if isinstance(action, SendFrames):
                 parts, _ = encode_frames(
-                    machine.scan, action.stream, action.version, action.events, action.k, action.frames
+                    machine.scan, action.stream, action.version, action.events, action.k, action.frames, action.closed
                 )
                 self._data.send(scan.workers[action.worker], parts)
             elif isinstance(action, Tell):
@@ -171,7 +171,7 @@ class IngesterService:
                     self._tell_progress(scan)  # first, so that the report of a scan that ends now has these counts
                 self._control.send(action.message)
             elif isinstance(action, SendGap):
-                gap = Gap(machine.scan, action.stream, action.runs, action.tail)
+                gap = Gap(machine.scan, action.stream, action.runs, action.tail, action.closed)
                 self._data.send(scan.workers[action.worker], [encode_header(gap)])
             elif isinstance(action, Pause | Resume):
                 self._pause(machine.map.streams[action.stream], isinstance(action, Pause))

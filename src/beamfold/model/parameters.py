@@ -292,6 +292,10 @@ class ParameterSet(dict[str, WorkParameter]):
             raise ParameterError("; ".join(faults))
         return cls(found, version)
 
+    def renumbered(self, version: int) -> ParameterSet:
+        """The same values as another version: what stays in force when a version cannot be applied."""
+        return ParameterSet(self.values(), version)
+
     def raw(self) -> dict[str, bytes]:
         """The bytes by name, defaults included: what to record and to send to another process."""
         return {name: p.data for name, p in self.items()}

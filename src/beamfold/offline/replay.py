@@ -53,7 +53,8 @@ class Replay:
         base_dir: Path | None = None,
     ) -> None:
         base = base_dir or Path.cwd()
-        worker_class, reducer_class = load_class(worker, base), load_class(reducer, base)
+        worker_class = load_class(worker, base)
+        reducer_class = load_class(reducer, base, beside=worker_class)
         makers = [WorkerHooks(worker_class) for _ in range(workers)]
         reducer_hooks = ReducerHooks(reducer_class)
         declared = merge_declared(makers[0].describe_parameters(), reducer_hooks.describe_parameters())

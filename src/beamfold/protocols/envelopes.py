@@ -38,7 +38,8 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
     `events` is (first, step) for n events in arithmetic progression, else int64 bytes; `k` the position of each part
     in its event, one int for all or int16 bytes; `parts` the number of message parts per frame, one int for all or
     uint16 bytes; `sizes` uint32 per message part, with the top bit set for those that travel as ZMQ parts.
-    `version` is the newest parameter version that any of these events needs.
+    `version` is the newest parameter version that any of these events needs; `closed` says that the events are those
+    of the closed map, whose end event has a number that was another event's before.
     """
 
     scan: int
@@ -49,18 +50,20 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
     k: int | bytes
     parts: int | bytes
     sizes: bytes
+    closed: bool = False
 
 
 class Gap(msgspec.Struct, frozen=True, tag="gap", array_like=True):
     """Frames of a stream that will never come, as runs of events. Idempotent; goes to every worker.
 
-    `tail`: the series ended there; nothing has shown yet that these events happened at all.
+    `tail`: the series ended there; nothing has shown yet that these events happened at all. `closed` as with frames.
     """
 
     scan: int
     stream: int
     runs: list[tuple[int, int]]
     tail: bool
+    closed: bool = False
 
 
 class Grant(msgspec.Struct, frozen=True, tag="grant", array_like=True):
@@ -172,7 +175,13 @@ def _column(data: bytes, dtype: str, n: int, what: str) -> NDArray[Any]:
 
 
 def encode_frames(
-    scan: int, stream: int, version: int, events: Events, k: Positions, frames: Sequence[Sequence[Buffer]]
+    scan: int,
+    stream: int,
+    version: int,
+    events: Events,
+    k: Positions,
+    frames: Sequence[Sequence[Buffer]],
+    closed: bool = False,
 ) -> tuple[list[Buffer], int]:
     """A batch of frames as message parts, and its payload in bytes.
 
@@ -204,6 +213,7 @@ def encode_frames(
         pack_positions(k),
         parts,
         array("I", lengths).tobytes(),
+        closed,
     )
     return [_encoder.encode(header), b"".join(flat), *big], total
 

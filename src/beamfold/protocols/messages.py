@@ -255,7 +255,10 @@ class Assign(Message, frozen=True):
 
 
 class Release(Message, frozen=True):
-    """Events that are done for good: their frames may go."""
+    """Events that are done for good: their frames may go, but for those that were broadcast.
+
+    Broadcast frames are kept for workers that join later.
+    """
 
     scan: int
     runs: list[Run]

@@ -11,6 +11,7 @@ such.
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
@@ -104,6 +105,15 @@ def _copy(value: Any, depth: int) -> Any:
         return value
     if depth > _MAX_DEPTH:
         return Note(f"nested deeper than {_MAX_DEPTH} levels, or contains itself")
+    try:
+        return _copy_any(value, depth)
+    except Exception as exc:  # copying runs code of the app's own types: what it raises is shown in their place
+        why = "".join(traceback.format_exception_only(exc)).strip()
+        return Note(f"a {_name(value)} cannot be copied ({why})")
+
+
+def _copy_any(value: Any, depth: int) -> Any:
+    cls = type(value)
     if isinstance(value, np.ndarray):
         return _array(value, depth)
     if isinstance(value, Mapping):
@@ -172,10 +182,7 @@ def _rarer(value: Any, depth: int) -> Any:
     if hasattr(type(value), "__pydantic_fields__"):
         return _mapping(dict(vars(value)), depth)
     if hasattr(type(value), "__array__"):
-        try:
-            return _array(np.array(value), depth)
-        except (TypeError, ValueError, RuntimeError) as exc:
-            return Note(f"a {_name(value)} that is no array ({exc})")
+        return _array(np.array(value), depth)
     return Note(f"a {_name(value)} cannot be published; publish numbers, text, arrays, lists and dicts of them")
 
 

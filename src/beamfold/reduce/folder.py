@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 
+from beamfold.app.calling import presentable
 from beamfold.app.hooks import TIMER_DEFAULT_S, ReducerHooks
 from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer, ResultData
@@ -19,6 +20,9 @@ USER_ERRORS = (Exception, SystemExit)
 MAX_TEXT = 8192
 """Characters of one traceback that are kept."""
 
+LONGEST_PAUSE = 1e6
+"""Seconds that are waited at most for the next `timer()`; the system cannot wait for any number."""
+
 MAX_FAILURES = 100
 """Failures described per scan; all are counted."""
 
@@ -26,7 +30,7 @@ MAX_FAILURES = 100
 def describe(error: BaseException) -> str:
     """A traceback for a person, without the line of Beamfold that called the user's code."""
     tb = error.__traceback__
-    text = "".join(traceback.format_exception(type(error), error, tb.tb_next if tb is not None else None))
+    text = presentable("".join(traceback.format_exception(type(error), error, tb.tb_next if tb is not None else None)))
     return text if len(text) <= MAX_TEXT else "…" + text[-MAX_TEXT:]
 
 
@@ -94,7 +98,7 @@ class Timer:
 
     def _run(self) -> None:
         pause: float | None = 0.0
-        while not self._stop.wait(pause):
+        while not self._stop.wait(min(pause or 0.0, LONGEST_PAUSE)):
             try:
                 pause = self._folder.hooks.run_timer(self._folder.parameters.latest)
             except USER_ERRORS as error:

@@ -60,6 +60,13 @@ class _Batch(NamedTuple):
     events: Ints
     k: Positions
     frames: Sequence[list[Buffer]]
+    closed: bool
+
+
+class _Gap(NamedTuple):
+    stream: int
+    runs: list[Run]
+    tail: bool
 
 
 class WorkMachine:
@@ -81,6 +88,7 @@ class WorkMachine:
         self._single = len(self._streams) == 1
         self._version = version
         self._deferred: list[_Batch] = []
+        self._after_close: list[_Batch | _Gap] = []
         self._pending: dict[int, list[_Pending]] = {}
         self._ready: deque[Part] = deque()
         self._held: list[Part] = []
@@ -100,10 +108,24 @@ class WorkMachine:
 
     # -- what happens ----------------------------------------------------------------------------------------
 
-    def frames(self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]) -> None:
-        """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs."""
-        if version > self._version or self._too_early(events, k):
-            self._deferred.append(_Batch(stream, version, events, k, frames))
+    def frames(
+        self,
+        stream: int,
+        version: int,
+        events: Ints,
+        k: Positions,
+        frames: Sequence[list[Buffer]],
+        closed: bool = False,
+    ) -> None:
+        """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs.
+
+        `closed` means that the events are those of the closed map, whose end event may have had another meaning in
+        the map known here: the batch waits for `close`.
+        """
+        if closed and not self._closed:
+            self._after_close.append(_Batch(stream, version, events, k, frames, closed))
+        elif version > self._version:
+            self._deferred.append(_Batch(stream, version, events, k, frames, closed))
         elif self._single:
             self._complete_run(stream, version, events, k, frames)
         else:
@@ -119,9 +141,12 @@ class WorkMachine:
         for batch in deferred:
             self.frames(*batch)
 
-    def gap(self, stream: int, runs: Iterable[Run], tail: bool) -> None:
-        """These events will never have a frame of this stream."""
+    def gap(self, stream: int, runs: Iterable[Run], tail: bool, closed: bool = False) -> None:
+        """These events will never have a frame of this stream; `closed` as with frames."""
         if not 0 <= stream < len(self._streams):
+            return
+        if closed and not self._closed:
+            self._after_close.append(_Gap(stream, list(runs), tail))
             return
         for lo, hi in runs:
             if tail and self._closed:
@@ -139,11 +164,12 @@ class WorkMachine:
         gaps = any(self._gaps)
         for block in blocks:
             self._routes.add(block.lo, block.hi, self._me)
-            if gaps:
-                first, last = self.map.span(block.lo)[0], self.map.span(block.hi - 1)[1]
-                for stream in range(len(self._streams)):
-                    for lo, hi in self._hard[stream].overlap(first, last + 1):
-                        self._settle(stream, lo, hi)
+            if not gaps:
+                continue
+            events, _ = self.map.parts_of(block.lo, block.hi)
+            for stream in range(len(self._streams) if len(events) else 0):
+                for lo, hi in self._hard[stream].overlap(int(events[0]), int(events[-1]) + 1):
+                    self._settle(stream, lo, hi)
         if settled > 0:
             self._forget(settled)
 
@@ -153,7 +179,12 @@ class WorkMachine:
         self._closed = True
         self._barrier = self.map.next_broadcast(self._passed + 1, self._groups)
         self._gaps = [RunSet(hard.runs()) for hard in self._hard]
-        self._take_deferred()
+        early, self._after_close = self._after_close, []
+        for item in early:
+            if isinstance(item, _Gap):
+                self.gap(*item)
+            else:
+                self.frames(*item)
 
     def conclude(self) -> None:
         """All data events are terminal everywhere."""
@@ -183,13 +214,6 @@ class WorkMachine:
     def waiting(self) -> int:
         """Parts that lack a frame, or wait for a broadcast."""
         return len(self._pending) + len(self._held) + len(self._gate)
-
-    def _too_early(self, events: Ints, k: Positions) -> bool:
-        """A broadcast frame of an event that is none by the map known here: word of the map's end is on its way."""
-        if not isinstance(k, int) or k >= 0 or self._closed:
-            return False
-        event = int(events[0])
-        return self.map.next_broadcast(event, self._groups) != event
 
     # -- joining ---------------------------------------------------------------------------------------------
 
@@ -293,10 +317,7 @@ class WorkMachine:
         self._void = {v for v in self._void if v[0] >= settled}
         self._taken = {t for t in self._taken if t[0] >= settled}
         self._settled = max(self._settled, settled)
-        before = self.map.virtual_before(settled)
-        while before > 0 and self.map.span(before - 1)[1] >= settled:
-            before -= 1
-        self._routes.forget_before(before)
+        self._routes.forget_before(self.map.virtual_over(settled))
 
     # -- broadcasts ------------------------------------------------------------------------------------------
 
@@ -318,10 +339,9 @@ class WorkMachine:
             if mixed or not final or self._missing(barrier, need) != need or barrier in self._pending:
                 return False
             self._gate.append(Part(barrier, -1 - self._me, {}, need, 0, False))
-        for part in self._gate:
-            out.append(part)
-            if part.k >= 0:
-                out.append(Part(barrier, -1 - self._me, {}, 0, part.version, False))
+        out += self._gate
+        if all(part.k >= 0 for part in self._gate):  # the broadcast came with a part of its own
+            out.append(Part(barrier, -1 - self._me, {}, 0, self._gate[0].version, False))
         self._gate.clear()
         self._passed = barrier
         self._taken.clear()

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+from beamfold.app.calling import presentable
 from beamfold.app.hooks import WorkerHooks
 from beamfold.model.errors import CodecError
 from beamfold.model.events import EventData
@@ -22,7 +23,7 @@ USER_ERRORS = (Exception, SystemExit)
 def describe(error: BaseException) -> str:
     """A traceback for a person: without the lines of Beamfold that called the user's code."""
     tb = error.__traceback__
-    return "".join(traceback.format_exception(type(error), error, tb.tb_next if tb is not None else None))
+    return presentable("".join(traceback.format_exception(type(error), error, tb.tb_next if tb is not None else None)))
 
 
 class Runner:

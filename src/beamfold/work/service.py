@@ -9,7 +9,7 @@ from typing import Any
 from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import WorkerHooks
 from beamfold.app.loading import modules_of
-from beamfold.model.errors import BeamfoldError, CodecError
+from beamfold.model.errors import BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
@@ -40,6 +40,7 @@ from beamfold.protocols.messages import (
     StreamInfo,
     Tick,
     ToService,
+    Trouble,
 )
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import Context, DataLink
@@ -194,9 +195,9 @@ class WorkerService:
             flow.frames_in += header.n
             flow.payload_in += sum(map(len, parts)) - len(parts[0])
             events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
-            scan.machine.frames(header.stream, header.version, events, k, frames)
+            scan.machine.frames(header.stream, header.version, events, k, frames, header.closed)
         elif isinstance(header, Gap):
-            scan.machine.gap(header.stream, header.runs, header.tail)
+            scan.machine.gap(header.stream, header.runs, header.tail, header.closed)
         elif isinstance(header, Grant):
             scan.result_credit += header.credit
 
@@ -240,21 +241,22 @@ class WorkerService:
     def _arm(self, message: Arm) -> None:
         self._drop()
         try:
+            trigger_map = TriggerMap.from_wire(message.map)
+            infos = [self._typ_of(name) for name in trigger_map.streams]
             hooks, history = self._construct(message)
             interval = hooks.tick_interval(history.at(0))
         except BeamfoldError as error:
             self._control.send(Armed(message.scan, str(error)))
             return
-        trigger_map = TriggerMap.from_wire(message.map)
         me = next(i for i, w in enumerate(message.workers) if w.name == self._name)
         tags = set(message.workers[me].tags)
         groups = sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= tags)
-        infos = [self._typ_of(name) for name in trigger_map.streams]
         machine = WorkMachine(trigger_map, me, groups, infos, message.version)
         skip = message.incomplete == "skip"
         runner = Runner(hooks, history, ResultBuffer(message.scan, me), types=self._types, skip=skip)
         credit = CREDIT_BYTES // max(len(trigger_map.streams), 1)
         where = {name: i.url for i in message.ingesters for name in i.streams}
+        self._close_links({*(where[name] for name in trigger_map.streams), message.reducer_url})
         flows = [_Flow(self._link(where[name]), credit) for name in trigger_map.streams]
         self._scan = _Scan(message, machine, runner, flows, self._link(message.reducer_url))
         for index, flow in enumerate(flows):
@@ -282,6 +284,13 @@ class WorkerService:
             self._poller.register(link.socket, POLLIN)
         return link
 
+    def _close_links(self, wanted: set[str]) -> None:
+        """Services that came back have other addresses: their old ones would be called for ever."""
+        for url in self._links.keys() - wanted:
+            link = self._links.pop(url)
+            self._poller.unregister(link.socket)
+            link.close()
+
     def _assign(self, message: Assign) -> None:
         assert self._scan is not None
         self._scan.machine.assign(message.blocks, message.assigned, message.settled)
@@ -296,8 +305,14 @@ class WorkerService:
 
     def _parameters(self, message: Parameters) -> None:
         assert self._scan is not None
-        values = ParameterSet.build(self._declared, message.values, message.version)
-        self._scan.runner.parameters.append(message.from_event, values)
+        history = self._scan.runner.parameters
+        try:
+            values = ParameterSet.build(self._declared, message.values, message.version)
+        except ParameterError as error:  # they were checked by what the class declared when this worker came up
+            values = history.latest.renumbered(message.version)
+            text = f"parameter version {message.version} was not applied: {error}"
+            self._control.send(Trouble(message.scan, f"worker {self._name}", text))
+        history.append(message.from_event, values)
         self._scan.machine.parameters(message.version)
 
     def _tick(self, message: Tick) -> None:

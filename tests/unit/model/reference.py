@@ -208,9 +208,7 @@ def _assert_same_virtual_workers(m: TriggerMap, ref: Reference) -> None:
             assert (m.part_total(lo, hi), ks.dtype) == (len(expected), np.int16)
     for e in range(len(ref.events) + 1):
         assert m.virtual_before(e) == sum(ref.of_virtual(v)[0][0] < e for v in range(total))
-        assert m.virtual_over(e) == next(
-            (v for v in range(total) if ref.of_virtual(v)[-1][0] >= e), total
-        )
+        assert m.virtual_over(e) == next((v for v in range(total) if ref.of_virtual(v)[-1][0] >= e), total)
 
 
 def plain_run(ref: Reference, v: int) -> int:
