@@ -256,8 +256,9 @@ class Rig:
                 self._ingest(name, machine, machine.set_version(payload.version, payload.from_event))
             case m.End():
                 self.ingest_ended[name, payload.scan] = scans.pop(payload.scan)
-                for reading in self.paused.values():
-                    reading.discard(payload.scan)
+                for stream in machine.map.streams:
+                    if self.stream_of[stream] == name:
+                        self.paused.get(stream, set()).discard(payload.scan)
 
     def _ingest(self, name: str, machine: IngestMachine, actions: list[Any]) -> None:
         for action in actions:

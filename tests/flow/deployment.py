@@ -256,7 +256,7 @@ class Deployment:
 
     def open_files(self) -> dict[str, int]:
         """How many files each process has open."""
-        return {name: len(os.listdir(f"/proc/{pid}/fd")) for pid, name in self.processes().items()}
+        return {name: len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid, name in self.processes().items()}
 
     def memory(self) -> dict[str, int]:
         """Bytes of memory that each process has in use."""
@@ -348,4 +348,4 @@ def _title(command: Sequence[str]) -> str:
     return Path(command[0]).name
 
 
-__all__ = ["PATIENCE", "Deployment", "Stream", "wait_until"]
+__all__ = ["INTERRUPTED", "PATIENCE", "Deployment", "Stream", "wait_until"]

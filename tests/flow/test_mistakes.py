@@ -245,16 +245,21 @@ def test_a_finish_that_raises_is_in_the_report(deployment: Deployment) -> None:
 
 def test_a_class_path_that_leads_nowhere_is_told_at_the_start_and_at_every_scan(tmp_path: Path) -> None:
     classes = ("worker.py:Wroker", "nosuch.py:Reducer")
+    complaints = ["Wroker", r"nosuch\.py"]
     with Deployment(
-        tmp_path, GOOD, {"camera": Stream()}, classes=classes, workers=1, complaints=["Wroker", r"nosuch\.py"]
+        tmp_path, GOOD, {"camera": Stream()}, classes=classes, workers=1, complaints=complaints
     ) as deployment:
         said = "\n".join(deployment.lines)
-        detail = deployment.refusal(camera(3))
-        for text in (said, detail):
-            assert re.search(r"no class 'Wroker'.*Worker", text), text
-            assert "there is no file" in text
-            assert "has reducer.py, worker.py" in text
-        assert "Wroker" in deployment.get("config").json()["workers"][0]["error"]
+        assert re.search(r"worker-0: .*no class 'Wroker', it has Worker; did you mean .*worker.py:Worker\?", said)
+        assert re.search(r"reducer: .*there is no file .*nosuch.py; .* has reducer.py, worker.py", said)
+        config = deployment.get("config").json()
+        assert "Wroker" in config["workers"][0]["error"]
+        assert "nosuch.py" in config["reducer"]["error"]
+        assert "nosuch.py" in deployment.refusal(camera(3))
+        deployment.write({"nosuch.py": REDUCER})
+        assert "did you mean" in deployment.refusal(camera(3))
+        deployment.write({"worker.py": WORKER.replace("Worker", "Wroker")})
+        assert scan(deployment, frames(3), 3)["summary"] == "3 events: 3 reduced"
 
 
 # -- in the frames ----------------------------------------------------------------------------------------------
@@ -376,28 +381,49 @@ def test_a_hostile_pickle_is_not_executed_and_named(deployment: Deployment, tmp_
 # -- on the ports -----------------------------------------------------------------------------------------------
 
 
-def junk() -> list[list[bytes]]:
-    """What somebody might send who took the port for another one, or means harm."""
+def junk(scan: int) -> list[list[bytes]]:
+    """What somebody might send who took the port for another one, or means harm and knows the scan's number."""
     random = np.random.default_rng(1)
     noise = [[random.bytes(n)] for n in (0, 1, 7, 100, 100_000)]
-    grants = [envelopes.Grant(scan, stream, credit) for scan in (-1, 1, 9999) for stream in (-7, 0, 99) for credit in (-1, 1 << 60)]
-    odd = [
-        envelopes.FrameBatch(1, 0, 1, 0, (0, 1), 0, 1, b""),
-        envelopes.Gap(1, 0, [(0, 1 << 60)], False),
-        envelopes.ResultBatch(1, 0, 1 << 19, 0, (0, 1), 0, 1, b"", [], [], []),
-        envelopes.ResultBatch(1, 99, 1, 0, (0, 1), 0, 1, bytes(4), [(5, "text")], [(-9, 1)], []),
+    values: list[Any] = [{}, {"type": "Hello"}, [], {"type": 3}, [[[[]]]]]
+    noise += [[msgspec.msgpack.encode(value)] for value in values]
+    noise += [[b"a", b"b", b"c", b"d"], [pickle.dumps(Hostile(Path("/nowhere")))]]
+    data: list[Any] = [
+        envelopes.Grant(number, stream, credit)
+        for number in (-1, scan, 9999)
+        for stream in (-7, 0, 99)
+        for credit in (-1, 1 << 60)
     ]
+    data += [envelopes.FrameBatch(scan, 0, 1, 0, (0, 1), 0, 1, b""), envelopes.Gap(scan, 0, [(0, 1 << 60)], False)]
+    for worker, count, event, k, state in (
+        (99, 1, 1, 0, 2),
+        (-1, 1, 1, 0, 2),
+        (0, 1 << 19, 1, 0, 2),
+        (0, 1, 1 << 60, 0, 2),
+        (0, 1, -1, 0, 2),
+        (0, 1, 1, 7, 2),
+        (0, 1, 1, -9, 2),
+        (0, 1, 1, 1 << 40, 2),
+        (0, 1, 1, 0, 250),
+        (0, 1, 1, 0, -1),
+    ):
+        data.append(envelopes.ResultBatch(scan, worker, count, 0, (event, 1), k, state, bytes(4), [], [], []))
+    wrong: Any = (([(5, "text")], [], []), ([], [(-9, 1)], []))
+    data += [envelopes.ResultBatch(scan, 0, 1, 0, (1, 1), 0, 2, bytes(4), *more) for more in wrong]
     control = [
         messages.Beat({"x": 1}),
-        messages.Armed(1, "boo"),
-        messages.Finished(1, []),
-        messages.PartsDone(1, [(0, 1 << 60, 99)], {99: 5}, 1 << 60, finished=True),
+        messages.Armed(scan, "boo"),
+        messages.Finished(scan, []),
+        messages.PartsDone(scan, [(0, 1 << 60, 99)], {99: 5}, 1 << 60, finished=True),
         messages.Gone("worker", "worker-0", "killed"),
     ]
-    envelope_like = [[envelopes.encode_header(e), *more] for e in [*grants, *odd] for more in ([], [b"x"])]
-    control_like = [[messages.encode_message(m)] for m in control]
-    mapping = [[msgspec.msgpack.encode(value)] for value in ({}, {"type": "Hello"}, [], {"type": 3}, [[[[]]]])]
-    return [*noise, *envelope_like, *control_like, *mapping, [b"a", b"b", b"c", b"d"], [pickle.dumps(Hostile(Path("/nowhere")))]]
+    headers = [envelopes.encode_header(header) for header in data]
+    return [
+        *noise,
+        *([h] for h in headers),
+        *([h, b""] for h in headers),
+        *([messages.encode_message(m)] for m in control),
+    ]
 
 
 @pytest.mark.parametrize("when", ["between scans", "during a scan"])
@@ -406,12 +432,13 @@ def test_junk_on_the_ports_of_the_services_changes_nothing(deployment: Deploymen
     control = next(filter(None, (re.search(r"services connect to (\S+)", line) for line in deployment.lines)))[1]
     urls = [control, config["ingesters"][0]["url"], config["reducer"]["url"]]
     number = deployment.submit(camera(20)) if when == "during a scan" else None
+    running = 1 if number is None else deployment.report(number)["number"]
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     for url in urls:
         with context.socket(zmq.DEALER) as stranger:
             stranger.setsockopt(zmq.LINGER, 5000)
             stranger.connect(url)
-            for parts in junk():
+            for parts in junk(running):
                 stranger.send_multipart(parts)
     context.term()
     if number is not None:
@@ -419,6 +446,7 @@ def test_junk_on_the_ports_of_the_services_changes_nothing(deployment: Deploymen
         report = deployment.wait_ended(number)
         assert report["summary"] == "20 events: 20 reduced"
         assert (report["troubles"], report["failures"], report["duplicates"]) == ([], [], 0)
+        assert deployment.state("found") == list(range(20))
     assert_still_works(deployment)
     names = [s["name"] for s in deployment.get("config").json()["workers"]]
     assert names == ["worker-0"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+from beamfold.testing.simulators import stins_series
 from flow.deployment import Deployment, Stream, wait_until
 from flow.witness import APP, frames, in_step, points, rows, seen
 
-STREAMS = {"a": Stream(), "b": Stream(), "c": Stream("contrast", {"ingester": "b"})}
+LITTLE = {"retention_bytes": 1 << 20}
+STREAMS = {"a": Stream("stins", LITTLE), "b": Stream("stins", LITTLE), "c": Stream("contrast", {"ingester": "b"})}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def test_a_frame_missing_from_one_of_two_joined_streams_is_one_incomplete_event_
 
 @pytest.mark.parametrize("lost", [0, 19])
 def test_a_frame_missing_at_either_end_of_a_series_shifts_no_other(deployment: Deployment, lost: int) -> None:
-    """Frames are matched by the number in their header, not by the first that arrives; the series end shows the rest."""
+    """Frames are matched by the number in their header, not by the first that arrives; the end shows the rest."""
     report = scan(deployment, 20, a=frames(20), b=frames(20, lost={lost}))
     assert report["states"] == {"reduced": 19, "incomplete": 1}
     assert report["incomplete"] == {"b": [[lost + 1, lost + 2]]}
@@ -131,6 +135,24 @@ def test_a_detector_whose_start_message_was_lost_is_not_guessed_at(deployment: D
     assert report["ended"] == "stopped"
     assert report["states"] == {"incomplete": 10}
     assert report["incomplete"] == {"b": [[1, 11]]}
+
+
+def test_a_stream_that_runs_ahead_of_the_other_waits_and_loses_nothing(deployment: Deployment) -> None:
+    """Its ingester keeps a bounded number of bytes, then reads no further: the detector's own queue fills up."""
+
+    def large(count: int) -> Iterator[Any]:
+        return stins_series(np.full((128, 256), n, "uint32") for n in range(count))
+
+    count = 400
+    number = deployment.submit({"streams": ["a", "b"], "events": count})
+    ahead = threading.Thread(target=deployment.send, args=("a", large(count)), daemon=True)
+    ahead.start()
+    wait_until(lambda: deployment.report(number)["streams"]["a"]["frames"] >= 8, "as many frames as there is room for")
+    deployment.send("b", large(count))
+    ahead.join()
+    report = deployment.wait_ended(number)
+    assert report["summary"] == "400 events: 400 reduced"
+    assert seen(deployment.state()) == in_step("ab", range(1, count + 1))
 
 
 def test_the_next_scan_is_clean_whatever_the_one_before_lacked(deployment: Deployment) -> None:

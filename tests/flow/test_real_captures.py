@@ -24,7 +24,7 @@ POINTS = 20
 REGION = [0, 4]
 """Bins with counts in them: the recorded detector saw almost nothing, and that at its low end."""
 
-SEED_WORKER = '''
+SEED_WORKER = """
 import logging
 
 from beamfold.model.events import EventData
@@ -67,9 +67,9 @@ class FluorescenceWorker:
             roi1 = spec.data[3][parameters["roi1"][0] : parameters["roi1"][1]].sum()
 
             return {"position": (sx, sy), "concentations": {"roi1": roi1}}
-'''
+"""
 
-SEED_REDUCER = '''
+SEED_REDUCER = """
 from beamfold.model.events import ResultData
 
 
@@ -84,7 +84,12 @@ class FluorescenceReducer:
             self.publish["map"][result.payload["position"]] = result.payload[
                 "concentations"
             ]
-'''
+"""
+
+SEED_NAMES = """
+from reducer import FluorescenceReducer as Reducer
+from worker import FluorescenceWorker as Worker
+"""
 
 MEAN_WORKER = """
 from beamfold.protocols import stins
@@ -176,7 +181,7 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     files = {
         "worker.py": SEED_WORKER,
         "reducer.py": SEED_REDUCER,
-        "app.py": "from reducer import *\nfrom worker import *\nWorker = FluorescenceWorker\nReducer = FluorescenceReducer\n",
+        "app.py": SEED_NAMES,
     }
     with Deployment(
         tmp_path_factory.mktemp("seed"),
@@ -219,8 +224,8 @@ def deltas(values: dict[int, float]) -> list[float]:
 def test_recorded_diffraction_frames_sent_anew_give_the_recorded_means(seed: Deployment) -> None:
     """The app's files were changed meanwhile: the next scan runs what they say now."""
     want = means()
-    renamed = "from means import *\nWorker, Reducer = MeanWorker, MeanReducer\n"
-    seed.write({"means.py": MEAN_WORKER + MEAN_REDUCER, "app.py": renamed})
+    app = "from means import MeanReducer as Reducer, MeanWorker as Worker\n"
+    seed.write({"means.py": MEAN_WORKER + MEAN_REDUCER, "app.py": app})
     scan = seed.submit({"streams": ["xrd"], "events": 9})
     seed.send("xrd", recordings.dumped(capture("dump_xrd.cbors"), "xrd").values())
     report = seed.wait_ended(scan)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flow.deployment import Deployment, Stream, wait_until
+from flow.deployment import INTERRUPTED, Deployment, Stream, wait_until
 from flow.witness import APP, Row, frames, in_step, rows, seen
 
 STREAMS = {"a": Stream(), "b": Stream()}
@@ -155,6 +155,8 @@ def stopped_half_way(deployment: Deployment) -> None:
     assert report["reason"] == "stopped by request"
     assert report["summary"] == "15 events: 15 reduced (25 of 40 planned were not reached)"
     assert seen(deployment.state()) == in_step("ab", range(1, 16))
+    assert report["incomplete"] == {}
+    assert {name: stream["missing"] for name, stream in report["streams"].items()} == {"a": [], "b": []}
     send_both(deployment, slice(16, None), 40)
 
 
@@ -190,3 +192,14 @@ def endless_scan(deployment: Deployment) -> None:
     assert report["summary"] == "33 events: 33 reduced"
     assert report["planned"] is None
     assert seen(deployment.state()) == in_step("ab", range(1, 34))
+
+
+def test_ctrl_c_in_mid_scan_ends_everything_and_leaves_nothing_behind(deployment: Deployment) -> None:
+    deployment.submit(uniform(40))
+    send_both(deployment, slice(0, 21), 40)
+    deployment.wait_reached(21)
+    assert deployment.interrupt() == INTERRUPTED
+    assert not deployment.unannounced()
+    assert not deployment.processes()
+    results = deployment.folder / "output"
+    assert {path.suffix for path in results.rglob("*") if path.is_file()} == {".h5"}

@@ -217,7 +217,7 @@ def check_counts(rig: Rig, worst: dict[int, EventState]) -> None:
         label = EventState.INCOMPLETE_SKIPPED.label
         counts[label] = counts.get(label, 0) + more
     if all(s["verified"] for s in report["streams"].values()):
-        assert report["states"] == counts
+        assert report["states"] == counts, (report["states"], counts, worst)
 
 
 def accepted(rig: Rig) -> dict[str, set[int]]:

@@ -28,13 +28,20 @@ def to_wire(parameter: ParameterBase) -> dict[str, Any]:
 
 
 def from_wire(described: dict[str, Any]) -> ParameterBase:
-    """The parameter again. Raises ParameterError for a dtype that this version does not know."""
-    name, dtype = described["name"], described["dtype"]
-    if dtype not in _CLASSES:
+    """The parameter again. Raises ParameterError for a dtype that this version does not know, and for what is no
+    description."""
+    name, dtype, data = (described.get(key) for key in ("name", "dtype", "data"))
+    if not isinstance(name, str):
+        raise ParameterError(f"{name!r} is no name of a parameter")
+    if not isinstance(dtype, str) or dtype not in _CLASSES:
         raise ParameterError(f"parameter {name!r} has dtype {dtype!r}; known are {', '.join(_CLASSES)}")
-    cls = _CLASSES[dtype]
-    bare = cls(name=name, description=described.get("description"))
-    return bare.model_copy(update={"default": bare.from_bytes(described["data"])})
+    if not isinstance(data, bytes):
+        raise ParameterError(f"parameter {name!r} has no default as bytes")
+    try:
+        bare = _CLASSES[dtype](name=name, description=described.get("description"))
+    except ValueError as error:  # pydantic's
+        raise ParameterError(f"not a parameter's description: {error}") from error
+    return bare.model_copy(update={"default": bare.from_bytes(data)})
 
 
 def facts(own: Iterable[ParameterBase]) -> dict[str, Any]:

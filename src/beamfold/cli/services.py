@@ -167,8 +167,8 @@ def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, C
     def info(stream: str) -> StreamInfo:
         if stream not in infos:
             raise ConfigError(
-                f"the run file of worker {name} has no stream {stream!r}, but an ingester offers it: start all services "
-                "with the same run file"
+                f"the run file of worker {name} has no stream {stream!r}, which an ingester offers: "
+                "start all services with the same run file"
             )
         return infos[stream]
 
@@ -228,6 +228,8 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
 
     def close() -> None:
         http.stop()
+        made.clear()
+        service.close()
         control.close()
         data.close()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
 from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.model.errors import BeamfoldError, MapError, ScanError
 from beamfold.model.triggermap import TriggerMap
@@ -40,7 +41,6 @@ from beamfold.protocols.messages import (
     PartsDone,
     Refused,
     Release,
-    Run,
     StreamEnded,
     StreamSeen,
     Tick,
@@ -169,10 +169,12 @@ class ControllerMachine:
             service.stats = message.stats
             return []
         if isinstance(message, Gone):
-            return self._gone(message, now)
+            return self._gone(message, now) if service.hello.role == SUPERVISOR else []
         scan = next((s for s in (self.scan, self._next) if s is not None and s.number == message.scan), None)
-        if scan is None or not scan.active:
+        if scan is None or not scan.active or key not in scan.services:
             return []
+        if not credible(scan, service.hello, message):
+            return [Note("warning", f"{key} said what cannot be ({type(message).__name__}); it was ignored")]
         return self._scan_message(scan, service, message, now)
 
     def _hello(self, peer: bytes, hello: Hello, now: float) -> list[Action]:
@@ -182,14 +184,18 @@ class ControllerMachine:
                 "install the same version for all services of a scan"
             )
             return [Send(peer, Refused(text)), Note("error", text)]
+        if fault := fault_of(hello):
+            return [Send(peer, Refused(fault)), Note("error", fault)]
         service = Service(peer, hello, now)
+        if self._peers.get(peer, service.key) != service.key:
+            return [Send(peer, Refused("a service has one name"))]
         actions: list[Action] = []
         old = self.services.get(service.key)
         if old is not None and old.peer != peer:
             self._peers.pop(old.peer, None)
             if not old.gone:
                 text = f"another {service.key} took this one's place: give every service a name of its own"
-                actions.append(Send(old.peer, Refused(text)))
+                actions += [Send(old.peer, Refused(text)), *self._lose(old, text, now)]
         self.services[service.key] = service
         self._peers[peer] = service.key
         actions.append(Send(peer, Welcome(self._epoch)))
@@ -205,12 +211,16 @@ class ControllerMachine:
         service = self.services.get(key)
         if service is None or service.gone:
             return []
+        text = f"{key} ended: {message.how}"
         service.gone = message.how
         self._peers.pop(service.peer, None)
-        text = f"{key} ended: {message.how}"
-        actions: list[Action] = [Note("error", text)]
+        return [Note("error", text), *self._lose(service, text, now)]
+
+    def _lose(self, service: Service, text: str, now: float) -> list[Action]:
+        """End the scans that cannot be completed without this service."""
+        actions: list[Action] = []
         for scan in (self._next, self.scan):
-            if scan is not None and scan.active:
+            if scan is not None and scan.active and service.key in scan.services:
                 scan.errors.append(text)
                 actions += self._abort(scan, "failed", text, now)
         return actions
@@ -261,6 +271,7 @@ class ControllerMachine:
         }
         self._number += 1
         names = [s.hello.name for s in workers]
+        ingesters = {streams[name].key for name in plan.map.streams}
         return Scan(
             self._number,
             plan.scan_id,
@@ -271,16 +282,13 @@ class ControllerMachine:
             {s: matching[s] for s in plan.map.streams},
             self.version,
             now,
+            self.values,
+            frozenset(ingesters | {s.key for s in [*workers, reducers[0]]}),
         )
 
     def _needed(self, scan: Scan, role: str) -> list[Service]:
-        if role == "ingester":
-            streams = self.streams()
-            wanted = {streams[s].key for s in scan.map.streams if s in streams}
-            return [s for s in self._of("ingester") if s.key in wanted]
-        if role == "worker":
-            return [s for s in self._of("worker") if s.hello.name in scan.workers]
-        return self._of("reducer")[:1]
+        """The scan's own services: who came later has no part in it."""
+        return [s for s in self._of(role) if s.key in scan.services]
 
     def _arm_next(self, scan: Scan, now: float) -> list[Action]:
         """Arm the next kind of service, once those before are armed; run the scan when all are.
@@ -311,7 +319,7 @@ class ControllerMachine:
             ],
             reducer[0].hello.url if reducer else "",
             scan.version,
-            self.values,
+            scan.values,
             self.declared(),
             self._policy.incomplete,
             self._policy.fold_patience,
@@ -328,8 +336,8 @@ class ControllerMachine:
             return []
         self.scan, self._next = scan, None
         self._fencing, self._fence_again = None, False
-        scan.version = self.version  # they may have changed while the scan before was drained
-        scan.report.parameters = [_version_record(scan.version, self.values, 0)]
+        scan.version, scan.values = self.version, self.values  # changed perhaps while the scan before was drained
+        scan.report.parameters = [_version_record(scan.version, scan.values, 0)]
         actions: list[Action] = [
             RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started})
         ]
@@ -412,6 +420,8 @@ class ControllerMachine:
         return []
 
     def _armed(self, scan: Scan, service: Service, message: Armed, now: float) -> list[Action]:
+        if service.key not in scan.waiting:
+            return []
         scan.waiting.discard(service.key)
         if message.error:
             scan.errors.append(f"{service.key}: {message.error}")
@@ -423,7 +433,7 @@ class ControllerMachine:
         scan.phase = Phase.RUNNING
         actions = self._reply(scan)
         actions.append(RecordScan(scan.scan_id, {"state": "running", "streams": list(scan.map.streams)}))
-        actions.append(RecordParameters(scan.scan_id, scan.version, self.values, 0))
+        actions.append(RecordParameters(scan.scan_id, scan.version, scan.values, 0))
         actions += self.tick(now)
         if self._fence_again:
             actions += self._fence(scan)
@@ -468,7 +478,7 @@ class ControllerMachine:
         return self._close(scan, scan.last_reached())
 
     def _halted(self, scan: Scan, service: Service, message: Halted) -> list[Action]:
-        if scan.phase is not Phase.HALTING:
+        if scan.phase is not Phase.HALTING or service.key not in scan.waiting:
             return []
         scan.waiting.discard(service.key)
         scan.halted.update(message.streams)

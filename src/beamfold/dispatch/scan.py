@@ -48,7 +48,11 @@ class Plan:
 
 @dataclass(slots=True)
 class Scan:
-    """A scan from its arming to its end. `workers[w]` names logical worker w; `tags[w]` are its tags."""
+    """A scan from its arming to its end. `workers[w]` names logical worker w; `tags[w]` are its tags.
+
+    `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
+    are armed.
+    """
 
     number: int
     scan_id: str
@@ -59,6 +63,8 @@ class Scan:
     matching: dict[str, str]
     version: int
     started: float
+    values: dict[str, bytes]
+    services: frozenset[str]
     phase: Phase = Phase.ARMING
     unarmed: list[str] = field(default_factory=lambda: ["ingester", "reducer", "worker"])
     planned: int | None = None
@@ -77,9 +83,11 @@ class Scan:
     frontier: int = 0
     reached: int = 0
     short: Run | None = None
+    lost: Run | None = None  # not one by one: a plan may have any number of events
     dispatcher: Dispatcher = field(init=False)
     states: EventStates = field(default_factory=EventStates)
     lacking: dict[str, RunSet] = field(default_factory=dict)
+    absent: dict[str, RunSet] = field(default_factory=dict)
     report: ScanReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +143,7 @@ class Scan:
         """The last data event that the map has for a stream; 0 where it has none."""
         count = self.map.frame_count(stream) or 0
         at = count - 1 - int(self.map.wrapped)
-        return int(self.map.events(stream, at, at + 1)[0]) if at > 0 else 0
+        return int(self.map.events(stream, at, at + 1)[0]) if at >= int(self.map.wrapped) else 0
 
     @property
     def last_data_event(self) -> int | None:
@@ -145,9 +153,8 @@ class Scan:
 
     def missing(self, message: FramesMissing) -> None:
         """Frames that will not come."""
-        stream = self.report.streams.get(message.stream)
-        if stream is not None:
-            extend_runs(stream.missing, message.runs)
+        if message.stream in self.report.streams:
+            note(self.absent, message.stream, message.runs)
 
     def done(self, message: PartsDone, now: float) -> None:
         """Parts are durably done."""
@@ -161,7 +168,7 @@ class Scan:
         for worker, parts in message.parts.items():
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
-            self._lacking(name, runs)
+            note(self.lacking, name, runs)
         self.report.ticks.extend(message.ticks)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
@@ -172,13 +179,6 @@ class Scan:
             return message.completed
         end = (self.last_data_event or 0) + 1
         return [(lo, min(hi, end), state) for lo, hi, state in message.completed if lo < end]
-
-    def _lacking(self, stream: str, runs: Sequence[Run]) -> None:
-        """These events are without a frame of this stream. Workers say so in any order, and of a broadcast each."""
-        known = self.lacking.setdefault(stream, RunSet())
-        for lo, hi in runs:
-            if known.count < MAX_RUNS:
-                known.add(lo, hi)
 
     def finished(self, message: Finished) -> None:
         """A service ran its `finish()`."""
@@ -209,15 +209,16 @@ class Scan:
                 self.short = (last_event + 1, planned + 1)
                 self.reason = self.reason or f"every series ended by event {last_event} of {planned}"
                 for name in self.map.streams:
-                    self._lacking(name, [self.short])
+                    note(self.lacking, name, [self.short])
             self.states.set(last_event + 1, self.reached, EventState.PENDING)
             self.map = self.map.closed_at(last_event)
         elif planned is None:
             self.map = self.map.closed_at(last_event)
         self.closing = True
         self.dispatcher.close(self.map)
-        for index, name in enumerate(self.map.streams):
-            self.report.streams[name].expected = self._expected(index)
+        if cut or planned is None:
+            for index, name in enumerate(self.map.streams):
+                self.report.streams[name].expected = self._expected(index)
 
     # -- the report ------------------------------------------------------------------------------------------
 
@@ -246,13 +247,19 @@ class Scan:
             more = self.short[1] - self.short[0]
             report.events += more
             counts[EventState.INCOMPLETE_SKIPPED] = counts.get(EventState.INCOMPLETE_SKIPPED, 0) + more
+        if self.lost is not None:
+            more = self.lost[1] - self.lost[0]
+            counts[EventState.LOST] = counts.get(EventState.LOST, 0) + more
+            counts[EventState.PENDING] -= more
         end = self.short[1] if self.short is not None else hi
         lacking = {name: runs.overlap(lo, end) for name, runs in sorted(self.lacking.items())}
         report.incomplete = {name: runs for name, runs in lacking.items() if runs}
+        for name, absent in self.absent.items():
+            report.streams[name].missing = absent.overlap(lo, hi)
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
-        report.runs = {s.label: self.states.runs(s) for s in EventState if counts.get(s) and s not in ordinary}
+        report.runs = {s.label: self._runs(s, lo, hi) for s in EventState if counts.get(s) and s not in ordinary}
         if not report.ended:
             return {**report.to_dict(), "phase": str(self.phase)}
         return report.to_dict()
@@ -262,6 +269,8 @@ class Scan:
         runs = [(max(a, lo), min(b, hi)) for a, b in self.states.runs(state) if a < hi and b > lo]
         if state is EventState.INCOMPLETE_SKIPPED and self.short is not None:
             extend_runs(runs, [self.short])
+        if state is EventState.LOST and self.lost is not None:
+            extend_runs(runs, [self.lost])
         return runs
 
     def _counts(self, lo: int, hi: int) -> dict[EventState, int]:
@@ -278,7 +287,8 @@ class Scan:
         """What is pending when a scan is given up is lost."""
         for a, b in self.states.runs(EventState.PENDING, limit=1 << 30):
             self.states.set(max(a, lo), min(b, hi), EventState.LOST)
-        self.states.set(max(self.reached, lo), hi, EventState.LOST)
+        if (beyond := max(self.reached, lo)) < hi:
+            self.lost = (beyond, hi)
 
     def _verify(self) -> None:
         """Frames of a counted stream are matched by their place alone: when the total is wrong, none is certain."""
@@ -289,8 +299,8 @@ class Scan:
             if end.frames + end.surplus == stream.expected:
                 continue
             stream.verified = False
-            events = self.map.events(index, 1, 1 + stream.expected)
-            for lo, hi in as_runs(events):
+            had = min(stream.expected, self._expected(index) or 0)  # fewer where all series ended early
+            for lo, hi in as_runs(self.map.events(index, 1, 1 + had)):
                 self.states.raise_to(lo, hi, EventState.UNVERIFIED)
 
 
@@ -304,6 +314,14 @@ def as_runs(events: np.ndarray[Any, np.dtype[np.int64]]) -> list[Run]:
 
 MAX_RUNS = 10_000
 """Runs kept per list in a report: what does not compress further is still counted by state."""
+
+
+def note(known: dict[str, RunSet], stream: str, runs: Sequence[Run]) -> None:
+    """Add events of a stream; bounded. They are told in any order, and those of broadcasts by everybody."""
+    found = known.setdefault(stream, RunSet())
+    for lo, hi in runs:
+        if found.count < MAX_RUNS:
+            found.add(lo, hi)
 
 
 def extend_runs(runs: list[Run], more: Sequence[Run]) -> None:

@@ -34,6 +34,9 @@ TICK = 0.05
 LEASE = 10.0
 """Seconds that the controller's ownership and address in the ledger hold without being renewed."""
 
+MAX_BEHIND = 100
+"""Writes that wait for the store, from which on it is not told any more that we are alive."""
+
 MAX_NOTES = 1000
 """Log lines kept for `GET /logs`."""
 
@@ -65,7 +68,8 @@ class ControllerService:
         self._number = itertools.count(1)
         self._log = structlog.get_logger("controller")
         self.notes: deque[dict[str, Any]] = deque(maxlen=MAX_NOTES)
-        self._stopping = asyncio.Event()
+        self._running = True
+        self._wake = asyncio.Event()
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -73,45 +77,62 @@ class ControllerService:
         """Serve until `shutdown()`."""
         loop = asyncio.get_running_loop()
         descriptor = self.hub.fileno()
-        loop.add_reader(descriptor, self._drain)
+        # Messages are taken in this task and not in the callback: an error there would be logged and forgotten.
+        loop.add_reader(descriptor, self._wake.set)
         self._announce()
         renew = 0.0
         try:
-            while not self._stopping.is_set():
-                # The descriptor signals edges: what a send uncovered is found here at the latest.
+            while self._running:
+                self._wake.clear()
                 self._drain()
                 self._perform(self.machine.tick(self._clock()))
                 if time.monotonic() >= renew:
                     renew = time.monotonic() + LEASE / 4
                     self._announce()
-                try:
-                    async with asyncio.timeout(TICK):
-                        await self._stopping.wait()
-                except TimeoutError:
-                    pass
+                await self._rest()
         finally:
             loop.remove_reader(descriptor)
             self._writer.put(lambda ledger: ledger.withdraw("controller", "controller"))
             self._writer.put(lambda ledger: ledger.release_owner(self._token))
             await asyncio.to_thread(self._writer.close)
 
+    async def _rest(self) -> None:
+        """Let others have the loop, until there is something to do."""
+        if self._wake.is_set():
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(TICK):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
     def shutdown(self) -> None:
         """Leave `run`. Who still waits for a scan to be armed is told that it will not be."""
-        self._stopping.set()
+        self._running = False
+        self._wake.set()
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(ScanError("the controller was told to end: no scan is started any more"))
 
     def _announce(self) -> None:
+        if self._writer.behind > MAX_BEHIND:
+            return  # the store is away: that we were alive meanwhile must not drive out what is to be recorded
         info = {"control": self.hub.url, "http": self.http}
         self._writer.put(lambda ledger: ledger.renew_owner(self._token, LEASE))
         self._writer.put(lambda ledger: ledger.announce("controller", "controller", info, LEASE))
 
     def _drain(self) -> None:
-        while messages := self.hub.receive():
-            now = self._clock()
-            for peer, message in messages:
-                self._perform(self.machine.receive(peer, message, now))
+        """Take what is here, but not what comes meanwhile: people's requests get their turn before that.
+
+        The descriptor signals edges, so a turn that found something is followed by another one.
+        """
+        messages = self.hub.receive()
+        now = self._clock()
+        for peer, message in messages:
+            self._perform(self.machine.receive(peer, message, now))
+        if messages:
+            self._wake.set()
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:

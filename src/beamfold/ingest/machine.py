@@ -392,11 +392,15 @@ class IngestMachine:
             actions.append(Tell(FramesMissing(self.scan, state.spec.name, runs)))
 
     def _last_event(self, state: _Stream) -> int:
-        """Highest event with a data frame of this stream; 0 when there is none."""
-        last = min(state.next, self._data_end(state) or state.next) - 1
-        while last > 0 and last in state.missing:
+        """Highest event with a data frame of this stream; 0 when there is none.
+
+        In a map without start and end event their messages are like any other.
+        """
+        end = self._data_end(state)
+        last = (state.next if end is None else min(state.next, end)) - 1
+        if last in state.missing:
             last = next(lo for lo, hi in state.missing if lo <= last < hi) - 1
-        return int(self.map.events(state.spec.index, last, last + 1)[0]) if last > 0 else 0
+        return int(self.map.events(state.spec.index, last, last + 1)[0]) if last >= int(self.map.wrapped) else 0
 
     def _trouble(self, state: _Stream, text: str, actions: list[Action]) -> None:
         self._troubles += 1
@@ -573,7 +577,9 @@ class IngestMachine:
     def _send(self, key: tuple[int, int], actions: list[Action]) -> None:
         """Send as much of one outbox as credit, fence and batch size allow."""
         box = self._outbox.get(key)
-        credit = self._credit.get(key, 0)
+        credit = self._credit.get(key)
+        if credit is None:
+            return  # not attached: its first grant will find what there is for it
         worker, stream = key
         retention = self._streams[stream].retention
         while box and credit > 0:

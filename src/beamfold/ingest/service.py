@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from beamfold.ingest.machine import (
     Action,
@@ -59,7 +59,7 @@ class Input:
     framer: Framer
     base: int | None
     retention_bytes: int
-    paused: bool = False
+    paused: set[int] = field(default_factory=set)  # by which scans: one may end while the next one has no room
 
 
 class _Armed:
@@ -174,14 +174,19 @@ class IngesterService:
                 gap = Gap(machine.scan, action.stream, action.runs, action.tail, action.closed)
                 self._data.send(scan.workers[action.worker], [encode_header(gap)])
             elif isinstance(action, Pause | Resume):
-                self._pause(machine.map.streams[action.stream], isinstance(action, Pause))
+                self._pause(machine.map.streams[action.stream], machine.scan, isinstance(action, Pause))
 
-    def _pause(self, name: str, pause: bool) -> None:
+    def _pause(self, name: str, scan: int, pause: bool) -> None:
+        """A scan has no room for a stream's frames, or has room again."""
         item = self._inputs[name]
-        item.paused = pause
-        if item.source.socket is None:
-            return
+        reading = not item.paused
         if pause:
+            item.paused.add(scan)
+        else:
+            item.paused.discard(scan)
+        if item.source.socket is None or reading == (not item.paused):
+            return
+        if item.paused:
             self._poller.unregister(item.source.socket)
         else:
             self._poller.register(item.source.socket, POLLIN)
@@ -234,9 +239,8 @@ class IngesterService:
         scan = self._scans.pop(message.scan, None)
         if scan is None:
             return
-        for seen in scan.machine.progress():
-            if self._inputs[seen.stream].paused:
-                self._pause(seen.stream, False)
+        for name in scan.streams:
+            self._pause(name, message.scan, False)
 
     def _tell_progress(self, scan: _Armed) -> None:
         for seen in scan.machine.progress():

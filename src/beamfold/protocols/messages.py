@@ -105,7 +105,8 @@ class StreamSeen(Message, frozen=True):
 
 
 class StreamEnded(Message, frozen=True):
-    """The series end came. `last_event` is the highest event with a data frame (0: none).
+    """The series end came. `last_event` is the highest event with a data frame (0: none); in a map without start and
+    end event their messages count as data.
 
     `surplus` frames were beyond what the trigger map has for the stream; they were not used.
     """

@@ -20,6 +20,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
+from beamfold.model.errors import AppError
 from beamfold.publish.problems import install, refuse, responses
 from beamfold.publish.serve import HttpThread
 from beamfold.publish.tree import resolve, to_json
@@ -50,7 +51,7 @@ class Snapshots:
         self._encoded: dict[str, bytes] = {}
 
     async def get(self, path: str) -> bytes:
-        """JSON of the node at `path` ("" for all). LookupError, with the keys there are; TimeoutError."""
+        """JSON of the node at `path` ("" for all). LookupError, with the keys there are; TimeoutError; AppError."""
         future: Future[bytes] = Future()
         with self._lock:
             if self._closed:
@@ -83,7 +84,7 @@ class Snapshots:
     def _answer(self, batch: list[tuple[str, Future[bytes]]]) -> None:
         try:
             snapshot = self._read(self._timeout)
-        except TimeoutError as error:
+        except (TimeoutError, AppError) as error:
             for _, future in batch:
                 self._give(future, error)
             return
@@ -92,7 +93,7 @@ class Snapshots:
         for path, future in batch:
             try:
                 self._give(future, self._encode(snapshot, path))
-            except (LookupError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
                 self._give(future, error)
 
     def _give(self, future: Future[bytes], answer: bytes | Exception) -> None:
@@ -146,13 +147,15 @@ def build_reducer_app(read: Read) -> FastAPI:
             raise refuse(HTTPStatus.NOT_FOUND, str(error.args[0])) from None
         except TimeoutError as error:
             raise refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
+        except AppError as error:
+            raise refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from None
 
-    @app.get("/api/v1/state", responses=responses(503))
+    @app.get("/api/v1/state", responses=responses(500, 503))
     async def whole() -> Any:
         """The published state: groups as objects, arrays as lists, tables as `keys` and `values`."""
         return await answer("")
 
-    @app.get("/api/v1/state/{path:path}", responses=responses(404, 503))
+    @app.get("/api/v1/state/{path:path}", responses=responses(404, 500, 503))
     async def part(path: str) -> Any:
         """One group, table or value of the published state."""
         return await answer(path)
@@ -167,7 +170,7 @@ def build_reducer_app(read: Read) -> FastAPI:
         """A plain page for a person: the top of the published state."""
         try:
             top = list(msgspec.json.decode(await snapshots.get("")))
-        except TimeoutError:
+        except (TimeoutError, AppError):
             top = []
         return HTMLResponse(_page(top))
 

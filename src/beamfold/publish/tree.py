@@ -32,6 +32,7 @@ Group: TypeAlias = dict[str, Any]
 
 _ATTRS = "_attrs"
 _MAX_DEPTH = 64
+_USER_ERRORS = (Exception, SystemExit)
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _NUMPY_SCALARS = frozenset(set(np.sctypeDict.values()) - {np.object_, np.void})
 _IMMUTABLE = _SCALARS | _NUMPY_SCALARS
@@ -107,7 +108,7 @@ def _copy(value: Any, depth: int) -> Any:
         return Note(f"nested deeper than {_MAX_DEPTH} levels, or contains itself")
     try:
         return _copy_any(value, depth)
-    except Exception as exc:  # copying runs code of the app's own types: what it raises is shown in their place
+    except _USER_ERRORS as exc:  # copying runs code of the app's own types: what it raises is shown in their place
         why = "".join(traceback.format_exception_only(exc)).strip()
         return Note(f"a {_name(value)} cannot be copied ({why})")
 

@@ -43,6 +43,11 @@ class _Cursor(Generic[T]):
     since: float
     at: int = 0
 
+    def cut(self, end: int) -> None:
+        """Leave out what is left of events from `end` on."""
+        stop = max(int(np.searchsorted(self.events, end)), self.at)
+        self.order, self.events = self.order[:stop], self.events[:stop]
+
     def __lt__(self, other: _Cursor[T]) -> bool:
         return int(self.events[self.at]) < int(other.events[other.at])
 
@@ -82,7 +87,16 @@ class ReduceMachine(Generic[T]):
         return self._tracker.finished and not self._heap
 
     def close(self, trigger_map: TriggerMap) -> list[tuple[int, int, int]]:
-        """The map got its last event; returns events that became terminal by that."""
+        """The map got its last event; returns events that became terminal by that.
+
+        What was logged of events that the map does not have any more is not folded.
+        """
+        end = trigger_map.n_events
+        if end is not None:
+            for cursor in self._heap:
+                cursor.cut(end)
+            self._heap = [c for c in self._heap if c.at < len(c.events)]
+            heapq.heapify(self._heap)
         return self._tracker.close(trigger_map)
 
     def logged(

@@ -18,7 +18,7 @@ from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
 from beamfold.ledger.segmentlog import Location, SegmentLog
-from beamfold.model.errors import AppError, BeamfoldError, CodecError
+from beamfold.model.errors import AppError, BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
@@ -48,6 +48,7 @@ from beamfold.protocols.messages import (
     Run,
     Shutdown,
     ToService,
+    Trouble,
 )
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
@@ -160,6 +161,11 @@ class ReducerService:
         self._running = False
         self._wake()
 
+    def close(self) -> None:
+        """Once `run` has come back and nobody can `read` any more."""
+        self._wake_read.close()
+        self._wake_write.close()
+
     def run(self) -> None:
         """Serve until told to stop; then let the app close what it holds."""
         while self._running:
@@ -221,7 +227,7 @@ class ReducerService:
                     continue
                 if not isinstance(header, ResultBatch) or scan is None or header.scan != scan.arm.scan:
                     continue
-                fresh, done = self._log(scan, header, parts[1:])
+                fresh, done = self._log(scan, header, bytes(parts[0]), parts[1:])
             except CodecError:
                 continue  # not from one of ours: nothing of it is used
             if fresh is None:
@@ -254,25 +260,32 @@ class ReducerService:
             )
 
     def _log(
-        self, scan: _Scan, header: ResultBatch, parts: list[Buffer]
+        self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]
     ) -> tuple[np.ndarray[Any, Any] | None, list[tuple[int, int, int]]]:
         """Append a batch to the result log, which is when its parts are done."""
         if not 0 <= header.worker < len(scan.arm.workers) or len(parts) < 2:
             raise CodecError(f"results of worker {header.worker}, which this scan does not have")
+        if scan.arm.workers[header.worker].name.encode() != peer:
+            raise CodecError(f"results of worker {header.worker} that somebody else sent")
         events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
         states = unpack_states(header.states, header.n)
+        if not all(0 <= i < header.n for i, _ in (*header.failures, *header.missing)):
+            raise CodecError("failures or missing streams of parts that the batch does not have")
         try:
             location = scan.log.append(parts)
-        except BeamfoldError as error:
+        except (BeamfoldError, OSError) as error:
             # A full disk: these parts are not done and never will be, so the scan ends here and says why.
             self._control.send(Failed(scan.arm.scan, f"the result log cannot be written: {error}"))
             return None, []
         batch = _Batch(header, parts, events, location)
         fresh, done = scan.machine.logged(batch, events, k, states, time.monotonic())
-        scan.backlog += batch.size
+        scan.backlog += batch.size * int(np.count_nonzero(fresh)) // header.n  # what is not new is never folded
         if scan.backlog > BACKLOG_BYTES:
             batch.bodies, batch.buffers = None, []
         return fresh, done
+
+    def _trouble(self, scan: _Scan, text: str) -> None:
+        self._control.send(Trouble(scan.arm.scan, "reducer", text))
 
     def _greet(self, peer: bytes, number: int) -> None:
         """A worker is ready to send results of a scan: it gets its credit."""
@@ -300,8 +313,7 @@ class ReducerService:
             batch, index = scan.folds[0]
             if batch.version > scan.version:
                 break  # its parameters are on their way
-            with scan.folder.hooks.publish_rlock:
-                at = self._fold_batch(scan, batch, index, deadline)
+            at = self._fold_batch(scan, batch, index, deadline)
             if at < len(index):
                 scan.folds[0] = (batch, index[at:])
                 return
@@ -404,8 +416,13 @@ class ReducerService:
     def _parameters(self, message: Parameters) -> None:
         scan = self._scan
         assert scan is not None
-        values = ParameterSet.build(self._declared, message.values, message.version)
-        scan.folder.parameters.append(message.from_event, values)
+        history = scan.folder.parameters
+        try:
+            values = ParameterSet.build(self._declared, message.values, message.version)
+        except ParameterError as error:  # they were checked by what the class declared when this reducer came up
+            values = history.latest.renumbered(message.version)
+            self._trouble(scan, f"parameter version {message.version} was not applied: {error}")
+        history.append(message.from_event, values)
         scan.version = message.version
 
     def _finish(self, message: Finish) -> None:
@@ -415,8 +432,7 @@ class ReducerService:
     def _do_finish(self, scan: _Scan) -> None:
         scan.timer.stop()
         folder = scan.folder
-        with folder.hooks.publish_rlock:
-            folder.finish((scan.map.n_events or 1) - 1)
+        folder.finish((scan.map.n_events or 1) - 1)
         self._cached = None
         problems = [scan.timer.error] if scan.timer.error else []
         path = ""
@@ -466,11 +482,17 @@ class ReducerService:
     def _answer(self) -> None:
         with self._asked_lock:
             asked, self._asked = self._asked, []
-        if asked:
-            snapshot = self._snapshot()
-            for request in asked:
-                request.answer = snapshot
-                request.ready.set()
+        if not asked:
+            return
+        answer: Any = None
+        error: AppError | None = None
+        try:
+            answer = self._snapshot()
+        except AppError as wrong:
+            error = wrong
+        for request in asked:
+            request.answer, request.error = answer, error
+            request.ready.set()
 
     def _wake(self) -> None:
         self._wake_write.send(b"\0")
@@ -478,7 +500,8 @@ class ReducerService:
     def read(self, timeout: float) -> Any:
         """A consistent snapshot of the published state, for another thread; None before the first scan.
 
-        Taken between two folds. TimeoutError when user code did not come back within `timeout` seconds.
+        Taken between two folds. TimeoutError when user code did not come back within `timeout` seconds, AppError
+        when what the app publishes cannot be read.
         """
         request = _Request()
         with self._asked_lock:
@@ -486,6 +509,8 @@ class ReducerService:
         self._wake()
         if not request.ready.wait(timeout):
             raise TimeoutError("the reducer's process_result has not come back yet")
+        if request.error is not None:
+            raise AppError(str(request.error))
         return request.answer
 
 
@@ -493,6 +518,7 @@ class _Request:
     def __init__(self) -> None:
         self.ready = threading.Event()
         self.answer: Any = None
+        self.error: AppError | None = None
 
 
 def _note_missing(incomplete: dict[str, list[Run]], streams: tuple[str, ...], event: int, bits: int) -> None:

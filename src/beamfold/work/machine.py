@@ -301,14 +301,19 @@ class WorkMachine:
         for step in range(start, stop, SETTLE_STEP):
             rows = self.map.route(stream, step, min(stop, step + SETTLE_STEP))
             mine = self._routes.lookup(rows.virtual) == self._me
-            if not bool(mine.any()):
-                continue
-            events, ks = rows.event[mine], rows.k[mine]
-            for event, k, need in zip(events.tolist(), ks.tolist(), self._needs(events, ks), strict=True):
-                missing = self._missing(event, need)
-                if missing == need and (event, k) not in self._void:
-                    self._void.add((event, k))
-                    self._ready.append(Part(event, k, {}, missing, 0, False))
+            if bool(mine.any()):
+                self._void_if_missing(rows.event[mine], rows.k[mine])
+            for event in np.unique(rows.event[rows.virtual < 0]).tolist():
+                # What is broadcast belongs to my parts of the event, though this cell does not name them.
+                ks = np.array(sorted(self._mine_at(event)), dtype=np.int16)
+                self._void_if_missing(np.full(len(ks), event, dtype=np.int64), ks)
+
+    def _void_if_missing(self, events: Ints, ks: NDArray[np.int16]) -> None:
+        """These parts of mine are complete as they are if nothing that they need will ever come."""
+        for event, k, need in zip(events.tolist(), ks.tolist(), self._needs(events, ks), strict=True):
+            if (event, k) not in self._void and self._missing(event, need) == need:
+                self._void.add((event, k))
+                self._ready.append(Part(event, k, {}, need, 0, False))
 
     def _forget(self, settled: int) -> None:
         """Events below `settled` are terminal: nothing of theirs will be asked for again."""
@@ -333,6 +338,8 @@ class WorkMachine:
         if barrier is None or not self._may_pass(barrier):
             return False
         if not self._gate:
+            if self.map.virtual_before(barrier + 1) > self._assigned:
+                return False  # a virtual worker of this event may yet be mine: then its part has the frames, or lacks them
             need = int(self.map.needs(np.array([barrier]), -1, self._groups)[0])
             mixed = self._mine_at(barrier)
             final = any(barrier in hard for hard in self._hard)
@@ -365,16 +372,16 @@ class WorkMachine:
             expected += int(np.searchsorted(events, barrier) - np.searchsorted(events, floor))
         return len(self._taken) >= expected
 
-    def _mine_at(self, event: int) -> bool:
-        """Whether a virtual worker of this event is mine: its part brings the broadcast frames along."""
+    def _mine_at(self, event: int) -> set[int]:
+        """The positions of my virtual workers in this event: their parts bring the broadcast frames along."""
+        positions: set[int] = set()
         for stream in range(len(self._streams)):
             if self.map.has_cell(stream, event):
                 at = self.map.ordinal_at(stream, event)
                 rows = self.map.route(stream, at, at + 1)
-                own = rows.virtual[rows.virtual >= 0]
-                if len(own) and bool((self._routes.lookup(own) == self._me).any()):
-                    return True
-        return False
+                mine = self._routes.lookup(rows.virtual) == self._me
+                positions.update(rows.k[mine].tolist())
+        return positions
 
 
 def _find(entries: list[_Pending] | None, k: int) -> _Pending | None:

@@ -445,3 +445,24 @@ def test_parameters_are_described_by_a_static_or_a_class_method() -> None:
 def test_a_faulty_description_is_a_message(described: Any, text: str) -> None:
     with pytest.raises(AppError, match=text):
         WorkerHooks(_worker(process_event=_event, describe_parameters=described)).describe_parameters()
+
+
+def _fails(self):
+    raise SystemExit("caf\udce9")
+
+
+def test_what_is_asked_before_a_scan_may_raise_or_exit() -> None:
+    hooks = WorkerHooks(_worker(process_event=_event, get_tick_interval=_fails))
+    hooks.construct(P, {}, E)
+    with pytest.raises(AppError, match=r"get_tick_interval\(\) failed") as caught:
+        hooks.tick_interval(P)
+    str(caught.value).encode()  # it travels, whatever a file's name or a device put into it
+    with pytest.raises(AppError, match="failed to construct"):
+        WorkerHooks(_worker(process_event=_event, __init__=_fails)).construct(P, {}, E)
+
+
+def test_a_publish_property_that_raises_is_a_message() -> None:
+    hooks = ReducerHooks(type("R", (), {"process_result": _result, "publish": property(_fails)}))
+    hooks.construct(P, {}, E)
+    with pytest.raises(AppError, match="publish failed"):
+        _ = hooks.publish

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from beamfold.app.declared import to_wire
 from beamfold.dispatch.machine import ControllerMachine
-from beamfold.model.errors import LedgerUnavailable, MapError, ScanError
+from beamfold.model.errors import AppError, LedgerUnavailable, MapError, ScanError
 from beamfold.model.parameters import FloatParameter, JsonParameter
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Hello, StreamInfo
@@ -384,3 +384,15 @@ def test_many_readers_share_a_read_but_never_an_older_state() -> None:
     assert first == 1
     assert min(later) >= 2  # their state was read after they asked
     assert reads < 20
+
+
+def test_a_publish_that_cannot_be_read_is_said_to_everybody_who_asks() -> None:
+    """And the next one who asks is answered too: whoever reads for all of them must not end by it."""
+
+    def read(timeout: float) -> Any:
+        raise AppError("reducer:R.publish is list; make it a dict")
+
+    app = build_reducer_app(read)
+    for path in ("", "/map"):
+        assert problem(ask(app, "GET", f"/api/v1/state{path}"), 500) == "reducer:R.publish is list; make it a dict"
+    assert ask(app, "GET", "/").status_code == 200

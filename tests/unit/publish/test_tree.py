@@ -312,3 +312,26 @@ def test_any_tree_has_a_snapshot_that_is_json_and_travels(tree: dict[str, Any]) 
     msgspec.json.encode(as_json)
     buffers: list[bytes | memoryview] = []
     assert to_json(decode(encode(copied, buffers), buffers)) == as_json
+
+
+class Refuses(dict[str, int]):
+    """A member whose own code raises when it is copied."""
+
+    def __iter__(self) -> Any:
+        raise OSError("the file is closed")
+
+    keys = __iter__
+
+
+class Broken:
+    def __array__(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise KeyError("no data")
+
+
+@pytest.mark.parametrize("value", [Refuses(a=1), Broken(), range(10**14)])
+def test_what_cannot_be_copied_is_a_note_in_its_place(value: Any) -> None:
+    copied = snapshot({"good": 1, "bad": value})
+    assert copied["good"] == 1
+    assert isinstance(copied["bad"], Note)
+    assert "cannot be copied" in copied["bad"].text
+    assert json.loads(msgspec.json.encode(to_json(copied)))["good"] == 1

@@ -1,0 +1,114 @@
+"""Who may say what about a scan, and with which numbers: what a wrong, lost or confused peer says changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from beamfold.app.declared import from_wire
+from beamfold.dispatch.scan import Scan
+from beamfold.model.errors import ParameterError
+from beamfold.model.states import EventState
+from beamfold.protocols.messages import (
+    Armed,
+    Failed,
+    FenceReached,
+    Finished,
+    FramesMissing,
+    Halted,
+    Hello,
+    PartsDone,
+    Run,
+    StreamEnded,
+    StreamSeen,
+    Trouble,
+)
+
+SUPERVISOR = "supervisor"
+
+_ROLES = frozenset({"ingester", "worker", "reducer", SUPERVISOR})
+
+_SPEAKERS: dict[type, frozenset[str]] = {
+    StreamSeen: frozenset({"ingester"}),
+    StreamEnded: frozenset({"ingester"}),
+    FramesMissing: frozenset({"ingester"}),
+    Halted: frozenset({"ingester"}),
+    FenceReached: frozenset({"ingester"}),
+    PartsDone: frozenset({"reducer"}),
+    Failed: frozenset({"ingester", "worker", "reducer"}),
+    Finished: frozenset({"worker", "reducer"}),
+    Armed: frozenset({"ingester", "worker", "reducer"}),
+    Trouble: frozenset({"ingester", "worker", "reducer"}),
+}
+
+_NO_END = 1 << 53
+"""Events of an endless map lie below this, as those of any other do."""
+
+
+def fault_of(hello: Hello) -> str:
+    """Why a service cannot take part as it introduces itself; "" when it can."""
+    if hello.role not in _ROLES or not hello.name:
+        return f"there is no role {hello.role!r} for a service named {hello.name!r}"
+    try:
+        for described in hello.parameters:
+            from_wire(described)
+    except ParameterError as error:
+        return f"{hello.role} {hello.name}: {error}"
+    return ""
+
+
+def credible(scan: Scan, hello: Hello, message: Any) -> bool:
+    """Whether this service may say this, and whether the scan can have such numbers."""
+    speakers = _SPEAKERS.get(type(message))
+    if speakers is not None and hello.role not in speakers:
+        return False
+    match message:
+        case PartsDone():
+            return _parts(scan, message)
+        case StreamSeen() | StreamEnded():
+            return _event(scan, message.last_event) and _owns(hello, [message.stream])
+        case FramesMissing():
+            return _runs(scan, message.runs) and _owns(hello, [message.stream])
+        case Halted():
+            return all(_event(scan, last) for last, _ in message.streams.values()) and _owns(hello, message.streams)
+        case FenceReached():
+            return _event(scan, message.sent + 1)
+        case Armed():
+            return message.tick_interval is None or 0 <= message.tick_interval < math.inf
+        case Finished():
+            return _runs(scan, message.failed) and _runs(scan, message.out_of_order)
+    return True
+
+
+def _owns(hello: Hello, streams: Iterable[str]) -> bool:
+    return set(streams) <= {info.name for info in hello.streams}
+
+
+def _parts(scan: Scan, message: PartsDone) -> bool:
+    known = all(state in _TERMINAL for _, _, state in message.completed)
+    counted = all(0 <= w < len(scan.workers) and 0 <= n <= _NO_END for w, n in message.parts.items())
+    runs = [(lo, hi) for lo, hi, _ in message.completed]
+    lacking = set(message.incomplete) <= set(scan.map.streams) and all(
+        _runs(scan, runs) for runs in message.incomplete.values()
+    )
+    return known and counted and lacking and _runs(scan, runs) and _event(scan, message.frontier)
+
+
+_TERMINAL = frozenset(int(state) for state in EventState if state)
+
+
+def _end(scan: Scan) -> int:
+    """One beyond the last event that the scan was ever to have: what was said before it was cut short may be late."""
+    if scan.planned is None:
+        return _NO_END
+    return scan.planned + 2 * int(scan.map.wrapped)
+
+
+def _event(scan: Scan, event: int) -> bool:
+    return 0 <= event <= _end(scan)
+
+
+def _runs(scan: Scan, runs: Iterable[Run]) -> bool:
+    end = _end(scan)
+    return all(0 <= lo < hi <= end for lo, hi in runs)

@@ -1,0 +1,92 @@
+"""The controller's loop: errors are seen, people get their turn, and a store that is away is not talked to for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from beamfold.dispatch import service as module
+from beamfold.dispatch.machine import ControllerMachine
+from beamfold.dispatch.service import ControllerService
+from beamfold.ledger.memory import MemoryLedger
+from beamfold.model.errors import LedgerUnavailable
+from beamfold.protocols.messages import Beat, Hello
+from scripted import always_readable
+
+
+class Hub:
+    url = "inproc://control"
+
+    def __init__(self, receive: Callable[[], list[Any]]) -> None:
+        self.receive = receive
+        self.sent: list[Any] = []
+        self.fileno = always_readable
+
+    def send(self, peer: bytes, message: Any) -> None:
+        self.sent.append((peer, message))
+
+
+def controller(receive: Callable[[], list[Any]], ledger: Any = None) -> ControllerService:
+    machine = ControllerMachine("v", 1)
+    return ControllerService(Hub(receive), ledger or MemoryLedger(), machine, token="t")  # type: ignore[arg-type]
+
+
+def test_an_error_in_the_machine_ends_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        service = controller(lambda: [(b"p", Beat())])
+
+        def fail(*_args: Any) -> Any:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(service.machine, "receive", fail)
+        await service.run()
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(run())
+
+
+def test_a_flood_of_messages_leaves_people_their_turn() -> None:
+    async def run() -> int:
+        service = controller(lambda: [(b"p", Hello("worker", "w", "u", "v", 1, "h")), (b"p", Beat())])
+        task = asyncio.create_task(service.run())
+        turns = 0
+        for _ in range(100):
+            await asyncio.sleep(0)
+            turns += 1
+        service.shutdown()
+        await task
+        return turns
+
+    assert asyncio.run(run()) == 100
+
+
+class Away(MemoryLedger):
+    """A store that comes back only when it is allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = threading.Event()
+
+    def renew_owner(self, token: str, ttl_s: float) -> bool:
+        if not self.back.is_set():
+            raise LedgerUnavailable("away")
+        return super().renew_owner(token, ttl_s)
+
+
+def test_a_store_that_is_away_is_not_told_for_ever_that_we_live() -> None:
+    async def run() -> int:
+        ledger = Away()
+        service = controller(list, ledger)
+        for _ in range(1000):
+            service._announce()
+        waiting = service._writer.behind
+        ledger.back.set()
+        service.shutdown()
+        await service.run()
+        return waiting
+
+    assert asyncio.run(run()) <= module.MAX_BEHIND + 2

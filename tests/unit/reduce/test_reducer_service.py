@@ -1,0 +1,205 @@
+"""The reducer service against wrong peers and users' mistakes: it goes on, and somebody is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from beamfold.model.errors import AppError
+from beamfold.model.parameters import IntParameter
+from beamfold.model.triggermap import compile_map
+from beamfold.protocols.codec import TypeTable, encode
+from beamfold.protocols.envelopes import Grant, ResultBatch
+from beamfold.protocols.messages import Armed, Finish, Finished, Parameters, PartsDone, Trouble
+from beamfold.publish.store import FileStore
+from beamfold.reduce.service import ReducerService
+from scripted import Control, Hub, Until, arm
+
+MAP = compile_map({"streams": ["camera"], "events": 100}, True)
+BODY = encode({"n": 1}, [])
+
+
+def batch(n: int = 1, first: int = 1, worker: int = 0, **changes: Any) -> ResultBatch:
+    sizes = len(BODY).to_bytes(4, "little") * n
+    header = ResultBatch(1, worker, n, 1, (first, 1), 0, 2, sizes, [], [], [])
+    return msgspec.structs.replace(header, **changes)
+
+
+class App:
+    """Counts, and knows what a test wants to see."""
+
+    folded: list[int]
+
+    def __init__(self) -> None:
+        type(self).folded = []
+        self.publish: Any = {"n": 0}
+
+    def process_result(self, result: Any) -> None:
+        self.folded.append(result.event_number)
+
+
+class Rig:
+    def __init__(self, folder: Path, app: type = App, **changes: Any) -> None:
+        self.hub = Hub()
+        self.control = Control(arm(MAP, **changes))
+        store = FileStore(folder, hdf5=False)
+        self.service = ReducerService(
+            lambda: app,
+            self.control,  # type: ignore[arg-type]
+            self.hub,  # type: ignore[arg-type]
+            store,
+            folder / "results",
+            types=lambda cls: TypeTable([]),
+        )
+
+    def run(self, *steps: Any) -> Rig:
+        self.control.steps += steps
+        try:
+            self.service.run()
+        finally:
+            self.service.close()
+            self.control.close()
+            self.hub.close()
+        return self
+
+    def results(self, header: ResultBatch, peer: str = "w0") -> Callable[[], None]:
+        return self.hub.put(peer, header, BODY * header.n)
+
+    def start(self, **changes: Any) -> list[Callable[[], None]]:
+        """Both workers' results of the start event."""
+        parts = [batch(first=0, worker=w, k=-1 - w, **changes) for w in (0, 1)]
+        return [self.results(header, f"w{header.worker}") for header in parts]
+
+    def read(self) -> tuple[list[Any], list[Any]]:
+        """What a reader gets, and steps that make it read."""
+        got: list[Any] = []
+
+        def ask() -> None:
+            try:
+                got.append(self.service.read(20))
+            except AppError as error:
+                got.append(error)
+
+        return got, [threading.Thread(target=ask).start, Until(lambda: got)]
+
+
+@pytest.mark.parametrize("wrong", [{"failures": [(5, "text")]}, {"failures": [(-2, "t")]}, {"missing": [(1 << 60, 1)]}])
+def test_a_batch_that_speaks_of_parts_it_does_not_have_is_not_used(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    rig = Rig(tmp_path)
+    rig.run(rig.results(batch(**wrong)), rig.results(batch(first=2)))
+    assert App.folded == []  # event 2 waits for the start event
+    assert [m.parts for m in rig.control.said(PartsDone)] == [{0: 1}]
+
+
+def test_a_publish_that_is_no_dict_is_told_to_who_reads_it(tmp_path: Path) -> None:
+    class Wrong(App):
+        def process_result(self, result: Any) -> None:
+            self.publish = [1]
+
+    rig = Rig(tmp_path, Wrong)
+    first, ask_first = rig.read()
+    second, ask_second = rig.read()
+    rig.run(*ask_first, *rig.start(), *ask_second)
+    assert first == [{"n": 0}]
+    assert isinstance(second[0], AppError)
+    assert "make it a dict" in str(second[0])
+
+
+def test_parameters_that_cannot_be_read_leave_the_old_ones_in_force(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Declares(App):
+        @staticmethod
+        def describe_parameters() -> list[Any]:
+            return [IntParameter(name="roi", default=7)]
+
+        def process_result(self, result: Any, parameters: Any = None) -> None:
+            seen.append((parameters["roi"].value, parameters.version))
+
+    rig = Rig(tmp_path, Declares)
+    rig.run(Parameters(1, 2, {"roi": b"wide"}, 0), *rig.start(version=2))
+    assert seen == [(7, 2), (7, 2)]
+    (trouble,) = rig.control.said(Trouble)
+    assert "parameter version 2 was not applied" in trouble.text
+    assert "'roi' wants a whole number" in trouble.text
+
+
+def test_an_app_may_take_its_own_lock_while_it_folds(tmp_path: Path) -> None:
+    """The lock guards what is published against readers, so a plain one must do: the peer holds it for them alone."""
+
+    class Locks(App):
+        def __init__(self) -> None:
+            super().__init__()
+            self.publish_rlock = threading.Lock()
+
+        def process_result(self, result: Any) -> None:
+            assert self.publish_rlock.acquire(timeout=1), "the reducer holds it"
+            self.folded.append(result.event_number)
+            self.publish_rlock.release()
+
+        def finish(self) -> None:
+            assert self.publish_rlock.acquire(timeout=1), "the reducer holds it"
+            self.publish_rlock.release()
+
+    rig = Rig(tmp_path, Locks)
+    rig.run(*rig.start(), Finish(1), Until(lambda: rig.control.said(Finished)))
+    (finished,) = rig.control.said(Finished)
+    assert (Locks.folded, finished.failures) == ([0, 0], [])
+
+
+def test_text_that_is_no_unicode_travels_all_the_same(tmp_path: Path) -> None:
+    class Raises(App):
+        def process_result(self, result: Any) -> None:
+            raise OSError("no file caf\udce9.h5")  # what os.listdir makes of a name that is not UTF-8
+
+    rig = Rig(tmp_path, Raises)
+    rig.run(*rig.start(), Finish(1), Until(lambda: rig.control.said(Finished)))
+    (finished,) = rig.control.said(Finished)
+    assert "no file caf\\udce9.h5" in finished.failures[0].text
+    msgspec.msgpack.encode(finished)
+
+
+def test_duplicates_do_not_count_as_backlog(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    backlogs: list[int] = []
+    rig.run(
+        *rig.start(),
+        *rig.start(),
+        *rig.start(),
+        lambda: None,
+        lambda: backlogs.append(rig.service._stats()["backlog_bytes"]),
+    )
+    assert App.folded == [0, 0]
+    assert backlogs == [0]
+
+
+def test_strangers_do_not_end_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    headers: list[Any] = [
+        batch(scan=1 << 63),
+        batch(worker=-1),
+        batch(worker=1 << 40),
+        msgspec.structs.replace(batch(), n=1 << 62),
+        batch(k=1 << 20),
+        batch(states=77),
+        batch(events=(1 << 61, 1 << 61)),
+        batch(sizes=b"\xff" * 4),
+        Grant(1 << 60, -1, 1 << 63),
+        Grant(1, -5, -(1 << 60)),
+    ]
+    steps: list[Any] = [rig.hub.put("stranger", h, BODY) for h in headers]
+    raw: list[list[bytes]] = [[b"x"], [b"x", b""], [b"x", b"\xc1"], [b"x", b"\x91" * 5000]]
+    rig.run(*steps, *[lambda p=p: rig.hub.arrived.append(p) for p in raw])
+    assert [m.error for m in rig.control.said(Armed)] == [""]
+    assert rig.control.said(PartsDone) == []
+
+
+def test_results_beyond_the_map_are_nobodys_events(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.run(rig.results(batch(events=(1 << 60, 1))))
+    assert not [c for m in rig.control.said(PartsDone) for c in m.completed]

@@ -1,0 +1,155 @@
+"""The worker service and users' mistakes: it goes on, and somebody is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from beamfold.model.errors import ConfigError
+from beamfold.model.events import Buffer
+from beamfold.model.parameters import IntParameter
+from beamfold.model.triggermap import compile_map
+from beamfold.protocols.envelopes import Grant, ResultBatch, decode_header
+from beamfold.protocols.messages import (
+    Armed,
+    End,
+    Finish,
+    Finished,
+    IngesterInfo,
+    Message,
+    Parameters,
+    StreamInfo,
+    Trouble,
+)
+from beamfold.work import service
+from scripted import Control, Hub, arm
+
+MAP = compile_map({"streams": ["camera"], "events": 10}, True)
+
+
+class Link(Hub):
+    """A worker's connection; the open ones by address."""
+
+    open: ClassVar[dict[str, Link]] = {}
+
+    def __init__(self, context: object, url: str, identity: bytes) -> None:
+        super().__init__()
+        self.open[url] = self
+        self.url = url
+        self.out: list[Sequence[Buffer]] = []
+
+    def send(self, parts: Sequence[Buffer]) -> None:  # type: ignore[override]
+        self.out.append(parts)
+
+    def close(self) -> None:
+        super().close()
+        del self.open[self.url]
+
+
+@pytest.fixture(autouse=True)
+def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Link]]:
+    monkeypatch.setattr(service, "DataLink", Link)
+    yield Link.open
+    for link in list(Link.open.values()):
+        link.close()
+
+
+class App:
+    def process_event(self, event: Any) -> None:
+        pass
+
+
+def run(app: type, *steps: Any) -> Control:
+    control = Control(*steps)
+
+    def info(stream: str) -> StreamInfo:
+        if stream != "camera":
+            raise ConfigError(f"there is no stream {stream!r} here")
+        return StreamInfo(stream, "STINS", True)
+
+    worker = service.WorkerService("w0", lambda: app, control, None, info)  # type: ignore[arg-type]
+    worker.run()
+    control.close()
+    return control
+
+
+def only_error(control: Control) -> str:
+    (armed,) = control.said(Armed)
+    msgspec.msgpack.encode(armed)
+    return str(armed.error)
+
+
+def test_a_tick_interval_that_raises_is_why_it_cannot_be_armed() -> None:
+    class Raises(App):
+        def get_tick_interval(self) -> float:
+            return float({}["seconds"])
+
+    assert "get_tick_interval() failed" in only_error(run(Raises, arm(MAP)))
+
+
+def test_an_app_that_calls_exit_while_it_is_made_is_why_it_cannot_be_armed() -> None:
+    class Exits(App):
+        def __init__(self) -> None:
+            sys.exit("no detector caf\udce9")
+
+    error = only_error(run(Exits, arm(MAP)))
+    assert "failed to construct" in error
+    assert "no detector caf\\udce9" in error
+
+
+def test_a_stream_that_its_run_file_does_not_have_is_why_it_cannot_be_armed() -> None:
+    other = compile_map({"streams": ["unknown"], "events": 10}, True)
+    assert only_error(run(App, arm(other))) == "there is no stream 'unknown' here"
+
+
+def test_parameters_that_cannot_be_read_leave_the_old_ones_in_force() -> None:
+    class Declares(App):
+        @staticmethod
+        def describe_parameters() -> list[Any]:
+            return [IntParameter(name="roi", default=7)]
+
+        def finish(self, parameters: Any) -> None:
+            raise ValueError(f"roi {parameters['roi'].value} of version {parameters.version}")
+
+    changed = Parameters(1, 2, {"roi": b"wide"}, 3)
+    control = run(Declares, arm(MAP), changed, Finish(1))
+    (trouble,) = control.said(Trouble)
+    assert "parameter version 2 was not applied" in trouble.text
+    (finished,) = control.said(Finished)
+    assert "roi 7 of version 2" in finished.failures[0].text
+
+
+def test_a_failure_whose_text_is_no_unicode_travels() -> None:
+    class Raises(App):
+        def finish(self) -> None:
+            raise OSError("no file caf\udce9.h5")
+
+    (finished,) = run(Raises, arm(MAP), Finish(1)).said(Finished)
+    msgspec.msgpack.encode(finished)
+    assert "caf\\udce9.h5" in finished.failures[0].text
+
+
+def test_services_that_moved_are_not_called_for_ever(links: dict[str, Link]) -> None:
+    steps: list[Message] = []
+    for scan in range(1, 6):
+        where = [IngesterInfo("i", f"inproc://ingester-{scan}", ["camera"])]
+        steps += [arm(MAP, scan, ingesters=where, reducer_url=f"inproc://reducer-{scan}"), End(scan)]
+    run(App, *steps)
+    assert set(links) == {"inproc://ingester-5", "inproc://reducer-5"}
+
+
+def test_envelopes_that_make_no_sense_do_not_end_it(links: dict[str, Link]) -> None:
+    strange: list[Any] = [
+        ResultBatch(1, 0, 1, 0, (0, 1), 0, 2, b"\0\0\0\0", [], [], []),
+        Grant(1, 1 << 60, -(1 << 60)),
+        Grant(1 << 63, 0, 1),
+    ]
+    steps = [lambda h=h: links["inproc://ingester"].arrived.append([msgspec.msgpack.encode(h)]) for h in strange]
+    steps.append(lambda: links["inproc://ingester"].arrived.append([b"\xc1"]))
+    run(App, arm(MAP), *steps)
+    greeting = decode_header(links["inproc://ingester"].out[0][0])
+    assert isinstance(greeting, Grant)
