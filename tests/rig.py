@@ -33,6 +33,7 @@ from beamfold.reduce.machine import ReduceMachine
 from beamfold.work.machine import Part, WorkMachine
 
 VERSION = "test"
+POLICY = Policy()
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Rig:
         workers: list[list[str]],
         *,
         seed: int = 0,
-        policy: Policy = Policy(),
+        policy: Policy = POLICY,
         retention_bytes: int = 1 << 30,
         credit: int = 1 << 20,
         in_order: bool = True,

@@ -99,6 +99,17 @@ def test_a_killed_supervisor_leaves_no_process_and_no_store(runfile: Path, tmp_p
         wait_for(lambda: all(is_gone(pid) for pid in below), "the end of all services", SECONDS)
 
 
+def test_the_same_run_file_is_not_run_twice_at_once(runfile: Path, tmp_path: Path) -> None:
+    """Two runs would share the detectors' frames between them, each missing what the other one has."""
+    with command("run", str(runfile), cwd=tmp_path) as run:
+        addresses(run)
+        with command("run", str(runfile), cwd=tmp_path) as second:
+            assert second.ends() == 1
+            assert "'flow' is running already" in second.err.lines()[-1]
+        run.send(signal.SIGINT)
+        assert run.ends() == 130
+
+
 def test_a_dead_controller_ends_the_run(runfile: Path, tmp_path: Path) -> None:
     with command("run", str(runfile), cwd=tmp_path) as run:
         addresses(run)

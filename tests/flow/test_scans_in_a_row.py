@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import h5py
 import pytest
 
 from flow.deployment import INTERRUPTED, Deployment, Stream, wait_until
@@ -202,4 +203,7 @@ def test_ctrl_c_in_mid_scan_ends_everything_and_leaves_nothing_behind(deployment
     assert not deployment.unannounced()
     assert not deployment.processes()
     results = deployment.folder / "output"
-    assert {path.suffix for path in results.rglob("*") if path.is_file()} == {".h5"}
+    found = {path for path in results.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert {path.suffix for path in found} == {".h5"}
+    with h5py.File(max(found, key=lambda path: path.stat().st_mtime)) as kept:
+        assert kept.attrs["beamfold_summary"] == "20 events: 20 reduced (20 of 40 planned were not reached)"

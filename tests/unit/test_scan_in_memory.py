@@ -180,9 +180,7 @@ def test_constraints_that_alternate_over_the_whole_scan_do_not_starve_each_other
 
 
 def test_a_broadcast_in_mid_scan_is_seen_by_every_worker_between_its_neighbours() -> None:
-    cells: list = []
-    for i in range(40):
-        cells.append([{"constraint": None}] if i % 10 == 5 else [{"constraint": i}])
+    cells = [[{"constraint": None if i % 10 == 5 else i}] for i in range(40)]
     rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"], ["generic"]], seed=2)
     rig.submit(compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]}))
     rig.until(lambda: 1 in rig.replies)

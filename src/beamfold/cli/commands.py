@@ -27,7 +27,7 @@ P = ParamSpec("P")
 RunFilePath = Annotated[Path, typer.Argument(metavar="RUNFILE", help="The run's TOML file.")]
 Store = Annotated[
     str | None,
-    typer.Option(help="Control store, redis://… or unix://…; default: [store] url, REDIS_URL, or one of our own."),
+    typer.Option(help="Control store, redis://… or unix://…; default: the run file's, REDIS_URL, or one of our own."),
 ]
 Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from beamfold.app.runfile import load_runfile
 from beamfold.cli.registry import STORE_VARIABLE
 from beamfold.cli.signals import interruptible
-from beamfold.cli.supervisor import Supervisor
+from beamfold.cli.supervisor import Supervisor, to_stderr
 
 
 def run_here(runfile: Path, store: str | None) -> int:
@@ -20,7 +20,9 @@ def run_here(runfile: Path, store: str | None) -> int:
 
 
 async def _run(runfile: Path) -> int:
-    supervisor = Supervisor(load_runfile(runfile))
+    settings = load_runfile(runfile)
+    to_stderr(f"starting {settings.run.name!r}")
+    supervisor = Supervisor(settings)
 
     async def work() -> int:
         async with supervisor:

@@ -7,18 +7,20 @@ of it.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version as version_of
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from beamfold.app.runfile import RunFile
 from beamfold.cli.process import Child
@@ -33,6 +35,9 @@ from beamfold.transport.control import Context, ControlChannel
 
 GRACE = 3.0
 """Seconds that a child has to end by itself after SIGTERM."""
+
+SCAN_GRACE = 3.0
+"""Seconds that a running scan has to process what has arrived when the run is ended."""
 
 POLL = 0.05
 """Seconds between two looks while the run comes up."""
@@ -78,6 +83,8 @@ class Supervisor:
         self._why = ""
         self._up = False
         self._stopping = False
+        self._alone = own_store
+        self._lock: IO[bytes] | None = None
 
     # -- from outside ----------------------------------------------------------------------------------------
 
@@ -105,7 +112,9 @@ class Supervisor:
             child.send(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """End everything: SIGTERM, and SIGKILL for what takes too long."""
+        """End everything: the running scan with its report, then SIGTERM, and SIGKILL for what takes too long."""
+        if self._up and not self._fatal.is_set() and not self._stopping:
+            await self._end_scan()
         self._stopping = True
         for child in self.children:
             child.send(signal.SIGTERM)
@@ -124,6 +133,27 @@ class Supervisor:
             self._context.destroy(linger=0)
         self._leave()
 
+    async def _end_scan(self) -> None:
+        """Stop a scan that is still running: what has arrived is processed and kept, if that is done in time."""
+        api = f"{self.controller_url}/api/v1"
+        try:
+            progress = await ask(f"{api}/progress")
+            if progress["finished"]:
+                return
+            self._show("stopping the scan")
+            for _ in range(2):  # the second word gives up what is left, and the report says so
+                await ask(f"{api}/stop", {})
+                deadline = time.monotonic() + SCAN_GRACE
+                while not progress["finished"] and time.monotonic() < deadline:
+                    await asyncio.sleep(POLL)
+                    progress = await ask(f"{api}/progress")
+            report = await ask(f"{api}/scans/{progress['scan']}/report")
+        except BeamfoldError as error:
+            self._show(f"beamfold: the scan could not be stopped: {error}")
+            return
+        where = f", kept in {report['result_file']}" if report["result_file"] else ""
+        self._show(f"scan {report['number']} {report['ended']}: {report['summary']}{where}")
+
     def _leave(self) -> None:
         if self._ledger is not None:
             if self._store is None:
@@ -136,12 +166,16 @@ class Supervisor:
         if self._up:
             with suppress(OSError):
                 self.note_path(self.settings).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
 
     # -- coming up -------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
         url = self.settings.store.url
         if self._store is not None:
+            if not self._alone:
+                self._lock = self._claim_output()
             url = self._store.start().url
         assert url is not None
         self._ledger = RedisLedger(url, self.settings.run.name)
@@ -154,6 +188,27 @@ class Supervisor:
         await self._unless_fatal(self._gather_services())
         self._up = True
         self._write_note()
+
+    def _claim_output(self) -> IO[bytes]:
+        """Make sure that this run file is up once: two would share its detectors' frames between them.
+
+        A run with a store of its own has nothing but its output folder in common with another one.
+        """
+        path = self.note_path(self.settings).with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.open("wb")
+        except OSError as error:
+            raise _unwritable(path.parent, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ConfigError(
+                f"{self.settings.run.name!r} is running already with the same output folder {path.parent}: "
+                "stop it first, or give this run another [run] name and other detectors"
+            ) from None
+        return lock
 
     def _wanted(self) -> list[tuple[str, str]]:
         ingesters = [("ingester", name) for name in self.settings.ingesters()]
@@ -266,6 +321,8 @@ class Supervisor:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(note), encoding="utf-8")
         except OSError as error:
-            raise ConfigError(
-                f"cannot write to the output folder {path.parent}: {error.strerror}; set [output] directory"
-            ) from error
+            raise _unwritable(path.parent, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write to the output folder {folder}: {error.strerror}; set [output] directory")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from beamfold.ledger.base import Ledger
-from beamfold.model.errors import LedgerUnavailable
+from beamfold.model.errors import CodecError, LedgerUnavailable
 
 MAX_WAITING = 10_000
 """Writes that may wait while the store is away; beyond that the oldest are given up and counted."""
@@ -20,7 +20,7 @@ class LedgerWriter:
     """Queues writes for the ledger and carries them out one after the other.
 
     While the store is away they wait (the scan goes on) and are tried again; `behind` says how many there are,
-    `given_up` how many had to be dropped.
+    `given_up` how many had to be dropped, `error` what nobody foresaw and ended the thread.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -28,6 +28,7 @@ class LedgerWriter:
         self._queue: queue.Queue[Callable[[Ledger], object] | None] = queue.Queue()
         self._closing = threading.Event()
         self.given_up = 0
+        self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
@@ -61,5 +62,11 @@ class LedgerWriter:
                     if self._closing.is_set():
                         return
                     self._closing.wait(RETRY)
+                except CodecError:
+                    self.given_up += 1
+                    break
+                except BaseException as error:
+                    self.error = error
+                    raise
                 else:
                     break

@@ -567,7 +567,7 @@ class ControllerMachine:
                 told = report if role == "reducer" else None
                 actions.append(Send(service.peer, End(scan.number, told)))
         actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
-        actions.append(Note("info", f"scan {scan.number} {ended}: {report['summary']}"))
+        actions.append(_ending(report))
         if scan is self._next:
             self._next = None
             return actions
@@ -599,6 +599,20 @@ class ControllerMachine:
             "phase": str(scan.phase),
             "streams": {name: s.phase for name, s in scan.report.streams.items()},
         }
+
+
+def _ending(report: dict[str, Any]) -> Note:
+    """The line of the log that says how a scan ended, with the first thing that a person would look up."""
+    text = f"scan {report['number']} {report['ended']}: {report['summary']}"
+    if report["reason"]:
+        text += f"; {report['reason']}"
+    if report["failures"]:
+        first = report["failures"][0]
+        last_line = first["traceback"].strip().rpartition("\n")[2]
+        text += f"; first failure: event {first['event']}, {first['where']}: {last_line}"
+    if report["troubles"]:
+        text += f"; {report['troubles'][0]}"
+    return Note("warning" if report["failures"] or report["troubles"] or report["ended"] == "failed" else "info", text)
 
 
 def _version_record(version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:

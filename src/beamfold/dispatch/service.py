@@ -86,6 +86,8 @@ class ControllerService:
                 self._wake.clear()
                 self._drain()
                 self._perform(self.machine.tick(self._clock()))
+                if self._writer.error is not None:
+                    raise RuntimeError("the ledger is not written any more") from self._writer.error
                 if time.monotonic() >= renew:
                     renew = time.monotonic() + LEASE / 4
                     self._announce()

@@ -51,6 +51,9 @@ BATCH_FRAMES = 2048
 BATCH_BYTES = 4 << 20
 """Payload per batch at most (one frame may be larger): keeps credit flowing in steps of a few milliseconds."""
 
+FOREVER = 1 << 62
+"""An event beyond all others."""
+
 MAX_TROUBLES = 100
 """Malformed messages described one by one; beyond that they are only counted."""
 
@@ -315,8 +318,7 @@ class IngestMachine:
                 return
         if limit is not None and lo + len(frames) > limit:
             surplus = min(lo + len(frames) - limit, len(frames))  # there may be no cell even for the start
-            state.surplus += surplus
-            self._trouble(state, f"{surplus} frames more than the trigger map has for this stream", actions)
+            self._surplus(state, surplus, actions)
             frames = frames[: len(frames) - surplus]
         if frames:
             state.retention.append(lo, frames)
@@ -341,8 +343,15 @@ class IngestMachine:
             state.frames += 1
             state.next = ordinal + 1
         if surplus:
-            state.surplus += surplus
-            self._trouble(state, f"{surplus} frames more than the trigger map has for this stream", actions)
+            self._surplus(state, surplus, actions)
+
+    def _surplus(self, state: _Stream, frames: int, actions: list[Action]) -> None:
+        """Frames that the trigger map has no place for: said once, counted all."""
+        if not state.surplus:
+            self._trouble(
+                state, "more frames came than the trigger map has for this stream: they were not used", actions
+            )
+        state.surplus += frames
 
     def _end(self, state: _Stream, item: End, actions: list[Action]) -> None:
         if state.phase != "running":
@@ -357,7 +366,7 @@ class IngestMachine:
         ended = StreamEnded(self.scan, state.spec.name, state.frames, self._last_event(state), state.surplus)
         actions.append(Tell(ended))
         end = self._data_end(state)
-        if end is not None and state.next < end:
+        if end is None or state.next < end:
             # Joined streams that go on need not wait for this one; whether the scan goes on is the controller's word.
             self._gap(state, state.next, end, True, actions)
 
@@ -378,13 +387,14 @@ class IngestMachine:
         count = self.map.frame_count(state.spec.index)
         return None if count is None else count - int(self.map.wrapped)
 
-    def _gap(self, state: _Stream, lo: int, hi: int, tail: bool, actions: list[Action]) -> None:
-        if not tail:
+    def _gap(self, state: _Stream, lo: int, hi: int | None, tail: bool, actions: list[Action]) -> None:
+        """The stream's messages lo..hi-1 will not come; `hi` None: nor will any after them, however many there were."""
+        if hi is not None and not tail:
             state.missing.add(lo, hi)
         index = state.spec.index
         first = int(self.map.events(index, lo, lo + 1)[0])
-        last = int(self.map.events(index, hi - 1, hi)[0])
-        runs = [(first, last + 1)]
+        end = FOREVER if hi is None else int(self.map.events(index, hi - 1, hi)[0]) + 1
+        runs = [(first, end)]
         state.gaps.append((runs, tail))
         attached = [w for w in range(len(self._workers)) if (w, index) in self._credit]
         actions.extend(SendGap(worker, index, runs, tail, self._closed) for worker in attached)

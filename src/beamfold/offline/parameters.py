@@ -26,6 +26,8 @@ def read_parameters(path: Path) -> dict[str, bytes]:
     except OSError as error:
         raise ConfigError(f"cannot read the parameter file {path}: {error}") from error
     found = _load(path, raw)
+    if isinstance(found, dict) and set(found) == {"parameters"} and isinstance(found["parameters"], dict):
+        found = found["parameters"]  # as in a run file
     if isinstance(found, dict):
         return {_name(path, k): _bytes(path, k, v) for k, v in found.items()}
     if isinstance(found, list | tuple):

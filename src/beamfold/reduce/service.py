@@ -376,6 +376,10 @@ class ReducerService:
             return
         self._scan, self._shown, self._cached = scan, scan.folder, None
         self._control.send(Armed(message.scan))
+        if not hasattr(scan.folder.hooks.instance, "publish"):
+            self._trouble(
+                scan, "the class has no `publish`, so nobody sees a result: set self.publish = {…} in __init__"
+            )
 
     def _prepare(self, message: Arm) -> _Scan:
         cls = self._load()

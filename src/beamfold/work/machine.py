@@ -156,7 +156,8 @@ class WorkMachine:
                 self._hard[stream].add(lo, hi)
             self._complete_pending(stream, lo, hi)
             if not tail:
-                self._settle(stream, lo, hi)
+                first, end = self._reach()
+                self._settle(stream, max(lo, first), min(hi, end))
 
     def assign(self, blocks: Iterable[Block], assigned: int, settled: int) -> None:
         """Virtual workers that are mine; all below `assigned` belong to somebody, events below `settled` are over."""
@@ -295,8 +296,20 @@ class WorkMachine:
                 bits |= 1 << stream
         return bits
 
+    def _reach(self) -> Run:
+        """Events among which all of my parts are: a gap may be far longer, where one frame's number is wrong."""
+        mine = self._routes.blocks(self._me)
+        if not self.map.uniform:  # its virtual workers may interlock, and it is finite
+            return 0, self.map.n_events or 0
+        first, end = (mine[0][0], mine[-1][1]) if mine else (0, 0)
+        if self.map.n_virtual is not None:
+            end = min(end, self.map.n_virtual)
+        return (self.map.span(first)[0], self.map.span(end - 1)[1] + 1) if first < end else (0, 0)
+
     def _settle(self, stream: int, lo: int, hi: int) -> None:
         """Find my parts in events lo..hi-1 that will not get a single frame: they are complete as they are."""
+        if hi <= lo:
+            return
         start, stop = self.map.ordinal_at(stream, lo), self.map.ordinal_at(stream, hi)
         for step in range(start, stop, SETTLE_STEP):
             rows = self.map.route(stream, step, min(stop, step + SETTLE_STEP))
@@ -339,7 +352,9 @@ class WorkMachine:
             return False
         if not self._gate:
             if self.map.virtual_before(barrier + 1) > self._assigned:
-                return False  # a virtual worker of this event may yet be mine: then its part has the frames, or lacks them
+                return (
+                    False  # a virtual worker of this event may yet be mine: then its part has the frames, or lacks them
+                )
             need = int(self.map.needs(np.array([barrier]), -1, self._groups)[0])
             mixed = self._mine_at(barrier)
             final = any(barrier in hard for hard in self._hard)

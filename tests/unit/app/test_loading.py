@@ -20,6 +20,10 @@ from beamfold.model.errors import AppError
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test has its own sys.path, imported modules and memory of what was loaded."""
     kept, path = dict(sys.modules), list(sys.path)
+    # Other tests of this process may have loaded apps, whose modules have the same names.
+    sys.path[:] = [folder for folder in path if folder not in {str(f) for f in loading._fronted}]
+    for name in ("worker", "reducer"):
+        sys.modules.pop(name, None)
     monkeypatch.setattr(modules, "_loaded", {})
     monkeypatch.setattr(loading, "_fronted", set())
     yield

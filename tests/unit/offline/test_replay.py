@@ -144,6 +144,7 @@ def test_what_cannot_be_replayed_is_refused_with_the_reason(app: Path, tmp_path:
     [
         ("p.json", b'[{"name": "roi", "data": "[1, 2]"}]'),
         ("p.toml", b"roi = [1, 2]"),
+        ("run.toml", b"[parameters]\nroi = [1, 2]"),
         ("q.json", b'{"roi": [1, 2]}'),
     ],
 )

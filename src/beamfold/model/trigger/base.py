@@ -245,7 +245,8 @@ class TriggerMap(ABC):
         """Raise MapError unless these streams and workers (their tags) can serve the map."""
         absent = sorted(set(self.streams) - set(streams))
         if absent:
-            raise MapError("streams {" + ", ".join(map(repr, absent)) + "} not available")
+            there = ", ".join(sorted(streams)) or "none"
+            raise MapError("streams {" + ", ".join(map(repr, absent)) + f"}} not available (there are: {there})")
         required = max(1, self.min_workers)
         if len(worker_tags) < required:
             raise MapError(f"only {len(worker_tags)} workers available, but {required} required")
