@@ -605,14 +605,20 @@ def _ending(report: dict[str, Any]) -> Note:
     """The line of the log that says how a scan ended, with the first thing that a person would look up."""
     text = f"scan {report['number']} {report['ended']}: {report['summary']}"
     if report["reason"]:
-        text += f"; {report['reason']}"
+        text += f"; {_one_line(report['reason'])}"
     if report["failures"]:
         first = report["failures"][0]
-        last_line = first["traceback"].strip().rpartition("\n")[2]
-        text += f"; first failure: event {first['event']}, {first['where']}: {last_line}"
+        text += f"; first failure: event {first['event']}, {first['where']}: {_one_line(first['traceback'])}"
     if report["troubles"]:
-        text += f"; {report['troubles'][0]}"
+        text += f"; {_one_line(report['troubles'][0])}"
     return Note("warning" if report["failures"] or report["troubles"] or report["ended"] == "failed" else "info", text)
+
+
+def _one_line(text: str) -> str:
+    """What a text with a traceback in it says: how it begins, and the error at its end."""
+    begin, traceback, _ = text.partition("Traceback (most recent call last):")
+    lines = text.strip().splitlines()
+    return f"{begin}{lines[-1].strip()}" if traceback else " ".join(lines)
 
 
 def _version_record(version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:

@@ -1,0 +1,475 @@
+"""The ingest machine alone: what it sends to whom, and what it tells the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beamfold.ingest.machine import BATCH_FRAMES, IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.protocols import messages as m
+from beamfold.protocols.items import Data, End, Malformed, Start
+from beamfold.protocols.messages import Block
+
+PLENTY = 1 << 30
+
+
+def frame(number: int) -> list[bytes]:
+    return [f"frame {number}".encode()]
+
+
+def data(*numbers: int) -> Data:
+    return Data(list(numbers), [frame(n) for n in numbers])
+
+
+def uniform(events: int | None = 10, **more: Any) -> TriggerMap:
+    return compile_map({"streams": ["a"], "events": events, **more})
+
+
+def sequence(*columns: list[Any], wrap: bool = True) -> TriggerMap:
+    part = dict(zip("abc", columns, strict=False))
+    return compile_map({"parts": {"p": part}, "sequence": ["p"]}, all_wrap=wrap)
+
+
+def own(c: int) -> list[Any]:
+    return [{"constraint": c}]
+
+
+CAST = {"constraint": None}
+
+
+class Bench:
+    """An ingest machine with all of its workers attached, and what came of it."""
+
+    def __init__(
+        self,
+        trigger_map: TriggerMap,
+        workers: int = 1,
+        *,
+        streams: str = "a",
+        numbered: bool = True,
+        base: int | None = 0,
+        credit: int | None = PLENTY,
+        assigned: Iterable[Block] = (),
+        **more: Any,
+    ) -> None:
+        specs = [StreamSpec(i, s, numbered, base) for i, s in enumerate(trigger_map.streams) if s in streams]
+        groups = (1 << len(trigger_map.groups)) - 1
+        self.machine = IngestMachine(1, trigger_map, specs, [groups] * workers, **more)
+        self.actions: list[Any] = []
+        for worker in range(workers if credit is not None else 0):
+            for spec in specs:
+                self.do(self.machine.grant(worker, spec.index, credit or 0))
+        self.do(self.machine.assign(list(assigned)))
+
+    def do(self, actions: list[Any]) -> list[Any]:
+        self.actions += actions
+        return actions
+
+    def feed(self, *items: Any, stream: int = 0) -> list[Any]:
+        return self.do(self.machine.feed(stream, items))
+
+    def start(self, stream: int = 0) -> list[Any]:
+        return self.feed(Start([b"start"]), stream=stream)
+
+    @property
+    def sent(self) -> list[tuple[int, int, int, int, bytes]]:
+        """(worker, stream, event, k, first message part) in order of sending."""
+        return [row for a in self.actions if isinstance(a, SendFrames) for row in rows(a)]
+
+    def got(self, worker: int) -> list[tuple[int, bytes]]:
+        return [(e, f) for w, _, e, _, f in self.sent if w == worker]
+
+    @property
+    def gaps(self) -> list[tuple[int, list[tuple[int, int]], bool]]:
+        return [(a.worker, a.runs, a.tail) for a in self.actions if isinstance(a, SendGap)]
+
+    def told(self, kind: type) -> list[Any]:
+        return [a.message for a in self.actions if isinstance(a, Tell) and isinstance(a.message, kind)]
+
+
+def rows(action: SendFrames) -> list[tuple[int, int, int, int, bytes]]:
+    ks = np.broadcast_to(action.k, len(action.frames)).tolist()
+    events = action.events.tolist()
+    return [
+        (action.worker, action.stream, e, k, bytes(f[0])) for e, k, f in zip(events, ks, action.frames, strict=True)
+    ]
+
+
+ALL = [Block(0, 1000, 0)]
+
+
+# -- numbering ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("base", "said"), [(0, None), (1, None), (0, 417), (None, 5), (None, None)])
+def test_frames_are_matched_by_their_number_and_its_base(base: int | None, said: int | None) -> None:
+    bench = Bench(uniform(3), base=base, assigned=ALL)
+    first = said if said is not None else base or 0
+    bench.feed(Start([b"start"], said), data(first, first + 1, first + 2))
+    assert bench.got(0) == [(0, b"start"), *((i + 1, frame(first + i)[0]) for i in range(3))]
+
+
+def test_a_counted_stream_is_matched_by_the_order_of_its_frames() -> None:
+    bench = Bench(uniform(3), numbered=False, assigned=ALL)
+    bench.feed(Start([b"start"]), Data(None, [frame(7), frame(7), frame(9)]))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2, 3]
+
+
+def test_a_gap_is_told_once_a_later_frame_shows_it_and_not_before() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1))
+    assert not bench.gaps
+    bench.feed(data(4, 5, 8))
+    assert bench.gaps == [(0, [(3, 5)], False), (0, [(7, 9)], False)]
+    assert [t.runs for t in bench.told(m.FramesMissing)] == [[(3, 5)], [(7, 9)]]
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2, 5, 6, 9]
+
+
+def test_repeated_and_late_frames_are_counted_and_not_used() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1), data(1, 0), data(3, 2, 3), data(4))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2, 4, 5]
+    assert bench.machine.progress()[0].duplicates == 4
+
+
+def test_frames_before_a_start_or_after_the_end_are_discarded_and_counted() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(data(0, 1), End([b"e"]), Start([b"s"]), data(0), End([b"e"]), data(1, 2), End([b"e"]))
+    assert [e for e, _ in bench.got(0)] == [0, 1]
+    assert bench.machine.progress()[0].discarded == 6
+    bench.machine.halt()
+    bench.feed(data(1, 2, 3), Malformed("?", [b""]))
+    assert bench.machine.progress()[0].discarded == 10
+
+
+def test_a_second_start_is_a_trouble() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0), Start([b"s"]), data(1))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2]
+    assert "while the series is running" in bench.told(m.Trouble)[0].text
+
+
+def test_troubles_are_bounded() -> None:
+    bench = Bench(uniform(10))
+    bench.feed(*[Malformed("bad", [b""])] * 500)
+    assert len(bench.told(m.Trouble)) == 100
+    assert bench.machine.progress()[0].malformed == 500
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("split", [1, 2, 7])
+def test_frames_beyond_the_map_are_surplus(numbered: bool, split: int) -> None:
+    bench = Bench(uniform(4), numbered=numbered, assigned=ALL)
+    bench.start()
+    for at in range(0, 7, split):
+        numbers = range(at, min(at + split, 7))
+        bench.feed(Data(list(numbers) if numbered else None, [frame(n) for n in numbers]))
+    bench.feed(End([b"end"]))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2, 3, 4]
+    ended = bench.told(m.StreamEnded)[0]
+    assert (ended.frames, ended.last_event, ended.surplus) == (4, 4, 3)
+
+
+def test_a_stream_without_any_cell_takes_nothing() -> None:
+    """Without start and end event there may be no cell even for the start message."""
+    bench = Bench(sequence([own(0), own(0)], [None, None], wrap=False), streams="b", assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1, 2), End([b"e"]), stream=1)
+    assert not bench.sent
+    assert bench.told(m.StreamEnded)[0].surplus == 3
+    assert bench.machine.progress()[0].retained <= 1
+
+
+def test_without_start_and_end_event_their_messages_take_the_first_and_the_last_cell() -> None:
+    bench = Bench(sequence([None, own(0), None, own(0), own(0)], wrap=False), assigned=ALL)
+    bench.feed(Start([b"start"]))
+    assert bench.do(bench.machine.halt())[0].message.streams == {"a": (1, False)}
+    bench = Bench(sequence([None, own(0), None, own(0), own(0)], wrap=False), assigned=ALL)
+    bench.feed(Start([b"start"]), data(0), End([b"end"]))
+    assert bench.got(0) == [(1, b"start"), (3, b"frame 0"), (4, b"end")]
+    assert bench.told(m.StreamEnded)[0].last_event == 4
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+
+def test_a_series_that_ends_early_is_told_at_once_and_for_good_when_the_map_is_closed() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1), End([b"end"]))
+    assert bench.gaps == [(0, [(3, 11)], True)]
+    bench.actions.clear()
+    bench.do(bench.machine.close(5))
+    assert bench.gaps == [(0, [(3, 6)], False)]
+    assert bench.sent == [(0, 0, 6, -1, b"end")]
+    assert all(a.closed for a in bench.actions if isinstance(a, SendFrames | SendGap))
+
+
+def test_a_series_that_ends_in_an_endless_scan_keeps_nobody_waiting() -> None:
+    bench = Bench(uniform(None), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1), End([b"end"]))
+    assert [(runs[0][0], tail) for _, runs, tail in bench.gaps] == [(3, True)]
+    assert bench.gaps[0][1][0][1] > 1 << 60
+    bench.do(bench.machine.close(2))
+    assert bench.sent[-1] == (0, 0, 3, -1, b"end")
+    assert len(bench.gaps) == 1
+
+
+def test_a_series_that_never_ends_lacks_its_end_too() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1))
+    assert bench.do(bench.machine.halt())[0].message.streams == {"a": (2, False)}
+    bench.do(bench.machine.close(4))
+    assert bench.gaps == [(0, [(3, 6)], False)]
+
+
+def test_a_series_that_never_began_lacks_everything() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    assert bench.do(bench.machine.halt())[0].message.streams == {"a": (0, False)}
+    bench.do(bench.machine.close(0))
+    assert bench.gaps == [(0, [(0, 2)], False)]
+
+
+def test_the_end_message_is_kept_though_its_place_in_the_longer_map_was_done() -> None:
+    """A discarded frame that never came: its event was done, and its ordinal is the end message's now."""
+    bench = Bench(sequence([own(0), []]), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0), End([b"end"]))
+    bench.do(bench.machine.release(m.Release(1, [(0, 3)])))
+    bench.do(bench.machine.close(1))
+    assert bench.got(0)[-1] == (2, b"end")
+
+
+def test_a_worker_that_attaches_late_learns_of_all_gaps_and_gets_its_frames() -> None:
+    bench = Bench(uniform(10), credit=None, assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 3), data(5))
+    assert not bench.sent and not bench.gaps
+    bench.do(bench.machine.grant(0, 0, PLENTY))
+    assert bench.gaps == [(0, [(2, 4)], False), (0, [(5, 6)], False)]
+    assert [e for e, _ in bench.got(0)] == [0, 1, 4, 6]
+    bench.actions.clear()
+    bench.do(bench.machine.grant(0, 0, 1))
+    assert not bench.actions
+
+
+@pytest.mark.parametrize(("worker", "stream", "credit"), [(-1, 0, 1), (5, 0, 1), (0, 3, 1), (0, -1, 1), (0, 0, -9)])
+def test_a_grant_that_makes_no_sense_is_ignored(worker: int, stream: int, credit: int) -> None:
+    bench = Bench(uniform(4), credit=None, assigned=ALL)
+    bench.feed(Start([b"s"]), data(0))
+    assert bench.machine.grant(worker, stream, credit) == []
+
+
+# -- routing --------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_beyond_what_is_assigned() -> None:
+    bench = Bench(uniform(10), workers=2)
+    bench.feed(Start([b"s"]), data(*range(6)))
+    assert [e for _, _, e, _, _ in bench.sent] == [0, 0]
+    bench.do(bench.machine.assign([Block(0, 2, 1), Block(2, 3, 0)]))
+    assert bench.got(1)[1:] == [(1, b"frame 0"), (2, b"frame 1")]
+    assert bench.got(0)[1:] == [(3, b"frame 2")]
+    bench.do(bench.machine.assign([Block(3, 10, 1)]))
+    assert [e for e, _ in bench.got(1)] == [0, 1, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("cell", [[CAST, {"constraint": 0}], [{"constraint": 0}, CAST]])
+def test_a_frame_for_one_worker_and_for_all_reaches_each_once(cell: list[Any]) -> None:
+    bench = Bench(sequence([cell], [own(1)]), workers=3)
+    bench.feed(Start([b"s"]), data(0), End([b"e"]))
+    bench.do(bench.machine.assign([Block(0, 1, 2)]))
+    assert {e for _, _, e, _, _ in bench.sent} == {0}, "the other virtual worker of the event is not assigned yet"
+    bench.do(bench.machine.assign([Block(1, 2, 0)]))
+    assert sorted(r for r in bench.sent if r[2] == 1) == [
+        (0, 0, 1, 1, b"frame 0"),
+        (1, 0, 1, -2, b"frame 0"),
+        (2, 0, 1, 0, b"frame 0"),
+    ]
+
+
+def test_a_worker_with_two_virtual_workers_of_an_event_gets_a_broadcast_frame_for_both() -> None:
+    bench = Bench(sequence([own(0)], [own(1)], [[CAST]]), streams="c", assigned=[Block(0, 2, 0)])
+    bench.feed(Start([b"s"]), data(0), stream=2)
+    assert [(w, e, k) for w, _, e, k, _ in bench.sent if e == 1] == [(0, 1, 0), (0, 1, 1)]
+
+
+def test_two_virtual_workers_of_one_cell_at_one_worker_get_their_own_copies() -> None:
+    cells: list[Any] = [[{"constraint": 0}, {"constraint": 1}], own(0), [], own(1)]
+    bench = Bench(sequence(cells), assigned=[Block(0, 2, 0)])
+    bench.feed(Start([b"s"]), data(0, 1, 2, 3))
+    assert [(e, k, f) for _, _, e, k, f in bench.sent[1:]] == [
+        (1, 0, b"frame 0"),
+        (1, 1, b"frame 0"),
+        (2, 0, b"frame 1"),
+        (4, 0, b"frame 3"),
+    ]
+
+
+def test_a_virtual_worker_that_spans_the_scan_is_not_forgotten() -> None:
+    n = 300
+    bench = Bench(sequence([own(1000), *(own(i) for i in range(n)), own(1000)]), workers=2)
+    bench.start()
+    for v in range(n + 1):
+        bench.do(bench.machine.assign([Block(v, v + 1, v % 2)]))
+    for number in range(n + 2):
+        bench.feed(data(number))
+        bench.do(bench.machine.release(m.Release(1, [(number, number + 1)])))
+    assert bench.got(0)[-1] == (n + 2, frame(n + 1)[0])
+
+
+# -- credit, room, batches ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 25), min_size=1, max_size=12), st.lists(st.integers(0, 60), min_size=1, max_size=20))
+def test_credit_is_respected(sizes: list[int], grants: list[int]) -> None:
+    """Never more than was granted, but for the last frame; and all of it once there is enough."""
+    bench = Bench(uniform(len(sizes)), credit=0, assigned=ALL)
+    bench.feed(Start([b""]), Data(list(range(len(sizes))), [[b"x" * n] for n in sizes]))
+    total = [0, *sizes]
+    granted = 0
+    for credit in [*grants, 1 << 20]:
+        bench.do(bench.machine.grant(0, 0, credit))
+        granted += credit
+        sent = len(bench.sent)
+        assert sum(total[: max(sent - 1, 0)]) <= granted
+        assert sent == len(total) or sum(total[:sent]) >= granted
+    assert [e for e, _ in bench.got(0)] == list(range(len(total)))
+
+
+def test_batches_are_bounded() -> None:
+    n = 3 * BATCH_FRAMES
+    bench = Bench(uniform(n, batch=n), assigned=ALL)
+    bench.start()
+    sends = [a for a in bench.feed(data(*range(n))) if isinstance(a, SendFrames)]
+    assert [len(a.frames) for a in sends] == [BATCH_FRAMES] * 3
+
+
+ITEMS = st.lists(st.integers(0, 14), min_size=0, max_size=20)
+
+
+@settings(max_examples=80, deadline=None)
+@given(ITEMS, st.data())
+def test_how_frames_are_split_into_batches_changes_nothing(numbers: list[int], draw: st.DataObject) -> None:
+    def play(chunks: list[list[int]]) -> tuple[Any, Any, Any]:
+        bench = Bench(uniform(12, batch=3), workers=2, assigned=[Block(v, v + 1, v % 2) for v in range(4)])
+        bench.start()
+        for chunk in chunks:
+            bench.feed(data(*chunk))
+        bench.feed(End([b"end"]))
+        bench.do(bench.machine.close(12))
+        return [bench.got(w) for w in (0, 1)], bench.gaps, bench.machine.progress()
+
+    chunks, rest = [], list(numbers)
+    while rest:
+        n = draw.draw(st.integers(1, len(rest)))
+        chunks.append(rest[:n])
+        rest = rest[n:]
+    one_by_one = play([[n] for n in numbers])
+    assert play(chunks) == one_by_one
+    if numbers:
+        assert play([numbers]) == one_by_one
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 27])
+def test_a_full_retention_pauses_its_stream_until_there_is_room(limit: int) -> None:
+    bench = Bench(uniform(10), assigned=ALL, retention_bytes=limit)
+    assert not any(isinstance(a, Pause) for a in bench.start()), "broadcast frames do not count: nobody can wait"
+    paused = bench.feed(data(0, 1, 2, 3))
+    assert paused[-1] == Pause(0)
+    assert not any(isinstance(a, Pause) for a in bench.feed(data(4)))
+    resumed = [bench.do(bench.machine.release(m.Release(1, [(e, e + 1)]))) for e in range(1, 6)]
+    assert sum(Resume(0) in r for r in resumed) == 1
+    assert bench.machine.progress()[0].retained == len(b"start")
+
+
+def test_a_discarded_frame_takes_no_room() -> None:
+    bench = Bench(sequence([[], [], own(0)]), assigned=ALL, retention_bytes=1)
+    bench.start()
+    assert not any(isinstance(a, Pause) for a in bench.feed(data(0), data(1)))
+    assert bench.feed(data(2))[-1] == Pause(0)
+
+
+@pytest.mark.parametrize("how", ["halt", "close"])
+def test_a_stream_without_room_is_read_on_when_what_comes_is_discarded(how: str) -> None:
+    bench = Bench(uniform(10), retention_bytes=1)
+    bench.feed(Start([b"s"]), data(0))
+    assert Pause(0) in bench.actions
+    assert Resume(0) in (bench.machine.halt() if how == "halt" else bench.machine.close(1))
+    assert not any(isinstance(a, Pause) for a in bench.feed(data(1)))
+
+
+# -- parameters -----------------------------------------------------------------------------------------------------
+
+
+def test_a_fence_holds_what_is_beyond_it_until_the_version_is_set() -> None:
+    bench = Bench(uniform(10, batch=10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1))
+    assert bench.do(bench.machine.fence(1))[0].message == m.FenceReached(1, 1, 2)
+    assert not bench.feed(data(2, 3, 4))
+    sends = [a for a in bench.do(bench.machine.set_version(1, 5)) if isinstance(a, SendFrames)]
+    assert [(a.version, a.events.tolist()) for a in sends] == [(0, [3, 4]), (1, [5])]
+    assert [a.version for a in bench.feed(data(5)) if isinstance(a, SendFrames)] == [1]
+
+
+def test_a_fence_before_any_frame_says_that_nothing_was_sent() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    assert bench.do(bench.machine.fence(1))[0].message.sent == -1
+    assert not bench.start()
+    bench.do(bench.machine.set_version(1, 0))
+    assert [a.version for a in bench.actions if isinstance(a, SendFrames)] == [1]
+
+
+def test_of_two_versions_from_one_event_the_later_counts() -> None:
+    bench = Bench(uniform(10, batch=10), assigned=ALL, version=4)
+    bench.do(bench.machine.set_version(5, 3))
+    bench.do(bench.machine.set_version(6, 3))
+    bench.feed(Start([b"s"]), data(0, 1, 2, 3))
+    sends = [a for a in bench.actions if isinstance(a, SendFrames)]
+    assert [(a.version, a.events.tolist()) for a in sends] == [(4, [0]), (4, [1, 2]), (6, [3, 4])]
+
+
+# -- a second attempt -----------------------------------------------------------------------------------------------
+
+
+def test_a_block_that_is_assigned_anew_is_sent_again_to_its_new_worker() -> None:
+    bench = Bench(uniform(6, batch=2), workers=2, assigned=[Block(0, 3, 0)])
+    bench.feed(Start([b"s"]), data(0, 1, 2, 3))
+    bench.actions.clear()
+    bench.do(bench.machine.assign([Block(1, 2, 1, 1)]))
+    assert bench.got(1) == [(3, b"frame 2"), (4, b"frame 3")]
+    bench.feed(data(4))
+    assert bench.got(0) == [(5, b"frame 4")]
+
+
+def test_what_a_worker_has_not_got_yet_goes_to_its_successor_alone() -> None:
+    bench = Bench(uniform(6, batch=2), workers=2, credit=None, assigned=[Block(0, 3, 0)])
+    bench.feed(Start([b"s"]), data(0, 1, 2, 3))
+    bench.do(bench.machine.assign([Block(1, 2, 1, 1)]))
+    for worker in (0, 1):
+        bench.do(bench.machine.grant(worker, 0, PLENTY))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2]
+    assert [e for e, _ in bench.got(1)] == [0, 3, 4]
+
+
+def test_other_parts_of_the_same_events_stay_where_they_are() -> None:
+    cell: list[Any] = [{"constraint": 0}, {"constraint": 1}]
+    blocks = [Block(0, 1, 0), Block(1, 2, 1)]
+    bench = Bench(sequence([cell, cell]), workers=3, credit=None, assigned=blocks)
+    bench.feed(Start([b"s"]), data(0, 1))
+    bench.do(bench.machine.assign([Block(0, 1, 2, 1)]))
+    for worker in range(3):
+        bench.do(bench.machine.grant(worker, 0, PLENTY))
+    assert [[e for e, _ in bench.got(w)] for w in range(3)] == [[0], [0, 1, 2], [0, 1, 2]]
+
+
+def test_an_attempt_that_is_overtaken_by_the_first_ones_result_sends_nothing() -> None:
+    bench = Bench(uniform(6, batch=3), workers=2, credit=None, assigned=[Block(0, 2, 0)])
+    bench.feed(Start([b"s"]), data(0), data(1), data(2))
+    bench.do(bench.machine.assign([Block(0, 1, 1, 1)]))
+    bench.do(bench.machine.release(m.Release(1, [(1, 3)])))
+    bench.do(bench.machine.grant(1, 0, PLENTY))
+    assert bench.got(1) == [(0, b"s"), (3, b"frame 2")]
