@@ -120,7 +120,7 @@ def test_the_window_follows_the_rate() -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] == FIRST_WINDOW
     assert 0.8 * WINDOW * 10_000 <= sizes[-1] <= 1.2 * WINDOW * 10_000
-    for _ in range(400):  # now 4 Hz
+    for _ in range(1000):  # now 4 Hz
         now += 0.25
         dispatcher.done(0, min(outstanding, 1), now)
         outstanding -= min(outstanding, 1)
