@@ -82,6 +82,7 @@ class Rig:
         self.ingest_ended: dict[tuple[str, int], IngestMachine] = {}
         self.arm_workers: dict[int, list[str]] = {}
         self.paused: dict[str, set[int]] = {}
+        self.seen: dict[tuple[int, str], m.StreamSeen] = {}
         self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
         self.infos = {s: m.StreamInfo(s, "T", numbered) for streams in ingesters.values() for s, numbered in streams}
         self.workers = [RigWorker(f"w{i}", tags) for i, tags in enumerate(workers)]
@@ -262,6 +263,10 @@ class Rig:
                         self.paused.get(stream, set()).discard(payload.scan)
 
     def _ingest(self, name: str, machine: IngestMachine, actions: list[Any]) -> None:
+        for seen in machine.progress():
+            if self.seen.get((machine.scan, seen.stream)) != seen:
+                self.seen[machine.scan, seen.stream] = seen
+                self.post(name, "controller", seen)
         for action in actions:
             if isinstance(action, Tell):
                 self.post(name, "controller", action.message)
@@ -305,7 +310,7 @@ class Rig:
         elif w.machine is not None and payload.scan == w.scan:
             match payload:
                 case m.Assign():
-                    w.machine.assign(payload.blocks, payload.assigned, payload.settled)
+                    w.machine.assign(payload.blocks, payload.assigned, payload.settled, payload.reached)
                 case m.Close():
                     w.machine.close(payload.last_event)
                 case m.Conclude():
@@ -369,7 +374,7 @@ class Rig:
             if scan == self.reduce_scan and self.reduce is not None:
                 events, ks = unpack_events(packed, len(done)), unpack_positions(positions, len(done))
                 fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
-                count = {done[0].worker: int(fresh.sum())}
+                count = {done[0].worker: int((fresh & np.greater_equal(ks, 0)).sum())}
                 done = m.PartsDone(scan, completed, count, self.reduce.frontier, closed=self.closed)
                 self.post("reducer", "controller", done)
                 self._fold()

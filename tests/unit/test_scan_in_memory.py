@@ -268,3 +268,25 @@ def test_every_event_ends_in_exactly_one_state_whatever_is_lost_and_however_mess
                 assert d.frames == frame(s, (e - 1) // every[s])
     folded = [f.event for f in rig.folded]
     assert folded == sorted(folded)
+
+
+def test_a_stream_that_ends_early_holds_nobody_back_who_has_no_room() -> None:
+    """What event 3 had of b goes to a worker of its own, which gets nothing that shows that there was an event 3."""
+    cells = {s: [[{"constraint": 2 * i + n}] for i in range(20)] for n, s in enumerate("ab")}
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], retention_bytes=100, in_order=False)
+    rig.submit(compile_map({"parts": {"p": cells}, "sequence": ["p"]}))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("b", series("b", 2))
+    rig.detector("a", series("a", 20, chunk=1))
+    rig.settle()
+    assert rig.report["states"] == {"reduced": 2, "incomplete (skipped)": 18}
+
+
+def test_events_of_an_ended_stream_do_not_stop_an_endless_scan() -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"]], retention_bytes=100)
+    rig.submit(compile_map({"streams": {"a": {}, "b": {"every": 5}}, "events": None}))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 0))
+    rig.detector("b", series("b", 9, chunk=1))
+    rig.settle()
+    assert rig.report["states"] == {"incomplete": 9, "incomplete (skipped)": 32}

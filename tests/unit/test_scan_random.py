@@ -264,7 +264,7 @@ def build(data: st.DataObject, *, patient: bool = True) -> tuple[Rig, TriggerMap
         seed=data.draw(st.integers(0, 999), label="seed"),
         policy=PATIENT if patient else Policy(),
         credit=data.draw(st.sampled_from([1, 30, 1 << 20]), label="credit"),
-        retention_bytes=1 << 20 if trigger_map.endless else data.draw(st.sampled_from([1, 40, 1 << 20]), label="room"),
+        retention_bytes=data.draw(st.sampled_from([1, 40, 1 << 20]), label="room"),
         in_order=data.draw(st.sampled_from([True, True, False]), label="in order"),
     )
     return rig, trigger_map, numbered

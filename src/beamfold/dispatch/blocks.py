@@ -110,11 +110,18 @@ class Dispatcher:
         plain = self.map.plain_run(virtual) - virtual
         if plain <= 1:
             return 1
-        per = max(1, self.map.part_total(virtual, virtual + 1))
+        per = self.map.part_total(virtual, virtual + 1)
+        if not per:
+            return self._idle(virtual, plain)
         size = max(1, min(w.window // BLOCKS_PER_WINDOW, w.window - (w.assigned - w.done)) // per)
         if total is not None:
             size = min(size, max(1, (total - virtual) // (2 * len(self._workers))))
         return min(size, plain)
+
+    def _idle(self, virtual: int, plain: int) -> int:
+        """How many virtual workers from this one on have no part at all: they cost one block, however many."""
+        busy = self.map.next_virtual(self.map.span(virtual)[0])
+        return plain if busy is None else min(plain, self.map.virtual_over(busy) - virtual)
 
     def _take(self, lo: int, hi: int, worker: int) -> None:
         w = self._workers[worker]

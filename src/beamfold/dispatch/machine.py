@@ -400,6 +400,7 @@ class ControllerMachine:
                 return self._parts_done(scan, message, now)
             case StreamSeen():
                 scan.seen(message)
+                return self._tell_shown(scan)
             case FramesMissing():
                 scan.missing(message)
             case StreamEnded():
@@ -451,12 +452,12 @@ class ControllerMachine:
         if not blocks:
             return []
         assigned = scan.dispatcher.next_virtual
-        message = Assign(scan.number, blocks, assigned, scan.frontier)
+        message = Assign(scan.number, blocks, assigned, scan.frontier, scan.shown)
         actions: list[Action] = [Send(s.peer, message) for s in self._needed(scan, "ingester")]
         for service in self._needed(scan, "worker"):
             me = scan.workers.index(service.hello.name)
             mine = [b for b in blocks if b.worker == me]
-            actions.append(Send(service.peer, Assign(scan.number, mine, assigned, scan.frontier)))
+            actions.append(Send(service.peer, Assign(scan.number, mine, assigned, scan.frontier, scan.shown)))
         return actions
 
     def _parts_done(self, scan: Scan, message: PartsDone, now: float) -> list[Action]:
@@ -469,7 +470,15 @@ class ControllerMachine:
 
     def _stream_ended(self, scan: Scan, message: StreamEnded) -> list[Action]:
         scan.ended(message)
-        return self._close_if_ended(scan)
+        return self._close_if_ended(scan) or self._tell_shown(scan)
+
+    def _tell_shown(self, scan: Scan) -> list[Action]:
+        """Events that ended streams have no frames for wait for nothing, once other streams are beyond them."""
+        if scan.phase is not Phase.RUNNING or not scan.ended_streams or scan.shown <= scan.told:
+            return []
+        scan.told = scan.shown
+        message = Assign(scan.number, [], scan.dispatcher.next_virtual, scan.frontier, scan.shown)
+        return [Send(s.peer, message) for s in self._needed(scan, "worker")]
 
     def _close_if_ended(self, scan: Scan) -> list[Action]:
         """All series ended: an endless scan ends there, and so does one whose streams all end before its map."""

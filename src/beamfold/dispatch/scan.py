@@ -50,6 +50,8 @@ class Plan:
 class Scan:
     """A scan from its arming to its end. `workers[w]` names logical worker w; `tags[w]` are its tags.
 
+    Frames have `shown` events up to this one; workers were `told` so as far as that.
+
     `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
     are armed.
     """
@@ -82,6 +84,8 @@ class Scan:
     next_tick: float = 0.0
     frontier: int = 0
     reached: int = 0
+    shown: int = -1
+    told: int = -1
     short: Run | None = None
     lost: Run | None = None  # not one by one: a plan may have any number of events
     dispatcher: Dispatcher = field(init=False)
@@ -117,6 +121,7 @@ class Scan:
 
     def seen(self, message: StreamSeen) -> None:
         """A stream's counters."""
+        self.shown = max(self.shown, message.last_event)
         stream = self.report.streams.get(message.stream)
         if stream is not None:
             stream.phase, stream.frames = message.phase, message.frames
@@ -128,6 +133,7 @@ class Scan:
         stream = self.report.streams.get(message.stream)
         if stream is None:
             return
+        self.shown = max(self.shown, message.last_event)
         stream.phase, stream.frames, stream.surplus = "ended", message.frames, message.surplus
         self.ended_streams[message.stream] = message
 

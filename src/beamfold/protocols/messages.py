@@ -150,7 +150,7 @@ class FenceReached(Message, frozen=True):
 
 
 class PartsDone(Message, frozen=True):
-    """Results are in the result log: events that became terminal (lo, hi, state), and parts done per worker.
+    """Results are in the result log: events that became terminal (lo, hi, state), and assigned parts done per worker.
 
     Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
     a stream, by stream.
@@ -246,13 +246,15 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
 class Assign(Message, frozen=True):
     """Blocks, in order. Ingesters get all, a worker its own; every virtual worker below `assigned` has its worker.
 
-    All events below `settled` are terminal: what was remembered for them may be forgotten.
+    All events below `settled` are terminal: what was remembered for them may be forgotten. A frame has shown that
+    events up to `reached` happened: what an ended stream lacks of them need not be waited for.
     """
 
     scan: int
     blocks: list[Block]
     assigned: int
     settled: int = 0
+    reached: int = -1
 
 
 class Release(Message, frozen=True):

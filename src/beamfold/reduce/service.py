@@ -234,7 +234,8 @@ class ReducerService:
                 continue
             self._credit(scan, bytes(parts[0]), sum(map(len, parts[1:])))
             completed += done
-            parts_done[header.worker] = parts_done.get(header.worker, 0) + int(np.count_nonzero(fresh))
+            assigned = fresh & np.greater_equal(unpack_positions(header.k, header.n), 0)  # nobody assigned broadcasts
+            parts_done[header.worker] = parts_done.get(header.worker, 0) + int(np.count_nonzero(assigned))
             name = scan.arm.workers[header.worker].name
             events = unpack_events(header.events, header.n)
             failed += sum(1 for i, _ in header.failures if fresh[i])

@@ -95,6 +95,7 @@ class WorkMachine:
         self._gate: list[Part] = []
         self._hard = [RunSet() for _ in self._streams]
         self._gaps = [RunSet() for _ in self._streams]
+        self._tails = [RunSet() for _ in self._streams]
         self._void: set[tuple[int, int]] = set()
         self._routes = Routes()
         self._assigned = 0
@@ -102,6 +103,7 @@ class WorkMachine:
         self._concluded = False
         self._passed = -1
         self._settled = 0
+        self._reached = -1
         self._taken: set[tuple[int, int]] = set()
         self._barrier = self.map.next_broadcast(0, groups)
         self._track = self._has_middle_broadcasts()
@@ -151,26 +153,45 @@ class WorkMachine:
         for lo, hi in runs:
             if tail and self._closed:
                 continue  # said before the map was closed; what is final was said again
+            lo = max(lo, self._settled)  # what is over needs nothing any more
             self._gaps[stream].add(lo, hi)
-            if not tail:
-                self._hard[stream].add(lo, hi)
             self._complete_pending(stream, lo, hi)
-            if not tail:
-                first, end = self._reach()
-                self._settle(stream, max(lo, first), min(hi, end))
+            if tail:
+                self._tails[stream].add(lo, hi)
+            else:
+                self._certain(stream, lo, hi)
+        self._harden()
 
-    def assign(self, blocks: Iterable[Block], assigned: int, settled: int) -> None:
-        """Virtual workers that are mine; all below `assigned` belong to somebody, events below `settled` are over."""
+    def _certain(self, stream: int, lo: int, hi: int) -> None:
+        """Events lo..hi-1 happened, and have no frame of this stream."""
+        self._hard[stream].add(lo, hi)
+        first, end = self._reach()
+        self._settle(stream, max(lo, first), min(hi, end))
+
+    def _harden(self) -> None:
+        """What an ended stream lacks is certain as far as other streams have come."""
+        for stream, tails in enumerate(self._tails):
+            for lo, hi in tails.overlap(0, self._reached + 1):
+                self._certain(stream, lo, hi)
+            tails.discard(0, self._reached + 1)
+
+    def assign(self, blocks: Iterable[Block], assigned: int, settled: int, reached: int = -1) -> None:
+        """Virtual workers that are mine; all below `assigned` belong to somebody.
+
+        Events below `settled` are over; up to `reached` they are known to have happened.
+        """
         self._assigned = max(self._assigned, assigned)
         gaps = any(self._gaps)
         for block in blocks:
             self._routes.add(block.lo, block.hi, self._me)
             if not gaps:
                 continue
-            events, _ = self.map.parts_of(block.lo, block.hi)
-            for stream in range(len(self._streams) if len(events) else 0):
-                for lo, hi in self._hard[stream].overlap(int(events[0]), int(events[-1]) + 1):
+            first, end = self._extent(block)
+            for stream, hard in enumerate(self._hard):
+                for lo, hi in hard.overlap(first, end):
                     self._settle(stream, lo, hi)
+        self._reached = max(self._reached, reached)
+        self._harden()
         if settled > 0:
             self._forget(settled)
 
@@ -180,6 +201,7 @@ class WorkMachine:
         self._closed = True
         self._barrier = self.map.next_broadcast(self._passed + 1, self._groups)
         self._gaps = [RunSet(hard.runs()) for hard in self._hard]
+        self._tails = [RunSet() for _ in self._streams]
         early, self._after_close = self._after_close, []
         for item in early:
             if isinstance(item, _Gap):
@@ -306,6 +328,13 @@ class WorkMachine:
             end = min(end, self.map.n_virtual)
         return (self.map.span(first)[0], self.map.span(end - 1)[1] + 1) if first < end else (0, 0)
 
+    def _extent(self, block: Block) -> Run:
+        """Events among which the parts of a block are; its last virtual worker need not be the one that ends last."""
+        if self.map.uniform and (self.map.n_virtual is None or block.hi <= self.map.n_virtual):
+            return self.map.span(block.lo)[0], self.map.span(block.hi - 1)[1] + 1
+        events, _ = self.map.parts_of(block.lo, block.hi)
+        return (int(events[0]), int(events[-1]) + 1) if len(events) else (0, 0)
+
     def _settle(self, stream: int, lo: int, hi: int) -> None:
         """Find my parts in events lo..hi-1 that will not get a single frame: they are complete as they are."""
         if hi <= lo:
@@ -330,7 +359,7 @@ class WorkMachine:
 
     def _forget(self, settled: int) -> None:
         """Events below `settled` are terminal: nothing of theirs will be asked for again."""
-        for gaps in (*self._gaps, *self._hard):
+        for gaps in (*self._gaps, *self._hard, *self._tails):
             gaps.discard(0, settled)
         self._void = {v for v in self._void if v[0] >= settled}
         self._taken = {t for t in self._taken if t[0] >= settled}

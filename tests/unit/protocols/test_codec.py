@@ -257,7 +257,7 @@ def test_a_dtype_is_kept_whole(dtype: np.dtype[Any]) -> None:
         np.bool_(True),
         np.complex64(1 - 2j),
         np.longdouble(1) / 3,
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         np.datetime64("2024-11-20T14:47:30.591", "ms"),
         np.timedelta64(5, "m"),
         np.str_(""),

@@ -83,7 +83,7 @@ ARRAYS = [
     np.array([b"a", b"bc"]),
     np.array(["2024-01-02T03:04:05.678"], "M8[ms]"),
     np.array([1, 2], "m8[25us]"),
-    np.array([3], "m8"),
+    np.array([3], "m8[s]"),
     np.array([(1, 2.5, "x", [1, 2])], [("a", "u1"), ("b", ">f8"), ("c", "U3"), ("d", "i2", (2,))]),
     np.zeros(2, np.dtype({"names": ["x"], "formats": ["u2"], "offsets": [4], "itemsize": 12})),
     np.zeros(2, np.dtype([("in", [("a", "i4"), ("b", "f2")]), ("n", "S5")], align=True)),

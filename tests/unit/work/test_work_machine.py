@@ -338,3 +338,42 @@ def test_what_is_over_is_forgotten_and_what_spans_the_scan_is_not() -> None:
     bench.machine.assign([], n + 1, n + 1)
     bench.machine.gap(0, [(n + 2, n + 3)], False)
     assert events(bench.take()) == [n + 2]
+
+
+# -- how far the scan has come ------------------------------------------------------------------------------------
+
+
+def test_a_part_of_ended_streams_is_complete_once_another_stream_is_beyond_it() -> None:
+    bench = Bench(uniform("ab"))
+    bench.start()
+    for stream in (0, 1):
+        bench.machine.gap(stream, [(3, 11)], True)
+    assert not bench.take()
+    bench.machine.assign([], 1000, 0, 4)
+    assert shape(bench.take()) == [(3, 0, "", 3, False), (4, 0, "", 3, False)]
+    bench.machine.assign([], 1000, 0, 5)
+    bench.machine.assign([], 1000, 0, 2)
+    assert events(bench.take()) == [5]
+    bench.machine.assign([], 1000, 5)
+    bench.machine.close(7)
+    for stream in (0, 1):
+        bench.machine.gap(stream, [(3, 8)], False, True)
+    assert events(bench.take()) == [6, 7], "nothing twice, whether it is over or not"
+
+
+def test_it_may_be_known_how_far_the_scan_has_come_before_a_stream_ends() -> None:
+    bench = Bench(uniform("a", None), assigned=5)
+    bench.start()
+    bench.machine.assign([], 5, 0, 3)
+    bench.machine.gap(0, [(2, 1 << 62)], True)
+    assert events(bench.take()) == [2, 3]
+
+
+def test_a_broadcast_of_an_ended_stream_is_given_up_once_another_stream_is_beyond_it() -> None:
+    bench = Bench(sequence([CAST, own(0)], [None, own(0)]))
+    bench.start()
+    bench.machine.gap(0, [(1, 3)], True)
+    bench.frames(1, [2])
+    assert not bench.take()
+    bench.machine.assign([], 1, 0, 2)
+    assert shape(bench.take()) == [(1, -1, "", 1, False), (2, 0, "b", 1, True)]

@@ -1,0 +1,596 @@
+"""The controller machine alone: services are what the test says for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from beamfold.dispatch.machine import ControllerMachine, Note, RecordParameters, RecordScan, Reply, Send
+from beamfold.dispatch.scan import Phase, Plan
+from beamfold.model.errors import MapError, ScanError
+from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.protocols import messages as m
+
+MAP = compile_map({"streams": ["a", "b"], "events": 4})
+
+
+def endless() -> TriggerMap:
+    return compile_map({"streams": ["a", "b"], "events": None})
+
+
+class Bench:
+    """A controller with ingesters i (stream a) and j (stream b), workers w0 and w1, a reducer r, a supervisor s."""
+
+    def __init__(self, *, without: str = "", **more: Any) -> None:
+        self.machine = ControllerMachine("v", 1, values={"p": b"0"}, **more)
+        self.now = 100.0
+        self.log: list[Any] = []
+        info = {s: [m.StreamInfo(s, "T", s == "a")] for s in "ab"}
+        self.hello("ingester", "i", streams=info["a"])
+        self.hello("ingester", "j", streams=info["b"])
+        for worker in ("w0", "w1"):
+            self.hello("worker", worker, tags=["generic"])
+        self.hello("reducer", "r")
+        self.hello("supervisor", "s")
+
+    def hello(self, role: str, name: str, peer: str = "", version: str = "v", **more: Any) -> list[Any]:
+        return self.say(peer or name, m.Hello(role, name, name, version, 1, "here", url=name, **more))
+
+    def say(self, who: str, message: Any) -> list[Any]:
+        self.now += 0.01
+        return self.do(self.machine.receive(who.encode(), message, self.now))
+
+    def do(self, actions: list[Any]) -> list[Any]:
+        self.log += actions
+        return actions
+
+    def submit(self, trigger_map: TriggerMap = MAP, request: int = 1) -> list[Any]:
+        return self.do(self.machine.submit(Plan(f"scan-{request}", trigger_map, request), self.now))
+
+    def stop(self, request: int = 90) -> list[Any]:
+        return self.do(self.machine.stop(request, self.now))
+
+    def armed(self, *names: str, scan: int = 1) -> list[Any]:
+        return [a for name in names for a in self.say(name, m.Armed(scan))]
+
+    def run(self, trigger_map: TriggerMap = MAP, request: int = 1) -> Bench:
+        """Submit a scan and arm it."""
+        self.submit(trigger_map, request)
+        self.armed("i", "j", "r", "w0", "w1", scan=request)
+        assert self.phase is Phase.RUNNING
+        return self
+
+    @property
+    def phase(self) -> Phase:
+        assert self.machine.scan is not None
+        return self.machine.scan.phase
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        return list(self.machine.reports.values())
+
+    def drained(self, scan: int = 1, last: int = 4, finish: bool = True) -> None:
+        """The reducer has everything: all data events, then the end event."""
+        self.say("r", m.PartsDone(scan, [(0, last + 1, 2)], {0: last}, last + 1, closed=True))
+        self.say("r", m.PartsDone(scan, [(last + 1, last + 2, 2)], {}, last + 2, closed=True))
+        self.say("r", m.PartsDone(scan, [], {}, last + 2, closed=True, finished=True))
+        for name in ("w0", "w1", "r") if finish else ():
+            self.say(name, m.Finished(scan))
+
+    def ended(self, last: int = 4, scan: int = 1) -> list[Any]:
+        return self.say("i", m.StreamEnded(scan, "a", last, last)) + self.say("j", m.StreamEnded(scan, "b", last, last))
+
+
+def to(actions: list[Any], kind: type) -> list[str]:
+    """Who was sent a message of this kind."""
+    return [a.peer.decode() for a in actions if isinstance(a, Send) and isinstance(a.message, kind)]
+
+
+def replies(actions: list[Any]) -> dict[int, Any]:
+    return {a.request: a.error or a.value for a in actions if isinstance(a, Reply)}
+
+
+# -- arming ---------------------------------------------------------------------------------------------------------
+
+
+def test_services_are_armed_in_stages_and_the_request_is_answered_at_the_end() -> None:
+    bench = Bench()
+    assert to(bench.submit(), m.Arm) == ["i", "j"]
+    assert not bench.armed("i")
+    assert to(bench.armed("j"), m.Arm) == ["r"]
+    assert to(bench.armed("r"), m.Arm) == ["w0", "w1"]
+    assert not bench.armed("w1", "w1")
+    actions = bench.armed("w0")
+    assert replies(actions) == {1: "scan-1"}
+    assert to(actions, m.Assign) == ["i", "j", "w0", "w1"]
+    assert not bench.armed("w0", "i")
+
+
+def test_only_the_ingesters_of_the_maps_streams_are_armed() -> None:
+    bench = Bench()
+    assert to(bench.submit(compile_map({"streams": ["b"], "events": 1})), m.Arm) == ["j"]
+
+
+def test_a_service_that_cannot_be_armed_refuses_the_scan_once_all_have_answered() -> None:
+    bench = Bench()
+    bench.submit()
+    bench.armed("i", "j", "r")
+    assert not bench.say("w0", m.Armed(1, "no such class"))
+    actions = bench.armed("w1")
+    assert isinstance(replies(actions)[1], ScanError) and "worker w0: no such class" in str(replies(actions)[1])
+    assert set(to(actions, m.End)) == {"i", "j", "r", "w0", "w1"}
+    assert bench.reports[0]["ended"] == "failed"
+    bench.run(request=2)
+
+
+@pytest.mark.parametrize(("trigger_map", "error"), [
+    (compile_map({"streams": ["a", "nobody"], "events": 4}), "not available"),
+    (compile_map({"streams": ["a"], "events": 4, "tags": ["gpu"]}), "gpu"),
+    (compile_map({"parts": {"p": {"a": [[{"constraint": c} for c in range(3)]]}}, "sequence": ["p"]}), "3 required"),
+])  # fmt: skip
+def test_a_map_that_the_deployment_cannot_serve_is_refused_at_once(trigger_map: TriggerMap, error: str) -> None:
+    bench = Bench()
+    actions = bench.submit(trigger_map)
+    assert isinstance(replies(actions)[1], MapError) and error in str(replies(actions)[1])
+    assert not to(actions, m.Arm) and bench.machine.scan is None
+
+
+def test_without_a_reducer_there_is_no_scan() -> None:
+    bench = Bench()
+    bench.say("s", m.Gone("reducer", "r", "killed"))
+    assert "no reducer" in str(replies(bench.submit())[1])
+
+
+def test_a_refused_map_does_not_stop_the_running_scan() -> None:
+    bench = Bench().run()
+    bench.submit(compile_map({"streams": ["nobody"], "events": 4}), 2)
+    assert bench.phase is Phase.RUNNING
+
+
+def test_another_version_is_refused() -> None:
+    bench = Bench()
+    actions = bench.hello("worker", "w9", version="older")
+    assert to(actions, m.Refused) == ["w9"]
+    assert to(bench.say("w9", m.Beat()), m.Introduce) == ["w9"]
+
+
+def test_a_stranger_is_asked_who_it_is() -> None:
+    bench = Bench().run()
+    assert to(bench.say("nobody", m.Finished(1)), m.Introduce) == ["nobody"]
+
+
+# -- the course of a scan -------------------------------------------------------------------------------------------
+
+
+def test_a_scan_from_its_series_ends_to_its_report() -> None:
+    bench = Bench().run()
+    assert not to(bench.say("i", m.StreamEnded(1, "a", 4, 4)), m.Close)
+    actions = bench.say("j", m.StreamEnded(1, "b", 4, 4))
+    assert to(actions, m.Close) == ["i", "j", "w0", "w1", "r"]
+    assert {a.message.last_event for a in actions if isinstance(a, Send) and isinstance(a.message, m.Close)} == {4}
+    assert not to(bench.say("r", m.PartsDone(1, [(0, 3, 2)], {0: 2}, 3, closed=True)), m.Conclude)
+    assert to(bench.say("r", m.PartsDone(1, [(3, 5, 2)], {1: 2}, 5, closed=True)), m.Conclude) == ["w0", "w1"]
+    bench.say("r", m.PartsDone(1, [(5, 6, 2)], {}, 6, closed=True))
+    assert to(bench.say("r", m.PartsDone(1, [], {}, 6, closed=True, finished=True)), m.Finish) == ["w0", "w1"]
+    assert not bench.say("w0", m.Finished(1))
+    assert to(bench.say("w1", m.Finished(1)), m.Finish) == ["r"]
+    actions = bench.say("r", m.Finished(1))
+    assert set(to(actions, m.End)) == {"i", "j", "r", "w0", "w1"}
+    assert bench.reports[0]["summary"] == "4 events: 4 reduced"
+    assert not bench.say("r", m.PartsDone(1, [(1, 2, 7)], {}, 6, closed=True)), "the scan is over"
+
+
+def test_the_end_event_does_not_begin_by_word_of_a_reducer_that_does_not_know_the_end() -> None:
+    bench = Bench().run()
+    bench.ended()
+    assert not to(bench.say("r", m.PartsDone(1, [(0, 5, 2)], {}, 5)), m.Conclude)
+    assert to(bench.say("r", m.PartsDone(1, [], {}, 5, closed=True)), m.Conclude) == ["w0", "w1"]
+
+
+def test_what_a_late_reducer_says_of_events_beyond_the_end_changes_nothing() -> None:
+    bench = Bench().run(endless())
+    bench.ended(2)
+    actions = bench.say("r", m.PartsDone(1, [(1, 9, 5)], {}, 9))
+    releases = [a.message.runs for a in actions if isinstance(a, Send) and isinstance(a.message, m.Release)]
+    assert releases == [[(1, 3)], [(1, 3)]]
+    bench.drained(last=2)
+    assert bench.reports[0]["summary"] == "2 events: 2 reduced"
+
+
+def test_all_series_ended_before_the_scan_was_armed() -> None:
+    bench = Bench()
+    bench.submit()
+    bench.armed("i", "j", "r", "w0")
+    bench.ended(2)
+    actions = bench.armed("w1")
+    assert to(actions, m.Close) == ["i", "j", "w0", "w1", "r"]
+    bench.drained(last=2)
+    assert bench.reports[0]["summary"] == "4 events: 2 unverified, 2 incomplete (skipped)"
+
+
+def test_a_series_that_ends_while_the_scan_is_halted_does_not_close_it_twice() -> None:
+    bench = Bench().run()
+    bench.stop()
+    assert not bench.ended(3)
+    bench.say("i", m.Halted(1, {"a": (3, True)}))
+    assert to(bench.say("j", m.Halted(1, {"b": (3, True)})), m.Close)
+    assert not to(bench.say("j", m.Halted(1, {"b": (4, True)})), m.Close)
+
+
+# -- stop -----------------------------------------------------------------------------------------------------------
+
+
+def test_stop_without_a_scan_is_answered() -> None:
+    bench = Bench()
+    assert replies(bench.stop(7)) == {7: None}
+
+
+def test_a_scan_that_is_stopped_while_arming_is_refused() -> None:
+    bench = Bench()
+    bench.submit()
+    actions = bench.stop()
+    assert 90 in replies(actions) and str(replies(actions)[1]) == "stopped by request"
+    assert bench.reports[0]["ended"] == "stopped"
+    assert not bench.armed("i", "j")
+    bench.run(request=2)
+
+
+def test_a_stopped_scan_is_halted_closed_and_drained() -> None:
+    bench = Bench().run()
+    actions = bench.stop()
+    assert replies(actions) == {90: None} and to(actions, m.Halt) == ["i", "j"]
+    assert not bench.say("i", m.Halted(1, {"a": (2, False)}))
+    actions = bench.say("j", m.Halted(1, {"b": (3, False)}))
+    assert {a.message.last_event for a in actions if isinstance(a, Send) and isinstance(a.message, m.Close)} == {3}
+    bench.drained(last=3)
+    report = bench.reports[0]
+    assert (report["ended"], report["reason"]) == ("stopped", "stopped by request")
+    assert report["summary"] == "3 events: 3 reduced (1 of 4 planned were not reached)"
+
+
+def phase_after(bench: Bench, phase: Phase) -> Bench:
+    """A scan that ends by itself, brought to a phase."""
+    bench.run()
+    if phase is Phase.HALTING:
+        bench.stop()
+    else:
+        bench.ended()
+    if phase in (Phase.FINISHING, Phase.REDUCING):
+        bench.drained(finish=False)
+    if phase is Phase.REDUCING:
+        bench.say("w0", m.Finished(1))
+        bench.say("w1", m.Finished(1))
+    assert bench.phase is phase
+    return bench
+
+
+@pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.FINISHING, Phase.REDUCING])
+def test_to_stop_a_scan_that_is_ending_by_itself_does_not_cut_it(phase: Phase) -> None:
+    bench = phase_after(Bench(), phase)
+    assert replies(bench.stop()) == {90: None}
+    assert bench.phase is phase and not bench.reports
+    if phase is Phase.DRAINING:
+        bench.drained(finish=False)
+    for name in ("w0", "w1", "r"):
+        bench.say(name, m.Finished(1))
+    assert bench.reports[0]["ended"] == "finished"
+
+
+@pytest.mark.parametrize("phase", [Phase.HALTING, Phase.DRAINING, Phase.FINISHING, Phase.REDUCING])
+def test_to_stop_twice_gives_up_what_is_left(phase: Phase) -> None:
+    bench = phase_after(Bench(), phase)
+    bench.stop(91)
+    if phase is not Phase.HALTING:
+        assert 92 in replies(bench.stop(92))
+    report = bench.reports[0]
+    assert report["ended"] == "stopped" and report["reason"].startswith("stopped twice")
+    assert sum(report["states"].values()) == report["events"] == 4
+    assert bench.phase is Phase.ENDED
+    bench.run(request=2)
+
+
+def test_an_endless_scan_can_be_given_up() -> None:
+    bench = Bench().run(endless())
+    bench.say("r", m.PartsDone(1, [(0, 3, 2)], {0: 2}, 3))
+    bench.stop()
+    bench.stop(91)
+    assert bench.reports[0]["summary"] == "2 events: 2 reduced"
+
+
+# -- a scan after the other -----------------------------------------------------------------------------------------
+
+
+def test_a_new_scan_stops_the_running_one_and_waits_for_its_end() -> None:
+    bench = Bench().run()
+    actions = bench.submit(request=2)
+    assert to(actions, m.Arm) == ["i", "j"] == to(actions, m.Halt)
+    assert replies(bench.armed("i", "j", scan=2)) == {2: "scan-2"}, "it can be fed from now on"
+    bench.say("i", m.Halted(1, {"a": (4, False)}))
+    bench.say("j", m.Halted(1, {"b": (4, False)}))
+    bench.drained()
+    assert bench.machine.scan is not None and bench.machine.scan.number == 2
+    bench.armed("r", "w0", "w1", scan=2)
+    assert bench.phase is Phase.RUNNING
+    assert [r["reason"] for r in bench.reports] == ["a new scan was submitted"]
+
+
+def test_a_third_scan_takes_the_place_of_the_second() -> None:
+    bench = Bench().run()
+    bench.submit(request=2)
+    actions = bench.submit(request=3)
+    assert str(replies(actions)[2]) == "another scan was submitted"
+    assert "i" in to(actions, m.End)
+    assert replies(bench.armed("i", "j", scan=3)) == {3: "scan-3"}
+    bench.stop()
+    assert bench.phase is Phase.HALTING, "what has arrived is still processed"
+    bench.stop()
+    assert bench.machine.scan is not None and bench.machine.scan.number == 3
+    assert [r["ended"] for r in bench.reports] == ["superseded", "stopped"]
+
+
+def test_a_new_scan_while_one_is_arming_takes_its_place() -> None:
+    bench = Bench()
+    bench.submit()
+    actions = bench.submit(request=2)
+    assert isinstance(replies(actions)[1], ScanError)
+    bench.armed("i", "j", "r", "w0", "w1", scan=2)
+    assert bench.phase is Phase.RUNNING
+
+
+def test_a_waiting_scan_whose_ingester_cannot_is_refused_and_the_old_one_ends_in_order() -> None:
+    bench = Bench().run()
+    bench.submit(request=2)
+    bench.armed("j", scan=2)
+    actions = bench.say("i", m.Armed(2, "out of memory"))
+    assert "out of memory" in str(replies(actions)[2])
+    bench.say("i", m.Halted(1, {"a": (4, False)}))
+    bench.say("j", m.Halted(1, {"b": (4, False)}))
+    bench.drained()
+    assert [r["ended"] for r in bench.reports] == ["failed", "stopped"]
+    bench.run(request=3)
+
+
+# -- who goes -------------------------------------------------------------------------------------------------------
+
+SERVICES = {"i": "ingester", "j": "ingester", "w0": "worker", "w1": "worker", "r": "reducer"}
+
+
+@pytest.mark.parametrize("phase", [Phase.ARMING, Phase.RUNNING, Phase.HALTING, Phase.DRAINING, Phase.FINISHING])
+@pytest.mark.parametrize("name", list(SERVICES))
+def test_a_scan_that_loses_a_service_fails_and_says_so(name: str, phase: Phase) -> None:
+    bench = Bench()
+    if phase is Phase.ARMING:
+        bench.submit()
+    elif phase is Phase.RUNNING:
+        bench.run()
+    else:
+        phase_after(bench, phase)
+    actions = bench.say("s", m.Gone(SERVICES[name], name, "killed by signal 9"))
+    report = bench.reports[0]
+    assert report["ended"] == "failed" and report["reason"] == f"{SERVICES[name]} {name} ended: killed by signal 9"
+    assert set(to(actions, m.End)) == set(SERVICES) - {name}
+    assert sum(report["states"].values()) == report["events"]
+    assert not bench.say("s", m.Gone(SERVICES[name], name, "again"))
+    if phase is Phase.ARMING:
+        assert isinstance(replies(actions)[1], ScanError)
+
+
+def test_the_running_and_the_waiting_scan_both_fail_with_a_service_of_both() -> None:
+    bench = Bench().run()
+    bench.submit(request=2)
+    bench.say("s", m.Gone("worker", "w0", "killed"))
+    assert sorted(r["ended"] for r in bench.reports) == ["failed", "failed"]
+    bench.submit(request=3)
+    bench.armed("i", "j", "r", "w1", scan=3)
+    assert bench.phase is Phase.RUNNING, "the others go on"
+
+
+def test_a_service_that_has_no_part_in_the_scan_may_go_and_come() -> None:
+    bench = Bench()
+    bench.submit(compile_map({"streams": ["a"], "events": 4}))
+    bench.armed("i", "r", "w0", "w1")
+    bench.hello("worker", "a-late-one", tags=["generic"])
+    bench.hello("reducer", "a-late-one")
+    assert not to(bench.say("s", m.Gone("ingester", "j", "killed")), m.End)
+    assert not to(bench.say("s", m.Gone("worker", "a-late-one", "killed")), m.End)
+    assert to(bench.say("i", m.StreamEnded(1, "a", 4, 4)), m.Close) == ["i", "w0", "w1", "r"]
+
+
+def test_only_a_supervisor_says_who_is_gone() -> None:
+    bench = Bench().run()
+    assert not bench.say("w0", m.Gone("worker", "w1", "killed"))
+    assert bench.phase is Phase.RUNNING
+
+
+def test_a_service_that_comes_back_takes_part_in_the_next_scan() -> None:
+    bench = Bench().run()
+    bench.say("s", m.Gone("worker", "w0", "killed"))
+    bench.hello("worker", "w0", peer="w0 again", tags=["generic"])
+    bench.submit(request=2)
+    bench.armed("i", "j", "r", "w0 again", "w1", scan=2)
+    assert bench.phase is Phase.RUNNING
+
+
+# -- parameters -----------------------------------------------------------------------------------------------------
+
+
+def parameters(actions: list[Any]) -> list[tuple[str, int, int]]:
+    return [
+        (a.peer.decode(), a.message.version, a.message.from_event)
+        for a in actions
+        if isinstance(a, Send) and isinstance(a.message, m.Parameters)
+    ]
+
+
+def change(bench: Bench, value: bytes) -> list[Any]:
+    return bench.do(bench.machine.set_parameters({"p": value}, bench.now))
+
+
+def test_parameters_are_in_force_from_the_first_event_that_nobody_can_have_begun() -> None:
+    bench = Bench().run()
+    assert to(change(bench, b"1"), m.Fence) == ["i", "j"]
+    assert not bench.say("i", m.FenceReached(1, 1, 2))
+    actions = bench.say("j", m.FenceReached(1, 1, 3))
+    assert sorted(parameters(actions)) == [(name, 1, 4) for name in sorted(SERVICES)]
+    records = [a for a in actions if isinstance(a, RecordParameters)]
+    assert [(r.version, r.values, r.from_event) for r in records] == [(1, {"p": b"1"}, 4)]
+    assert bench.machine.scan is not None
+    history = [(p["version"], p["from_event"]) for p in bench.machine.scan.report.parameters]
+    assert history == [(0, 0), (1, 4)]
+
+
+def test_changes_while_a_fence_is_being_reached_come_together_as_the_next_one() -> None:
+    bench = Bench().run()
+    change(bench, b"1")
+    assert not to(change(bench, b"2"), m.Fence) and not to(change(bench, b"3"), m.Fence)
+    bench.say("i", m.FenceReached(1, 1, -1))
+    actions = bench.say("j", m.FenceReached(1, 1, -1))
+    assert {p[1:] for p in parameters(actions)} == {(1, 0)}
+    assert to(actions, m.Fence) == ["i", "j"]
+    assert not bench.say("i", m.FenceReached(1, 1, 5)), "an answer to the fence before"
+    bench.say("i", m.FenceReached(1, 3, 1))
+    actions = bench.say("j", m.FenceReached(1, 3, 0))
+    assert {p[1:] for p in parameters(actions)} == {(3, 2)}
+    assert not to(actions, m.Fence)
+
+
+def test_parameters_that_change_while_a_scan_is_arming_are_in_force_from_its_first_event() -> None:
+    bench = Bench()
+    bench.submit()
+    bench.armed("i", "j")
+    assert not to(change(bench, b"1"), m.Fence)
+    arms = [a.message for a in bench.armed("r") if isinstance(a, Send) and isinstance(a.message, m.Arm)]
+    assert {(a.version, a.parameters["p"]) for a in arms} == {(0, b"0")}, "a version has always the same values"
+    bench.armed("w0")
+    actions = bench.armed("w1")
+    assert to(actions, m.Fence) == ["i", "j"]
+    assert [(r.version, r.values["p"]) for r in actions if isinstance(r, RecordParameters)] == [(0, b"0")]
+    bench.say("i", m.FenceReached(1, 1, -1))
+    assert {p[1:] for p in parameters(bench.say("j", m.FenceReached(1, 1, -1)))} == {(1, 0)}
+
+
+def test_a_waiting_scan_begins_with_the_parameters_of_its_own_beginning() -> None:
+    bench = Bench().run()
+    bench.submit(request=2)
+    bench.armed("i", "j", scan=2)
+    change(bench, b"1")
+    bench.stop()
+    bench.stop()
+    arms = [a.message for a in bench.log if isinstance(a, Send) and a.peer == b"r" and isinstance(a.message, m.Arm)]
+    assert [(a.scan, a.version, a.parameters["p"]) for a in arms] == [(1, 0, b"0"), (2, 1, b"1")]
+    actions = bench.armed("r", "w0", "w1", scan=2)
+    assert not to(actions, m.Fence), "the fence was the old scan's"
+    assert bench.machine.scan is not None
+    assert [(p["version"], p["from_event"]) for p in bench.machine.scan.report.parameters] == [(1, 0)]
+
+
+@pytest.mark.parametrize("phase", [Phase.FINISHING, Phase.REDUCING])
+def test_parameters_that_change_at_the_very_end_are_for_the_next_scan(phase: Phase) -> None:
+    bench = phase_after(Bench(), phase)
+    actions = change(bench, b"1")
+    assert [type(a) for a in actions] == [RecordParameters]
+
+
+# -- ticks ----------------------------------------------------------------------------------------------------------
+
+
+def test_workers_tick_in_turn_at_the_shortest_interval() -> None:
+    bench = Bench()
+    bench.submit()
+    bench.armed("i", "j", "r")
+    bench.say("w0", m.Armed(1, tick_interval=5.0))
+    actions = bench.say("w1", m.Armed(1, tick_interval=2.0))
+    assert to(actions, m.Tick) == ["w0"]
+    begun = bench.now
+    assert not bench.machine.tick(begun + 1.9)
+    assert to(bench.machine.tick(begun + 2.0), m.Tick) == ["w0"], "nobody ticked yet: the same one is asked again"
+    bench.say("r", m.PartsDone(1, [], {}, 0, ticks=[7]))
+    assert to(bench.machine.tick(begun + 4.1), m.Tick) == ["w1"]
+    bench.stop()
+    assert not bench.machine.tick(begun + 99)
+
+
+def test_nobody_ticks_who_did_not_ask_for_it() -> None:
+    bench = Bench().run()
+    assert not bench.machine.tick(bench.now + 1e6)
+
+
+# -- the report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_grows_with_the_scan() -> None:
+    bench = Bench().run()
+    failure = m.Failure(2, "process_event", "w0", "Traceback")
+    bench.say("r", m.PartsDone(1, [(1, 2, 2), (2, 3, 7)], {0: 2}, 0, [failure], 1, {"b": [(4, 5)]}, duplicates=3))
+    bench.say("i", m.FramesMissing(1, "a", [(3, 4)]))
+    bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 10, 1, 2, 3))
+    bench.say("j", m.Trouble(1, "stream b", "odd"))
+    report = bench.machine.report("scan-1")
+    assert report is not None
+    assert report["phase"] == "running"
+    assert report["states"] == {"pending": 2, "reduced": 1, "failed": 1}
+    assert report["runs"] == {"failed": [(2, 3)]}
+    assert report["streams"]["a"]["missing"] == [(3, 4)]
+    assert (report["streams"]["a"]["frames"], report["streams"]["a"]["duplicates"]) == (2, 3)
+    assert report["incomplete"] == {"b": [(4, 5)]}
+    assert (report["failed_total"], report["duplicates"], report["troubles"]) == (1, 3, ["stream b: odd"])
+    assert bench.machine.report("scan-77") is None
+
+
+def test_every_event_of_a_scan_that_failed_is_in_one_state() -> None:
+    bench = Bench().run()
+    bench.say("r", m.PartsDone(1, [(0, 2, 2), (3, 4, 4)], {0: 2}, 2))
+    bench.say("r", m.Failed(1, "the disk is full"))
+    report = bench.reports[0]
+    assert report["states"] == {"reduced": 1, "incomplete": 1, "lost": 2}
+    assert report["runs"]["lost"] == [(2, 3), (4, 5)]
+    assert report["reason"] == "reducer r: the disk is full"
+
+
+def test_a_counted_stream_with_a_wrong_total_is_not_verified() -> None:
+    bench = Bench().run()
+    bench.say("i", m.StreamEnded(1, "a", 4, 4))
+    bench.say("j", m.StreamEnded(1, "b", 4, 4, surplus=1))
+    bench.drained()
+    assert bench.reports[0]["states"] == {"unverified": 4}
+    assert bench.reports[0]["streams"]["b"]["verified"] is False
+
+
+def test_what_a_person_sees_of_the_progress() -> None:
+    bench = Bench()
+    assert bench.machine.progress()["finished"] is True
+    bench.run()
+    progress = bench.machine.progress()
+    assert (progress["total_events"], progress["finished"], progress["phase"]) == (6, False, "running")
+    bench.ended()
+    bench.drained()
+    assert bench.machine.progress()["completed_events"] == 6
+
+
+def test_reports_are_bounded() -> None:
+    bench = Bench()
+    for request in range(1, 130):
+        bench.submit(request=request)
+        bench.stop()
+    assert len(bench.machine.reports) == 100
+    assert bench.machine.report("scan-129") is not None
+    states = [a.fields["state"] for a in bench.log if isinstance(a, RecordScan)]
+    assert states == ["arming", "stopped"] * 129
+    assert any(isinstance(a, Note) for a in bench.log)
+
+
+def reached(actions: list[Any]) -> list[tuple[str, int]]:
+    return [
+        (a.peer.decode(), a.message.reached) for a in actions if isinstance(a, Send) and isinstance(a.message, m.Assign)
+    ]
+
+
+def test_when_a_stream_has_ended_workers_learn_how_far_the_others_have_come() -> None:
+    bench = Bench().run(endless())
+    assert not bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 10)), "nobody waits for what may still come"
+    assert reached(bench.say("j", m.StreamEnded(1, "b", 1, 1))) == [("w0", 2), ("w1", 2)]
+    assert not bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 0))
+    assert reached(bench.say("i", m.StreamSeen(1, "a", "running", 5, 5, 0))) == [("w0", 5), ("w1", 5)]
+    actions = bench.say("r", m.PartsDone(1, [(0, 2, 2)], {0: 1}, 2))
+    assert {r for w, r in reached(actions) if w in ("w0", "w1")} == {5}

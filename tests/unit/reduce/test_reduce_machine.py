@@ -1,0 +1,229 @@
+"""The reduce machine alone: what is folded, in which order, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beamfold.model.states import EventState
+from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.reduce.machine import ReduceMachine
+
+OK = EventState.REDUCED
+Parts = list[tuple[int, int]]
+
+
+def uniform(events: int | None = 10) -> TriggerMap:
+    return compile_map({"streams": ["a"], "events": events})
+
+
+def bare(events: int) -> TriggerMap:
+    """A map without start and end event."""
+    cells = [[{"constraint": i}] for i in range(events)]
+    return compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]}, all_wrap=False)
+
+
+class Bench:
+    def __init__(self, trigger_map: TriggerMap, workers: int = 1, **more: Any) -> None:
+        targets = [(1 << workers) - 1] * len(trigger_map.groups)
+        self.machine: ReduceMachine[Parts] = ReduceMachine(trigger_map, targets, **more)
+
+    def logged(self, *parts: int | tuple[int, int], now: float = 0.0, state: int = OK) -> list[bool]:
+        batch = [p if isinstance(p, tuple) else (p, 0) for p in parts]
+        events, ks = np.array([e for e, _ in batch]), np.array([k for _, k in batch], dtype=np.int16)
+        return self.machine.logged(batch, events, ks, state, now)[0].tolist()
+
+    def fold(self, now: float = 0.0) -> list[int]:
+        return [e for e, _ in self.parts(now)]
+
+    def parts(self, now: float = 0.0) -> Parts:
+        return [fold.batch[i] for fold in self.machine.fold(now) for i in fold.index]
+
+
+def test_what_comes_in_order_is_folded_at_once() -> None:
+    bench = Bench(uniform())
+    bench.logged((0, -1))
+    bench.logged(1, 2)
+    assert bench.fold() == [0, 1, 2]
+    assert bench.fold() == []
+    bench.logged(3)
+    assert bench.fold() == [3]
+    assert bench.machine.deadline() is None
+
+
+def test_batches_that_interlock_are_folded_in_the_order_of_their_events() -> None:
+    bench = Bench(uniform())
+    for parts in ([(0, -1)], [1, 4, 5, 9], [2, 3, 7], [6, 8]):
+        bench.logged(*parts)
+    assert bench.fold() == list(range(10))
+
+
+def test_a_batch_in_disorder_is_sorted() -> None:
+    bench = Bench(uniform())
+    bench.logged((0, -1))
+    bench.logged(3, 1, 2)
+    assert bench.fold() == [0, 1, 2, 3]
+
+
+def test_a_hole_is_waited_for() -> None:
+    bench = Bench(uniform(), patience=2.0)
+    bench.logged((0, -1))
+    bench.logged(2, 3, now=10.0)
+    assert bench.fold(10.0) == [0]
+    assert bench.machine.deadline() == 12.0
+    assert bench.fold(11.9) == []
+    bench.logged(1)
+    assert bench.fold(11.9) == [1, 2, 3]
+    assert bench.machine.out_of_order == []
+
+
+def test_patience_runs_out_and_the_order_is_recorded() -> None:
+    bench = Bench(uniform(), patience=2.0)
+    bench.logged((0, -1))
+    bench.logged(2, 3, 5)
+    assert bench.fold(10.0) == [0]
+    assert bench.fold(12.0) == [2, 3, 5]
+    assert bench.machine.out_of_order == [(2, 4), (5, 6)]
+    bench.logged(1, now=13.0)
+    bench.logged(4, now=13.0)
+    assert bench.fold(13.0) == [1, 4]
+    assert bench.machine.out_of_order == [(2, 4), (5, 6)]
+
+
+def test_patience_begins_anew_with_every_hole() -> None:
+    bench = Bench(uniform(), patience=2.0)
+    bench.logged((0, -1))
+    bench.logged(2)
+    bench.fold(10.0)
+    bench.logged(1)
+    bench.logged(4)
+    assert bench.fold(11.9) == [1, 2]
+    assert bench.machine.deadline() == pytest.approx(13.9)
+    assert bench.fold(12.5) == []
+
+
+def test_as_they_arrive() -> None:
+    bench = Bench(uniform(), in_order=False)
+    bench.logged(5)
+    assert bench.fold() == [], "the start event comes first all the same"
+    assert bench.machine.deadline() is None
+    bench.logged((0, -1))
+    assert bench.fold() == [0, 5]
+    bench.logged(3)
+    assert bench.fold() == [3]
+    bench.logged(1)
+    assert bench.fold() == [1]
+    assert bench.machine.out_of_order == []
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_start_event_of_every_worker_comes_first_however_long_it_takes(in_order: bool) -> None:
+    bench = Bench(uniform(), workers=2, patience=1.0, in_order=in_order)
+    bench.logged(1, 2)
+    bench.logged((0, -2))
+    folded = bench.parts(0.0) + bench.parts(100.0) + bench.parts(10_000.0)
+    assert all(e == 0 for e, _ in folded)
+    bench.logged((0, -1))
+    assert folded + bench.parts(10_001.0) in ([(0, -2), (0, -1), (1, 0), (2, 0)], [(0, -1), (0, -2), (1, 0), (2, 0)])
+
+
+def test_without_a_start_event_the_first_hole_is_like_any_other() -> None:
+    bench = Bench(bare(5), patience=1.0)
+    bench.logged(1, 2)
+    assert bench.fold(0.0) == []
+    assert bench.fold(1.0) == [1, 2]
+    bench.logged(0)
+    assert bench.fold(1.1) == [0]
+
+
+def test_a_part_is_folded_once_whatever_is_delivered_again() -> None:
+    bench = Bench(uniform(), workers=2)
+    assert bench.logged((0, -1), (0, -2)) == [True, True]
+    assert bench.logged(1, 2) == [True, True]
+    assert bench.logged(2, 3) == [False, True]
+    assert bench.logged((0, -1)) == [False]
+    assert bench.logged(3, 3, 4) == [False, False, True]
+    assert bench.fold() == [0, 0, 1, 2, 3, 4]
+    assert bench.machine.duplicates == 4
+
+
+def test_parts_that_the_map_does_not_have_are_not_folded() -> None:
+    bench = Bench(uniform(3))
+    assert bench.logged((0, -1), (0, -2), (1, 5), (77, 0)) == [True, False, False, False]
+    assert bench.fold(1e9) == [0]
+
+
+def test_what_became_terminal_is_told() -> None:
+    bench = Bench(uniform(3))
+    completed = bench.machine.logged([(1, 0), (2, 0)], np.array([1, 2]), 0, np.array([2, 4], np.uint8), 0.0)[1]
+    assert sorted(completed) == [(1, 2, 2), (2, 3, 4)]
+    assert bench.machine.frontier == 0
+    bench.logged((0, -1))
+    assert bench.machine.frontier == 3
+
+
+def test_it_is_finished_when_all_is_folded() -> None:
+    bench = Bench(uniform(2))
+    bench.logged((0, -1), 1, 2, (3, -1))
+    assert not bench.machine.finished
+    bench.fold()
+    assert bench.machine.finished
+
+
+def test_what_lies_beyond_the_closed_map_is_not_folded_and_not_waited_for() -> None:
+    bench = Bench(bare(9), patience=1e9)
+    bench.logged(0, 1)
+    bench.logged(2, 5, 6)
+    bench.logged(7)
+    assert bench.fold() == [0, 1, 2]
+    bench.machine.close(bare(9).closed_at(3))
+    assert not bench.machine.finished
+    bench.logged(3)
+    assert bench.fold() == [3]
+    assert bench.machine.finished
+    assert bench.machine.deadline() is None
+
+
+def test_an_endless_scan_finishes_when_it_is_closed() -> None:
+    bench = Bench(uniform(None))
+    bench.logged((0, -1), 1, 2)
+    assert bench.fold() == [0, 1, 2]
+    assert not bench.machine.finished
+    bench.machine.close(uniform(None).closed_at(2))
+    bench.logged((3, -1))
+    assert bench.fold() == [3]
+    assert bench.machine.finished
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.permutations(range(1, 9)), st.data())
+def test_every_part_is_folded_once_in_event_order(events: list[int], data: st.DataObject) -> None:
+    """Whatever the batches, whatever is delivered again, and whenever there is time to fold."""
+    patience = data.draw(st.sampled_from([1e9, 3.0]))
+    bench = Bench(uniform(8), workers=2, patience=patience)
+    stream: Parts = [*((e, 0) for e in events)]
+    for part in [(0, -1), (0, -2)]:
+        stream.insert(data.draw(st.integers(0, len(stream))), part)
+    folded: Parts = []
+    now, sent = 0.0, 0
+    while sent < len(stream):
+        n = data.draw(st.integers(1, 4))
+        again = data.draw(st.lists(st.sampled_from(stream[: sent + 1]), max_size=2))
+        bench.logged(*again, *stream[sent : sent + n], now=now)
+        sent += n
+        now += data.draw(st.sampled_from([0.5, 2.0]))
+        folded += bench.parts(now)
+    bench.logged((9, -1), (9, -2))
+    folded += bench.parts(now)
+    assert sorted(folded) == sorted({(0, -1), (0, -2), (9, -1), (9, -2), *((e, 0) for e in events)})
+    assert {folded[0], folded[1]} == {(0, -1), (0, -2)}
+    early = {e for lo, hi in bench.machine.out_of_order for e in range(lo, hi)}
+    if patience > 1e6:
+        assert not early
+    in_order = [e for e, _ in folded if e not in early]
+    assert in_order == sorted(in_order)
+    assert bench.machine.finished
