@@ -105,11 +105,6 @@ class Rig:
 
     # -- channels --------------------------------------------------------------------------------------------
 
-    @property
-    def narrow(self) -> bool:
-        """Whether a detector may well have to wait for room."""
-        return self.retention_bytes < 10_000
-
     def post(self, src: str, dst: str, payload: Any) -> None:
         self.channels.setdefault((src, dst), deque()).append(payload)
 
