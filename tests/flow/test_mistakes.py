@@ -192,7 +192,7 @@ def test_a_mistake_in_process_event_fails_its_events_and_no_other(deployment: De
         (5, "process_event", "worker-0"),
     ]
     text = report["failures"][0]["traceback"]
-    assert text.endswith("ValueError: no light in 3\n")
+    assert text.endswith("ValueError: no light in 3")
     assert "worker.py" in text
     assert "beamfold" not in text
     assert deployment.state("found") == [1, 2, 4, 6, 7, 8, 9]
@@ -211,7 +211,7 @@ def test_a_mistake_in_process_result_fails_its_events_and_no_other(deployment: D
     assert report["summary"] == "6 events: 5 reduced, 1 failed"
     [failure] = report["failures"]
     assert (failure["event"], failure["where"]) == (4, "process_result")
-    assert failure["traceback"].endswith("KeyError: 'energy'\n")
+    assert failure["traceback"].endswith("KeyError: 'energy'")
     assert deployment.state("found") == [0, 1, 2, 4, 5]
 
 

@@ -25,7 +25,13 @@ from beamfold.model.errors import AppError
 
 Hook: TypeAlias = Callable[..., Any]
 
-_OURS = (str(Path(__file__).parent), str(importlib.__file__), "<frozen importlib")
+_CALLERS = ("app", "offline", "reduce", "work")
+_OURS = (
+    *(f"{Path(__file__).parents[1] / floor}/" for floor in _CALLERS),
+    str(importlib.__file__),
+    "<frozen importlib",
+    "<string>",  # what `bind` makes
+)
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -137,12 +143,20 @@ def presentable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+USER_ERRORS = (Exception, SystemExit)
+"""What user code may raise without ending its service: an app that calls sys.exit() fails its event, no more."""
+
+MAX_TRACEBACK = 8192
+"""Characters of a traceback that are kept; its end says what went wrong."""
+
+
 def user_traceback(exc: BaseException) -> str:
-    """The error and where in the user's code it was raised, without the frames that merely led there."""
+    """The error and where in the user's code it was raised, without the frames that merely led there; capped."""
     below = exc.__traceback__
     while below is not None and below.tb_frame.f_code.co_filename.startswith(_OURS):
         below = below.tb_next
-    return presentable("".join(traceback.format_exception(type(exc), exc, below))).rstrip()
+    text = presentable("".join(traceback.format_exception(type(exc), exc, below))).rstrip()
+    return text if len(text) <= MAX_TRACEBACK else "…" + text[-MAX_TRACEBACK:]
 
 
 def _nothing_gives(name: str, offered: Iterable[str], where: str) -> AppError:

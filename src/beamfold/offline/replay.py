@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.hooks import ReducerHooks, WorkerHooks
 from beamfold.app.loading import load_class, modules_of
 from beamfold.model.errors import BeamfoldError
@@ -31,7 +32,7 @@ from beamfold.publish.tree import snapshot
 from beamfold.reduce.folder import Folder
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
-from beamfold.work.runner import USER_ERRORS, Runner, describe
+from beamfold.work.runner import Runner
 
 FOREVER = 1e9
 """Seconds that a runner may take for one batch: here nothing else waits for its turn."""
@@ -136,7 +137,7 @@ class Replay:
             try:
                 runner.finish(last)
             except USER_ERRORS as error:
-                self._fail([Failure(last, "finish", self.report.workers[number], describe(error))])
+                self._fail([Failure(last, "finish", self.report.workers[number], user_traceback(error))])
         self._folder.finish(last)
         self._fail(self._folder.failures)
         for lo, hi in self._folder.failed:

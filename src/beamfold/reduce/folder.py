@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Sequence
 
-from beamfold.app.calling import presentable
+from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.hooks import TIMER_DEFAULT_S, ReducerHooks
 from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer, ResultData
@@ -14,24 +13,11 @@ from beamfold.model.parameters import ParameterHistory
 from beamfold.protocols.codec import TypeTable, decode
 from beamfold.protocols.messages import Failure, Run
 
-USER_ERRORS = (Exception, SystemExit)
-"""What user code may raise without ending the reducer."""
-
-MAX_TEXT = 8192
-"""Characters of one traceback that are kept."""
-
 LONGEST_PAUSE = 1e6
 """Seconds that are waited at most for the next `timer()`; the system cannot wait for any number."""
 
 MAX_FAILURES = 100
 """Failures described per scan; all are counted."""
-
-
-def describe(error: BaseException) -> str:
-    """A traceback for a person, without the line of Beamfold that called the user's code."""
-    tb = error.__traceback__
-    text = presentable("".join(traceback.format_exception(type(error), error, tb.tb_next if tb is not None else None)))
-    return text if len(text) <= MAX_TEXT else "…" + text[-MAX_TEXT:]
 
 
 class Folder:
@@ -65,7 +51,7 @@ class Folder:
         try:
             self.hooks.process_result(result, parameters)
         except USER_ERRORS as error:
-            self._fail(event, "process_result", name, describe(error))
+            self._fail(event, "process_result", name, user_traceback(error))
 
     def _fail(self, event: int, where: str, worker: str, text: str) -> None:
         if self.failed and self.failed[-1][1] == event:
@@ -82,7 +68,7 @@ class Folder:
         try:
             self.hooks.finish(self.parameters.at(last_event))
         except USER_ERRORS as error:
-            self.failures.append(Failure(last_event, "finish", "reducer", describe(error)))
+            self.failures.append(Failure(last_event, "finish", "reducer", user_traceback(error)))
 
 
 class Timer:
@@ -102,7 +88,7 @@ class Timer:
             try:
                 pause = self._folder.hooks.run_timer(self._folder.parameters.latest)
             except USER_ERRORS as error:
-                self.error = f"timer raised: {describe(error)}"
+                self.error = f"timer raised: {user_traceback(error)}"
                 pause = TIMER_DEFAULT_S
 
     def stop(self) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 
-from beamfold.app.calling import presentable
+from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.hooks import WorkerHooks
 from beamfold.model.errors import CodecError
 from beamfold.model.events import EventData
@@ -15,15 +14,6 @@ from beamfold.model.states import EventState
 from beamfold.protocols.codec import TypeTable, encode
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
-
-USER_ERRORS = (Exception, SystemExit)
-"""What user code may raise without ending the worker: an app that calls sys.exit() fails its event, no more."""
-
-
-def describe(error: BaseException) -> str:
-    """A traceback for a person: without the lines of Beamfold that called the user's code."""
-    tb = error.__traceback__
-    return presentable("".join(traceback.format_exception(type(error), error, tb.tb_next if tb is not None else None)))
 
 
 class Runner:
@@ -75,7 +65,7 @@ class Runner:
         try:
             payload = self._process(EventData(event, streams), self.parameters.at(event), tick)
         except USER_ERRORS as error:  # a user's mistake is one event's failure, with its traceback
-            results.fail(event, k, version, describe(error), missing)
+            results.fail(event, k, version, user_traceback(error), missing)
             return
         if payload is None:
             state = EventState.INCOMPLETE if missing else EventState.NO_RESULT

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import WorkerHooks
 from beamfold.app.loading import modules_of
@@ -47,7 +48,7 @@ from beamfold.transport.data import Context, DataLink
 from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
 from beamfold.work.results import ResultBuffer
-from beamfold.work.runner import USER_ERRORS, Runner, describe
+from beamfold.work.runner import Runner
 
 SLICE = 0.01
 """Seconds of user code between two looks at the sockets: results leave at least this often."""
@@ -330,7 +331,7 @@ class WorkerService:
         try:
             scan.runner.finish(last)
         except USER_ERRORS as error:
-            failures.append(Failure(last, "finish", self._name, describe(error)))
+            failures.append(Failure(last, "finish", self._name, user_traceback(error)))
         self._control.send(Finished(scan.arm.scan, failures))
 
     def _end(self, message: End) -> None:
