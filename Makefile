@@ -1,4 +1,4 @@
-# One word each: `make demo`, `make test`, `make check`, `make clean`.
+# One word each: `make demo`, `make test`, `make check`, `make bench`, `make clean`.
 #
 #   make demo ARGS=--serve           what follows ARGS= goes to the command
 #   make test ARGS="-k runs -x"
@@ -11,6 +11,7 @@ PYTHON ?=
 ARGS   ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
+PEERS  := .venv/.peers
 
 # The stamp is the last thing that a set-up writes, so an interrupted one is made anew. It holds the checkout's path
 # (an environment does not survive being moved or copied with it) and the PYTHON that was asked for.
@@ -24,13 +25,16 @@ $(READY): FORCE
 endif
 endif
 
-.PHONY: demo test check clean FORCE
+.PHONY: demo test check bench clean FORCE
 
 demo: $(READY)
 	$(BIN)/beamfold demo $(ARGS)
 
-test: $(READY)
+test: $(PEERS)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(PEERS)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -68,15 +72,19 @@ PACKAGES = -e '.[dev]'
 
 # Scratch files, and the caches of uv and pip where there is no home directory to keep them in, lie in .venv while it
 # is being made: nobody needs to be able to write anywhere else.
+define WITH_SCRATCH
+scratch='$(CURDIR)/.venv/.scratch'; mkdir -p "$$scratch"; \
+cache="$${XDG_CACHE_HOME:-$$HOME/.cache}"; \
+if ! { mkdir -p "$$cache" && test -w "$$cache"; } 2>/dev/null; then \
+  export UV_CACHE_DIR="$$scratch/uv" PIP_CACHE_DIR="$$scratch/pip"; \
+fi; \
+export TMPDIR="$$scratch" VIRTUAL_ENV= PYTHONNOUSERSITE=1
+endef
+
 $(READY): pyproject.toml
 	@set -e; $(FIND_PYTHON); rm -rf .venv; \
 	echo "Making .venv with $$("$$python" --version) and $(if $(UV),uv,pip): once, up to a minute"; \
-	scratch='$(CURDIR)/.venv/.scratch'; mkdir -p "$$scratch"; \
-	cache="$${XDG_CACHE_HOME:-$$HOME/.cache}"; \
-	if ! { mkdir -p "$$cache" && test -w "$$cache"; } 2>/dev/null; then \
-	  export UV_CACHE_DIR="$$scratch/uv" PIP_CACHE_DIR="$$scratch/pip"; \
-	fi; \
-	export TMPDIR="$$scratch" VIRTUAL_ENV= PYTHONNOUSERSITE=1; \
+	$(WITH_SCRATCH); \
 	$(if $(UV),$(WITH_UV),$(WITH_PIP)); \
 	rm -rf "$$scratch"; \
 	printf '%s\n' '$(CURDIR)' '$(PYTHON)' > $(READY)
@@ -92,4 +100,30 @@ define WITH_PIP
 "$$python" -m venv .venv; \
 $(BIN)/python -m pip install --quiet --upgrade pip; \
 $(BIN)/python -m pip install --quiet --no-compile $(PACKAGES)
+endef
+
+# ---- what we are tested and measured against ------------------------------------------------------------------
+
+# The older h5pyd, which cannot be in one environment with the newer one but needs nothing that is not there; and
+# dranspose, which is only right with releases of its dependencies that are older than ours.
+H5PYD_OLD = 'h5pyd==0.24.*'
+DRANSPOSE = 'dranspose==0.2.0' 'cbor2<5.8' 'redis==7.1.0'
+
+$(PEERS): $(READY)
+	@set -e; rm -rf .venv/h5pyd-0.24 .venv/dranspose; \
+	echo "Adding the clients and the peer that the tests compare with"; \
+	$(WITH_SCRATCH); \
+	$(if $(UV),$(PEERS_WITH_UV),$(PEERS_WITH_PIP)); \
+	rm -rf "$$scratch"; touch $(PEERS)
+
+define PEERS_WITH_UV
+uv pip install --quiet --python $(BIN)/python --no-deps --target .venv/h5pyd-0.24 $(H5PYD_OLD); \
+uv venv --quiet --no-project --python $(BIN)/python .venv/dranspose; \
+uv pip install --quiet --python .venv/dranspose/bin/python $(DRANSPOSE)
+endef
+
+define PEERS_WITH_PIP
+$(BIN)/python -m pip install --quiet --no-compile --no-deps --target .venv/h5pyd-0.24 $(H5PYD_OLD); \
+$(BIN)/python -m venv --without-pip .venv/dranspose; \
+$(BIN)/python -m pip --python .venv/dranspose/bin/python install --quiet --no-compile $(DRANSPOSE)
 endef
