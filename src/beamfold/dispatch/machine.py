@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
 from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.model.errors import BeamfoldError, MapError, ScanError
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
     Arm,
     Armed,
@@ -52,6 +52,9 @@ from beamfold.protocols.messages import (
 
 MAX_TROUBLES = 200
 """Troubles described in one report."""
+
+MAX_RECORDED_MAP = 256 << 10
+"""Bytes of a written map, packed, that the ledger keeps: it keeps them for a thousand scans."""
 
 KEEP_REPORTS = 100
 """Reports of ended scans kept in memory; the ledger keeps more."""
@@ -284,6 +287,7 @@ class ControllerMachine:
             now,
             self.values,
             frozenset(ingesters | {s.key for s in [*workers, reducers[0]]}),
+            plan.written,
         )
 
     def _needed(self, scan: Scan, role: str) -> list[Service]:
@@ -433,7 +437,7 @@ class ControllerMachine:
     def _run(self, scan: Scan, now: float) -> list[Action]:
         scan.phase = Phase.RUNNING
         actions = self._reply(scan)
-        actions.append(RecordScan(scan.scan_id, {"state": "running", "streams": list(scan.map.streams)}))
+        actions.append(RecordScan(scan.scan_id, {"state": "running", **_plan_record(scan)}))
         actions.append(RecordParameters(scan.scan_id, scan.version, scan.values, 0))
         actions += self.tick(now)
         if self._fence_again:
@@ -591,6 +595,13 @@ class ControllerMachine:
                 return scan.snapshot()
         return self.reports.get(scan_id)
 
+    def written(self, scan_id: str) -> WrittenMap | None:
+        """The map of a scan that is under way (or was the last one), as somebody wrote it."""
+        for scan in (self.scan, self._next):
+            if scan is not None and scan.scan_id == scan_id:
+                return scan.written
+        return None
+
     def progress(self) -> dict[str, Any]:
         """How far the present (or last) scan is, counting start and end event as the map does."""
         scan = self.scan
@@ -628,6 +639,14 @@ def _one_line(text: str) -> str:
     begin, traceback, _ = text.partition("Traceback (most recent call last):")
     lines = text.strip().splitlines()
     return f"{begin}{lines[-1].strip()}" if traceback else " ".join(lines)
+
+
+def _plan_record(scan: Scan) -> dict[str, Any]:
+    """What the ledger keeps of the map: its streams, and the map as it was written unless that is very long."""
+    record: dict[str, Any] = {"streams": list(scan.map.streams)}
+    if scan.written is not None and len(scan.written.packed) <= MAX_RECORDED_MAP:
+        record["map"] = {"packed": scan.written.packed, "all_wrap": scan.written.all_wrap}
+    return record
 
 
 def _version_record(version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:

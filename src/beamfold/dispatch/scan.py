@@ -13,7 +13,7 @@ from beamfold.dispatch.blocks import Dispatcher
 from beamfold.model.report import MAX_FAILURES, ScanReport, StreamReport
 from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState, EventStates
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
     Failure,
     Finished,
@@ -39,11 +39,12 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Plan:
-    """What was asked for: a scan before it starts. `values` are the raw parameters it starts with."""
+    """What was asked for: a scan before it starts. `written` is its map as somebody wrote it, where somebody did."""
 
     scan_id: str
     map: TriggerMap
     request: int
+    written: WrittenMap | None = None
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class Scan:
     started: float
     values: dict[str, bytes]
     services: frozenset[str]
+    written: WrittenMap | None = None
     phase: Phase = Phase.ARMING
     unarmed: list[str] = field(default_factory=lambda: ["ingester", "reducer", "worker"])
     planned: int | None = None

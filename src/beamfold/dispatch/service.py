@@ -25,7 +25,7 @@ from beamfold.dispatch.machine import (
 from beamfold.dispatch.scan import Plan
 from beamfold.ledger.base import Ledger
 from beamfold.model.errors import LedgerUnavailable, ScanError
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.transport.control import ControlHub
 
 TICK = 0.05
@@ -177,10 +177,13 @@ class ControllerService:
 
     # -- requests --------------------------------------------------------------------------------------------
 
-    async def submit(self, trigger_map: TriggerMap) -> str:
-        """Start a scan; returns its id once it is armed. MapError or ScanError say why it cannot be."""
+    async def submit(self, trigger_map: TriggerMap, written: WrittenMap | None = None) -> str:
+        """Start a scan; returns its id once it is armed. MapError or ScanError say why it cannot be.
+
+        `written` is the map as somebody wrote it, to be shown and recorded.
+        """
         number, future = self._request()
-        plan = Plan(str(uuid.uuid4()), trigger_map, number)
+        plan = Plan(str(uuid.uuid4()), trigger_map, number, written)
         self._perform(self.machine.submit(plan, self._clock()))
         return str(await future)
 
@@ -203,6 +206,15 @@ class ControllerService:
         fields = ("number", "state", "started", "finished", "streams")
         found = await asyncio.to_thread(self.ledger.scans, limit, fields)
         return [{"id": scan_id, **record} for scan_id, record in found]
+
+    async def written(self, scan_id: str) -> WrittenMap | None:
+        """The trigger map of a scan as somebody wrote it; None when it is not known any more."""
+        written = self.machine.written(scan_id)
+        if written is None:
+            record = await asyncio.to_thread(self.ledger.scan, scan_id)
+            kept = record.get("map") if record else None
+            written = WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None
+        return written
 
     async def report(self, scan_id: str) -> dict[str, Any] | None:
         """The report of a running or ended scan; None when nobody knows the scan."""

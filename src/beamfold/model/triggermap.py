@@ -8,6 +8,7 @@ from __future__ import annotations
 from beamfold.model.trigger.base import GENERIC, MAX_STREAMS, Route, TriggerMap, bits, targets_of
 from beamfold.model.trigger.compile import compile_map, compile_sequence, compile_uniform
 from beamfold.model.trigger.spec import SequenceSpec, UniformSpec, UniformStream
+from beamfold.model.trigger.written import WrittenMap
 
 __all__ = [
     "GENERIC",
@@ -17,6 +18,7 @@ __all__ = [
     "TriggerMap",
     "UniformSpec",
     "UniformStream",
+    "WrittenMap",
     "bits",
     "compile_map",
     "compile_sequence",

@@ -14,7 +14,6 @@ from importlib.metadata import version as version_of
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import msgspec
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic.json_schema import models_json_schema
@@ -23,9 +22,9 @@ from beamfold.app.declared import from_wire
 from beamfold.dispatch.machine import Service
 from beamfold.dispatch.service import ControllerService
 from beamfold.ledger.base import level_number, log_severity
-from beamfold.model.errors import MapError, ParameterError
+from beamfold.model.errors import ParameterError
 from beamfold.model.parameters import ParameterSet, name_fault
-from beamfold.model.triggermap import SequenceSpec, TriggerMap, UniformSpec, compile_map
+from beamfold.model.triggermap import SequenceSpec, UniformSpec, WrittenMap
 from beamfold.publish.problems import install, read_body, refuse, responses
 
 MAX_SEQUENCE = 64 << 20
@@ -59,8 +58,9 @@ def _scans(app: FastAPI, service: ControllerService) -> None:
         A scan that still runs is stopped for it.
         """
         body = await read_body(request, MAX_SEQUENCE)
-        trigger_map = await asyncio.to_thread(_compile, body, all_wrap)
-        return await service.submit(trigger_map)
+        written = await asyncio.to_thread(WrittenMap.of, body, all_wrap)
+        trigger_map = await asyncio.to_thread(written.compile)
+        return await service.submit(trigger_map, written)
 
     @app.get("/api/v1/progress")
     async def progress() -> dict[str, Any]:
@@ -88,14 +88,6 @@ def _scans(app: FastAPI, service: ControllerService) -> None:
     async def stop() -> None:
         """Stop the running scan: what has arrived is still processed. Stopping twice gives that up too."""
         await service.stop()
-
-
-def _compile(body: bytes, all_wrap: bool) -> TriggerMap:
-    try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise MapError(f"the body is not JSON ({error}); POST a trigger map") from None
-    return compile_map(found, all_wrap)
 
 
 async def _report(service: ControllerService, scan_id: str) -> dict[str, Any]:

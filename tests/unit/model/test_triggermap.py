@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamfold.model.errors import MapError
-from beamfold.model.triggermap import TriggerMap, compile_map, compile_sequence, compile_uniform
+from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map, compile_sequence, compile_uniform
 from unit.model.reference import Reference, assert_plain, assert_same
 
 STREAMS = ["eiger", "xspress3", "pcap"]
@@ -265,3 +266,12 @@ def test_a_uniform_map_needs_a_worker_with_its_tags() -> None:
     with pytest.raises(MapError, match="the tags 'big', 'gpu'"):
         m.refuse_unless({"a"}, [frozenset({"gpu"}), frozenset({"big"})])
     m.refuse_unless({"a"}, [frozenset({"gpu", "big", "x"})])
+
+
+def test_a_map_is_kept_as_it_was_written() -> None:
+    body = b'{"parts": {"line": {"camera": [[{"constraint": 3}], null]}}, "sequence": ["line", "line"]}'
+    written = WrittenMap.of(body, all_wrap=False)
+    assert written.body == json.loads(body)
+    assert written.compile().to_wire() == compile_map(json.loads(body), False).to_wire()
+    with pytest.raises(MapError, match="not JSON"):
+        WrittenMap.of(b"{").compile()

@@ -17,7 +17,7 @@ from beamfold.app.declared import to_wire
 from beamfold.dispatch.machine import ControllerMachine
 from beamfold.model.errors import AppError, LedgerUnavailable, MapError, ScanError
 from beamfold.model.parameters import FloatParameter, JsonParameter
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import Hello, StreamInfo
 from beamfold.publish.controller_http import MAX_PARAMETER, MAX_SEQUENCE, build_controller_app
 from beamfold.publish.reducer_http import build_reducer_app
@@ -53,7 +53,7 @@ class FakeService:
         if self.refusal is not None:
             raise self.refusal
 
-    async def submit(self, trigger_map: TriggerMap) -> str:
+    async def submit(self, trigger_map: TriggerMap, written: WrittenMap) -> str:
         self._perhaps_refuse()
         self.submitted.append(trigger_map)
         return "the-id"

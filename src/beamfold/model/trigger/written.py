@@ -1,0 +1,39 @@
+"""A trigger map as somebody wrote it, beside the compiled one: people ask for it again, and recordings keep it."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from beamfold.model.errors import MapError
+from beamfold.model.trigger.base import TriggerMap
+from beamfold.model.trigger.compile import compile_map
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMap:
+    """The JSON of a trigger map, packed (it repeats itself, and may be long), and whether a start and an end event
+    are added to it."""
+
+    packed: bytes
+    all_wrap: bool = True
+
+    @classmethod
+    def of(cls, body: bytes, all_wrap: bool = True) -> WrittenMap:
+        """From the JSON as it was sent."""
+        return cls(zlib.compress(body, 1), all_wrap)
+
+    @property
+    def body(self) -> Any:
+        """The JSON value. Raises MapError for what is no JSON."""
+        try:
+            return msgspec.json.decode(zlib.decompress(self.packed))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error) as error:
+            raise MapError(f"the body is not JSON ({error}); POST a trigger map") from None
+
+    def compile(self) -> TriggerMap:
+        """The map that every service works with. Raises MapError."""
+        return compile_map(self.body, self.all_wrap)
