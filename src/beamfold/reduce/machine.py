@@ -2,9 +2,10 @@
 
 A batch of results is first offered: the machine says which of its parts are new (everything else is a duplicate and
 is never folded). The service then appends the batch to the result log, which is the moment its parts are done, and
-`logged` says what to tell the controller. `fold` hands out what may be folded, in event order: everything below the
-first event that is not terminal yet. A hole is waited for at most `patience` seconds; then what lies beyond is folded
-all the same and its order is recorded. The start event is always folded first. No files, no clock, no user code.
+`logged` says what to tell the controller. `fold` hands out what may be folded: everything below the first event that
+is not terminal yet, in event order, and within an event by position, broadcasts after those by worker, so that the
+order depends on nothing else. A hole is waited for at most `patience` seconds; then what lies beyond is folded all
+the same and its order is recorded. The start event is always folded first. No files, no clock, no user code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from beamfold.model.states import PartTracker
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Run
 
+_BROADCAST = 1 << 15
+"""The rank of a broadcast to worker 0: beyond every position, which are int16."""
+
 T = TypeVar("T")
 Ints: TypeAlias = NDArray[np.int64]
 
@@ -35,13 +39,25 @@ class Fold(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _Cursor(Generic[T]):
-    """What is left to fold of a batch: parts sorted by (event, k), from `at` on."""
+    """What is left to fold of a batch, from `at` on: parts sorted by event and rank. `ranks`: one for all, or int64."""
 
     batch: T
     order: list[int]
     events: Ints
+    ranks: int | Ints
     since: float
     at: int = 0
+
+    def first(self) -> tuple[int, int]:
+        """Event and rank of the next part."""
+        return int(self.events[self.at]), self.ranks if isinstance(self.ranks, int) else int(self.ranks[self.at])
+
+    def below(self, event: int, rank: int) -> int:
+        """Up to where the parts of `event`, which is the next one, rank below `rank`."""
+        stop = int(np.searchsorted(self.events, event + 1))
+        if isinstance(self.ranks, int):
+            return stop
+        return self.at + int(np.searchsorted(self.ranks[self.at : stop], rank))
 
     def cut(self, end: int) -> None:
         """Leave out what is left of events from `end` on."""
@@ -49,7 +65,7 @@ class _Cursor(Generic[T]):
         self.order, self.events = self.order[:stop], self.events[:stop]
 
     def __lt__(self, other: _Cursor[T]) -> bool:
-        return int(self.events[self.at]) < int(other.events[other.at])
+        return self.first() < other.first()
 
 
 class ReduceMachine(Generic[T]):
@@ -104,19 +120,21 @@ class ReduceMachine(Generic[T]):
     ) -> tuple[NDArray[np.bool_], list[tuple[int, int, int]]]:
         """A batch is in the result log. Returns which of its parts are new, and the events that became terminal."""
         fresh, completed = self._tracker.add(events, k, states)
+        ranks = _ranks(k)
         if bool(fresh.all()):
             order: list[int] = list(range(len(events)))
-            sorted_events = events
         else:
             self.duplicates += int(len(events) - np.count_nonzero(fresh))
             order = np.flatnonzero(fresh).tolist()
-            sorted_events = events[fresh]
-        if order and len(order) > 1 and bool((np.diff(sorted_events) < 0).any()):
-            by = np.argsort(sorted_events, kind="stable")
+            events = events[fresh]
+            ranks = ranks if isinstance(ranks, int) else ranks[fresh]
+        if len(order) > 1 and bool((np.diff(events) <= 0).any()):
+            by = np.lexsort((np.broadcast_to(ranks, len(events)), events))
             order = [order[i] for i in by.tolist()]
-            sorted_events = sorted_events[by]
+            events = events[by]
+            ranks = ranks if isinstance(ranks, int) else ranks[by]
         if order:
-            heapq.heappush(self._heap, _Cursor(batch, order, sorted_events, now))
+            heapq.heappush(self._heap, _Cursor(batch, order, events, ranks, now))
         return fresh, completed
 
     def fold(self, now: float) -> list[Fold[T]]:
@@ -128,7 +146,7 @@ class ReduceMachine(Generic[T]):
             self._stalled_since = None
         while self._heap:
             cursor = self._heap[0]
-            first = int(cursor.events[cursor.at])
+            first, _ = cursor.first()
             limit = frontier
             if first >= frontier and not self._beyond(frontier, now):
                 break
@@ -137,9 +155,11 @@ class ReduceMachine(Generic[T]):
                 if self._in_order:
                     _extend(self.out_of_order, first)
             heapq.heappop(self._heap)
-            if self._heap:
-                limit = min(limit, max(int(self._heap[0].events[self._heap[0].at]), first + 1))
-            stop = int(np.searchsorted(cursor.events, limit))
+            event, rank = self._heap[0].first() if self._heap else (limit, 0)
+            if event == first:
+                stop = cursor.below(event, rank)
+            else:
+                stop = int(np.searchsorted(cursor.events, min(limit, event)))
             out.append(Fold(cursor.batch, cursor.order[cursor.at : stop]))
             cursor.at = stop
             if stop < len(cursor.events):
@@ -159,11 +179,19 @@ class ReduceMachine(Generic[T]):
 
     def _beyond(self, frontier: int, now: float) -> bool:
         """Whether what lies beyond the first hole may be folded."""
-        if self._wrapped and frontier == 0 and int(self._heap[0].events[self._heap[0].at]) > 0:
+        if self._wrapped and frontier == 0 and self._heap[0].first()[0] > 0:
             return False
         if not self._in_order:
             return True
         return self._stalled_since is not None and now - self._stalled_since >= self._patience
+
+
+def _ranks(k: int | NDArray[np.int16]) -> int | Ints:
+    """The place of parts within their event: by position, then broadcasts (k < 0) by worker."""
+    if isinstance(k, int):
+        return k if k >= 0 else _BROADCAST - 1 - k
+    wide = k.astype(np.int64)
+    return np.where(wide >= 0, wide, _BROADCAST - 1 - wide)
 
 
 def _extend(runs: list[Run], event: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_a_batch_in_disorder_is_sorted() -> None:
     bench.logged((0, -1))
     bench.logged(3, 1, 2)
     assert bench.fold() == [0, 1, 2, 3]
+
+
+def test_parts_of_one_event_are_folded_by_position_and_then_by_worker_whatever_arrives_first() -> None:
+    cells = [[{"constraint": 0}, {"constraint": 1}, {"constraint": 2}], [{"constraint": 3}]]
+    trigger_map = compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]})
+    arrivals = [[(0, -3)], [(0, -1)], [(1, 1), (2, 0)], [(0, -2)], [(1, 2), (1, 0)]]
+    for seed in range(20):
+        bench = Bench(trigger_map, workers=3)
+        for batch in random.Random(seed).sample(arrivals, len(arrivals)):
+            bench.logged(*batch)
+        assert bench.parts() == [(0, -1), (0, -2), (0, -3), (1, 0), (1, 1), (1, 2), (2, 0)]
 
 
 def test_a_hole_is_waited_for() -> None:
