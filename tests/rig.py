@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from beamfold.dispatch.machine import ControllerMachine, Policy, RecordScan, Reply, Send
+from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Plan
-from beamfold.ingest.machine import IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.ingest.machine import Dump, IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
 from beamfold.model.states import EventState
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols import messages as m
 from beamfold.protocols.envelopes import (
     FrameBatch,
@@ -97,6 +98,8 @@ class Rig:
         self.processed: list[tuple[int, Part]] = []
         self.replies: dict[int, Reply] = {}
         self.records: list[RecordScan] = []
+        self.files: list[WriteFile] = []
+        self.dumps: dict[str, list[tuple[int, list[Any]]]] = {}
         for name, streams in ingesters.items():
             self._hello("ingester", name, streams=[self.infos[s] for s, _ in streams])
         for w in self.workers:
@@ -158,15 +161,17 @@ class Rig:
                 self.replies[action.request] = action
             elif isinstance(action, RecordScan):
                 self.records.append(action)
+            elif isinstance(action, WriteFile):
+                self.files.append(action)
 
     def _hello(self, role: str, name: str, **more: Any) -> None:
         self.post(name, "controller", m.Hello(role, name, name, VERSION, 1, "here", url=name, **more))
 
     # -- people and detectors --------------------------------------------------------------------------------
 
-    def submit(self, trigger_map: TriggerMap, request: int = 1) -> None:
+    def submit(self, trigger_map: TriggerMap, request: int = 1, written: WrittenMap | None = None) -> None:
         self.settle_hellos()
-        self._perform(self.controller.submit(Plan(f"scan-{request}", trigger_map, request), self.now))
+        self._perform(self.controller.submit(Plan(f"scan-{request}", trigger_map, request, written), self.now))
 
     def settle_hellos(self) -> None:
         for (_, dst), queue in list(self.channels.items()):
@@ -232,6 +237,7 @@ class Rig:
                 groups,
                 version=payload.version,
                 retention_bytes=self.retention_bytes,
+                dump=bool(payload.record),
             )
             self.post(name, "controller", m.Armed(payload.scan))
             return
@@ -265,6 +271,9 @@ class Rig:
         for action in actions:
             if isinstance(action, Tell):
                 self.post(name, "controller", action.message)
+            elif isinstance(action, Dump):
+                dump = self.dumps.setdefault(machine.map.streams[action.stream], [])
+                dump += zip(action.events.tolist(), action.frames, strict=True)
             elif isinstance(action, Pause):
                 self.paused.setdefault(machine.map.streams[action.stream], set()).add(machine.scan)
             elif isinstance(action, Resume):

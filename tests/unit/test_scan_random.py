@@ -6,6 +6,7 @@ say about it, event by event.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from beamfold.dispatch.machine import Policy
 from beamfold.model.errors import MapError
 from beamfold.model.states import EventState
-from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.items import Data, End, Start
 from rig import Rig
 
@@ -241,12 +242,13 @@ def accepted(rig: Rig) -> dict[str, set[int]]:
 # -- the tests --------------------------------------------------------------------------------------------------------
 
 
-def build(data: st.DataObject, *, patient: bool = True) -> tuple[Rig, TriggerMap, dict[str, bool]]:
+def build(data: st.DataObject, policy: Policy = PATIENT) -> tuple[Rig, WrittenMap, dict[str, bool]]:
     names = ["a", "b", "c"][: data.draw(st.integers(1, 3), label="streams")]
     numbered = {s: data.draw(st.sampled_from([True, True, False]), label=f"{s} numbered") for s in names}
     wrapped = data.draw(st.sampled_from([True, True, False]), label="all_wrap")
     shape = data.draw(st.sampled_from([sequences, sequences, uniform]))
-    trigger_map = compile_map(data.draw(shape(names), label="map"), all_wrap=wrapped)
+    written = WrittenMap.of(json.dumps(data.draw(shape(names), label="map")).encode(), wrapped)
+    trigger_map = written.compile()
     wanted = data.draw(st.lists(st.sampled_from(TAGS), min_size=1, max_size=3), label="workers")
     workers = accommodate(trigger_map, names, wanted)
     home = {s: data.draw(st.sampled_from(["i", "j"]), label=f"ingester of {s}") for s in names}
@@ -255,12 +257,12 @@ def build(data: st.DataObject, *, patient: bool = True) -> tuple[Rig, TriggerMap
         ingesters,
         workers,
         seed=data.draw(st.integers(0, 999), label="seed"),
-        policy=PATIENT if patient else Policy(),
+        policy=policy,
         credit=data.draw(st.sampled_from([1, 30, 1 << 20]), label="credit"),
         retention_bytes=data.draw(st.sampled_from([1, 40, 1 << 20]), label="room"),
         in_order=data.draw(st.sampled_from([True, True, False]), label="in order"),
     )
-    return rig, trigger_map, numbered
+    return rig, written, numbered
 
 
 RIG = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -269,7 +271,8 @@ RIG = settings(max_examples=40, deadline=None, suppress_health_check=[HealthChec
 @RIG
 @given(st.data())
 def test_every_part_is_processed_once_with_the_frames_that_exist(data: st.DataObject) -> None:
-    rig, trigger_map, numbered = build(data)
+    rig, written, numbered = build(data)
+    trigger_map = written.compile()
     rig.submit(trigger_map)
     rig.until(lambda: 1 in rig.replies)
     assert rig.replies[1].error is None
@@ -301,7 +304,8 @@ def test_every_part_is_processed_once_with_the_frames_that_exist(data: st.DataOb
 @RIG
 @given(st.data())
 def test_a_scan_stopped_at_any_moment_processes_what_had_arrived(data: st.DataObject) -> None:
-    rig, trigger_map, numbered = build(data)
+    rig, written, numbered = build(data)
+    trigger_map = written.compile()
     rig.submit(trigger_map)
     rig.until(lambda: 1 in rig.replies)
     sent = {}
@@ -328,7 +332,8 @@ def test_a_scan_stopped_at_any_moment_processes_what_had_arrived(data: st.DataOb
 @RIG
 @given(st.data())
 def test_a_scan_ends_even_when_it_is_stopped_twice_or_another_one_is_submitted(data: st.DataObject) -> None:
-    rig, trigger_map, numbered = build(data)
+    rig, written, numbered = build(data)
+    trigger_map = written.compile()
     rig.submit(trigger_map, 1)
     requests = 1
     for s, name in enumerate(trigger_map.streams):

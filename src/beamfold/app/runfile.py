@@ -22,6 +22,7 @@ from beamfold.app.sections import (
     ControllerSection,
     OutputSection,
     PolicySection,
+    RecordSection,
     ReducerSection,
     RunSection,
     StoreSection,
@@ -70,6 +71,7 @@ class RunFile(BaseSettings):
     reducer: ReducerSection = ReducerSection()
     store: StoreSection = StoreSection()
     output: OutputSection = OutputSection()
+    record: RecordSection = RecordSection()
 
     _path: Path | None = PrivateAttr(None)
 

@@ -163,6 +163,12 @@ class StoreSection(Section):
         return url
 
 
+class RecordSection(Section):
+    """Where every scan is recorded, in a folder of its own; None: nowhere. A relative folder counts as in `output`."""
+
+    directory: Path | None = None
+
+
 class OutputSection(Section):
     """Where results go; a relative folder counts from where the command was started."""
 

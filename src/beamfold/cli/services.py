@@ -303,7 +303,18 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int) -> Any:
     return ControllerMachine(
         version_of("beamfold"),
         epoch,
-        policy=Policy(policy.incomplete, policy.fold_patience, policy.fold_order),
+        policy=Policy(
+            policy.incomplete,
+            policy.fold_patience,
+            policy.fold_order,
+            record=str(settings.record.directory.absolute()) if settings.record.directory else "",
+            app={
+                "worker": settings.app.worker,
+                "reducer": settings.app.reducer,
+                "directory": str(settings.directory.absolute()),
+            },
+            output=str(settings.output.directory.absolute()),
+        ),
         values=wanted,
         version=version + 1 if wanted != values else version,
         first_scan=newest[0][1].get("number", 0) + 1 if newest else 1,

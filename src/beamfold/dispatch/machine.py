@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from beamfold.dispatch import recording
 from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
+from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.model.errors import BeamfoldError, MapError, ScanError
 from beamfold.model.triggermap import TriggerMap, WrittenMap
@@ -49,9 +51,6 @@ from beamfold.protocols.messages import (
     Welcome,
     WorkerInfo,
 )
-
-MAX_TROUBLES = 200
-"""Troubles described in one report."""
 
 MAX_RECORDED_MAP = 256 << 10
 """Bytes of a written map, packed, that the ledger keeps: it keeps them for a thousand scans."""
@@ -103,7 +102,7 @@ class Note:
     text: str
 
 
-Action: TypeAlias = Send | Reply | RecordScan | RecordParameters | Note
+Action: TypeAlias = Send | Reply | RecordScan | RecordParameters | WriteFile | Note
 
 
 @dataclass(slots=True)
@@ -123,11 +122,18 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the run file says about every scan."""
+    """What the run file says about every scan.
+
+    `record` is the folder that recordings go below ("": none are made), `app` what they say of the app: class paths and
+    their folder. A relative `dump_prefix` counts from the folder `output`.
+    """
 
     incomplete: str = "process"
     fold_patience: float = 2.0
     fold_order: str = "event"
+    record: str = ""
+    app: dict[str, str] = field(default_factory=dict)
+    output: str = ""
 
 
 class ControllerMachine:
@@ -267,6 +273,7 @@ class ControllerMachine:
             raise ScanError("no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again")
         tags = [frozenset(s.hello.tags) for s in workers]
         plan.map.refuse_unless(set(streams), tags)
+        prefix = recording.dump_prefix(self.values, self._policy.output)
         matching = {
             info.name: "numbered" if info.numbered else "counted"
             for s in self._of("ingester")
@@ -288,7 +295,15 @@ class ControllerMachine:
             self.values,
             frozenset(ingesters | {s.key for s in [*workers, reducers[0]]}),
             plan.written,
+            self._folder(plan),
+            prefix,
         )
+
+    def _folder(self, plan: Plan) -> str:
+        """Where the scan is recorded; a scan whose map nobody wrote could not be run again by what is recorded."""
+        if not self._policy.record or plan.written is None:
+            return ""
+        return f"{self._policy.record}/{self._number:06}-{plan.scan_id}"
 
     def _needed(self, scan: Scan, role: str) -> list[Service]:
         """The scan's own services: who came later has no part in it."""
@@ -328,6 +343,8 @@ class ControllerMachine:
             self._policy.incomplete,
             self._policy.fold_patience,
             self._policy.fold_order,
+            scan.record,
+            scan.dump_prefix,
         )
         services = self._needed(scan, role)
         scan.waiting.update(s.key for s in services)
@@ -386,6 +403,13 @@ class ControllerMachine:
         scan.sent = {}
         return [Send(s.peer, Fence(scan.number, self.version)) for s in self._needed(scan, "ingester")]
 
+    def trouble(self, scan_id: str, where: str, text: str) -> list[Action]:
+        """The service could not do what it was told to for a scan: a person reads it in the report, or in the log."""
+        for scan in (self.scan, self._next):
+            if scan is not None and scan.scan_id == scan_id and scan.active:
+                scan.trouble(where, text)
+        return [Note("error", f"{where}: {text}")]
+
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
         scan = self.scan
@@ -410,8 +434,7 @@ class ControllerMachine:
             case StreamEnded():
                 return self._stream_ended(scan, message)
             case Trouble():
-                if len(scan.report.troubles) < MAX_TROUBLES:
-                    scan.report.troubles.append(f"{message.where}: {message.text}")
+                scan.trouble(message.where, message.text)
             case Armed():
                 return self._armed(scan, service, message, now)
             case Halted():
@@ -439,6 +462,13 @@ class ControllerMachine:
         actions = self._reply(scan)
         actions.append(RecordScan(scan.scan_id, {"state": "running", **_plan_record(scan)}))
         actions.append(RecordParameters(scan.scan_id, scan.version, scan.values, 0))
+        policy, infos = self._policy, {i.name: i for s in self._of("ingester") for i in s.hello.streams}
+        about = {
+            "incomplete": policy.incomplete,
+            "fold_patience": policy.fold_patience,
+            "fold_order": policy.fold_order,
+        }
+        actions += recording.begin(scan, infos, self._software, about, policy.app)
         actions += self.tick(now)
         if self._fence_again:
             actions += self._fence(scan)
@@ -458,6 +488,7 @@ class ControllerMachine:
         assigned = scan.dispatcher.next_virtual
         message = Assign(scan.number, blocks, assigned, scan.frontier, scan.shown)
         actions: list[Action] = [Send(s.peer, message) for s in self._needed(scan, "ingester")]
+        actions += recording.blocks(scan, blocks)
         for service in self._needed(scan, "worker"):
             me = scan.workers.index(service.hello.name)
             mine = [b for b in blocks if b.worker == me]
@@ -466,7 +497,7 @@ class ControllerMachine:
 
     def _parts_done(self, scan: Scan, message: PartsDone, now: float) -> list[Action]:
         scan.done(message, now)
-        actions = self._assign(scan)
+        actions = self._assign(scan) + recording.ticks(scan, message.ticks)
         runs = [(lo, hi) for lo, hi, _ in scan.completed(message)]
         if runs:
             actions += [Send(s.peer, Release(scan.number, runs)) for s in self._needed(scan, "ingester")]
@@ -507,6 +538,7 @@ class ControllerMachine:
         roles = ("ingester", "worker", "reducer")
         services = [s for role in roles for s in self._needed(scan, role)]
         actions: list[Action] = [Send(s.peer, Close(scan.number, final)) for s in services]
+        actions += recording.closed(scan, final)
         return actions + self._assign(scan)
 
     def _conclude(self, scan: Scan) -> list[Action]:
@@ -532,6 +564,7 @@ class ControllerMachine:
         actions: list[Action] = [Send(s.peer, update) for s in others + ingesters]
         scan.report.parameters.append(_version_record(version, values, from_event))
         actions.append(RecordParameters(scan.scan_id, version, values, from_event))
+        actions += recording.parameters(scan, version, from_event, values)
         return actions + (self._fence(scan) if self._fence_again else [])
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -570,7 +603,7 @@ class ControllerMachine:
 
     def _end(self, scan: Scan, ended: str, now: float) -> list[Action]:
         report = scan.conclude(ended, now)
-        scan.phase = Phase.ENDED
+        begun, scan.phase = scan.phase is not Phase.ARMING, Phase.ENDED
         self.reports[scan.scan_id] = report
         while len(self.reports) > KEEP_REPORTS:
             del self.reports[next(iter(self.reports))]
@@ -580,6 +613,8 @@ class ControllerMachine:
                 told = report if role == "reducer" else None
                 actions.append(Send(service.peer, End(scan.number, told)))
         actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
+        if begun:
+            actions += recording.end(scan, report)
         actions.append(_ending(report))
         if scan is self._next:
             self._next = None

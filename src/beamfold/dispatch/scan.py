@@ -24,6 +24,9 @@ from beamfold.protocols.messages import (
     StreamSeen,
 )
 
+MAX_TROUBLES = 200
+"""Troubles described in one report."""
+
 
 class Phase(StrEnum):
     """Where a scan is; it only ever moves down this list."""
@@ -54,7 +57,7 @@ class Scan:
     Frames have `shown` events up to this one; workers were `told` so as far as that.
 
     `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
-    are armed.
+    are armed. `record` is the folder of the recording, `dump_prefix` what the paths of other dumps begin with, or "".
     """
 
     number: int
@@ -69,6 +72,8 @@ class Scan:
     values: dict[str, bytes]
     services: frozenset[str]
     written: WrittenMap | None = None
+    record: str = ""
+    dump_prefix: str = ""
     phase: Phase = Phase.ARMING
     unarmed: list[str] = field(default_factory=lambda: ["ingester", "reducer", "worker"])
     planned: int | None = None
@@ -102,6 +107,7 @@ class Scan:
         self.report = ScanReport(
             self.scan_id, self.number, planned=self.planned, started=self.started, workers=list(self.workers)
         )
+        self.report.recording = self.record
         for index, name in enumerate(self.map.streams):
             self.report.streams[name] = StreamReport(self.matching[name], expected=self._expected(index))
 
@@ -177,7 +183,7 @@ class Scan:
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
             note(self.lacking, name, runs)
-        self.report.ticks.extend(message.ticks)
+        self.report.ticks.extend(event for event, _ in message.ticks)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
 
@@ -205,6 +211,12 @@ class Scan:
         self.report.failures.extend(
             {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text} for f in failures[:room]
         )
+
+    def trouble(self, where: str, text: str) -> None:
+        """Something that a person should read in the report; the same thing once."""
+        told = f"{where}: {text}"
+        if len(self.report.troubles) < MAX_TROUBLES and told not in self.report.troubles:
+            self.report.troubles.append(told)
 
     def close(self, last_event: int, *, cut: bool) -> None:
         """The map ends with this data event: because the scan was `cut`, or because no series goes any further.

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from beamfold.dispatch.files import FileWriter, WriteFile
 from beamfold.dispatch.journal import LedgerWriter
 from beamfold.dispatch.machine import (
     Action,
@@ -64,6 +65,7 @@ class ControllerService:
         self._token = token
         self._clock = clock
         self._writer = LedgerWriter(ledger)
+        self._files = FileWriter()
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._number = itertools.count(1)
         self._log = structlog.get_logger("controller")
@@ -86,6 +88,7 @@ class ControllerService:
                 self._wake.clear()
                 self._drain()
                 self._perform(self.machine.tick(self._clock()))
+                self._look_at_files()
                 if self._writer.error is not None:
                     raise RuntimeError("the ledger is not written any more") from self._writer.error
                 if time.monotonic() >= renew:
@@ -97,6 +100,7 @@ class ControllerService:
             self._writer.put(lambda ledger: ledger.withdraw("controller", "controller"))
             self._writer.put(lambda ledger: ledger.release_owner(self._token))
             await asyncio.to_thread(self._writer.close)
+            await asyncio.to_thread(self._files.close)
 
     async def _rest(self) -> None:
         """Let others have the loop, until there is something to do."""
@@ -146,8 +150,15 @@ class ControllerService:
                 self._record_scan(action)
             elif isinstance(action, RecordParameters):
                 self._record_parameters(action)
+            elif isinstance(action, WriteFile):
+                self._files.put(action)
             else:
                 self._note(action)
+
+    def _look_at_files(self) -> None:
+        for action, error in self._files.faults():
+            text = f"cannot write {action.path}: {error.strerror or error}; the recording is not whole"
+            self._perform(self.machine.trouble(action.scan_id, "recording", text))
 
     def _reply(self, action: Reply) -> None:
         future = self._requests.pop(action.request, None)

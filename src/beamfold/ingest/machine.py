@@ -99,6 +99,15 @@ class SendGap:
 
 
 @dataclass(frozen=True, slots=True)
+class Dump:
+    """These frames of a stream have their events now: write them to its dump. `events` ascend from dump to dump."""
+
+    stream: int
+    events: Ints
+    frames: list[Frame]
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Tell the controller."""
 
@@ -119,7 +128,7 @@ class Resume:
     stream: int
 
 
-Action: TypeAlias = SendFrames | SendGap | Tell | Pause | Resume
+Action: TypeAlias = SendFrames | SendGap | Dump | Tell | Pause | Resume
 
 
 @dataclass(slots=True)
@@ -160,7 +169,8 @@ class IngestMachine:
     """One scan at one ingester.
 
     `workers[w]` is the bitmask of broadcast groups that logical worker w belongs to. `retention_bytes` bounds each
-    stream's frames in memory: beyond it the stream is paused until parts are done.
+    stream's frames in memory: beyond it the stream is paused until parts are done. `dump` asks for a Dump of every
+    frame that the map has a place for, whoever gets it.
     """
 
     def __init__(
@@ -172,6 +182,7 @@ class IngestMachine:
         *,
         version: int = 0,
         retention_bytes: int = 1 << 30,
+        dump: bool = False,
     ) -> None:
         self.scan = scan
         self.map = trigger_map
@@ -182,6 +193,7 @@ class IngestMachine:
         self._credit: dict[tuple[int, int], int] = {}
         self._versions: list[tuple[int, int]] = [(0, version)]
         self._retention_bytes = retention_bytes
+        self._dump = dump
         self._sent_up_to = -1
         self._hold_above: int | None = None
         self._halted = False
@@ -301,7 +313,7 @@ class IngestMachine:
         state.base = item.base if item.base is not None else (state.spec.base or 0)
         state.phase = "running"
         state.next = 1
-        state.retention.append(0, [item.frames])
+        self._keep(state, 0, [item.frames], actions)
 
     def _data(self, state: _Stream, item: Data, actions: list[Action]) -> None:
         frames = item.frames
@@ -321,9 +333,17 @@ class IngestMachine:
             self._surplus(state, surplus, actions)
             frames = frames[: len(frames) - surplus]
         if frames:
-            state.retention.append(lo, frames)
+            self._keep(state, lo, frames, actions)
             state.frames += len(frames)
             state.next = lo + len(frames)
+
+    def _keep(self, state: _Stream, lo: int, frames: list[Frame], actions: list[Action]) -> None:
+        """Frames of ordinals `lo`, `lo + 1`, … are there: keep them until they are done, and dump them if asked to."""
+        state.retention.append(lo, frames)
+        if self._dump:
+            events = self.map.events(state.spec.index, lo, lo + len(frames))
+            if len(events):  # a map without a start event may have no cell even for the start message
+                actions.append(Dump(state.spec.index, events, frames))
 
     def _irregular(self, state: _Stream, item: Data, limit: int | None, actions: list[Action]) -> None:
         """Numbers that are not simply the next ones: gaps, repeats, late frames, frames beyond the map."""
@@ -339,7 +359,7 @@ class IngestMachine:
                 continue
             if ordinal > state.next:
                 self._gap(state, state.next, ordinal, False, actions)
-            state.retention.append(ordinal, [frame])
+            self._keep(state, ordinal, [frame], actions)
             state.frames += 1
             state.next = ordinal + 1
         if surplus:
@@ -361,7 +381,7 @@ class IngestMachine:
         if self.map.wrapped:
             state.end_frame = item.frames  # it belongs to the end event, whose number is certain once the map is closed
         elif state.next < (self.map.frame_count(state.spec.index) or 0):
-            state.retention.append(state.next, [item.frames])
+            self._keep(state, state.next, [item.frames], actions)
             state.next += 1
         ended = StreamEnded(self.scan, state.spec.name, state.frames, self._last_event(state), state.surplus)
         actions.append(Tell(ended))
@@ -380,6 +400,10 @@ class IngestMachine:
             self._gap(state, state.next, last, False, actions)
         if state.end_frame is not None:
             state.retention.put(last, state.end_frame)
+            if self._dump:
+                actions.append(
+                    Dump(state.spec.index, self.map.events(state.spec.index, last, count), [state.end_frame])
+                )
         state.next = count
 
     def _data_end(self, state: _Stream) -> int | None:
@@ -683,6 +707,7 @@ def _only(segment: _Segment, mask: NDArray[np.bool_]) -> _Segment:
 
 __all__ = [
     "Action",
+    "Dump",
     "IngestMachine",
     "Pause",
     "Resume",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
+from beamfold.ingest.dumps import Dumps, dump_paths
 from beamfold.ingest.machine import (
     Action,
+    Dump,
     IngestMachine,
     Pause,
     Resume,
@@ -34,6 +38,7 @@ from beamfold.protocols.messages import (
     Shutdown,
     StreamEnded,
     ToService,
+    Trouble,
 )
 from beamfold.sources.base import Source
 from beamfold.transport.control import ControlChannel
@@ -65,10 +70,13 @@ class Input:
 class _Armed:
     """A scan this ingester is armed for."""
 
-    def __init__(self, machine: IngestMachine, streams: dict[str, int], workers: list[bytes]) -> None:
+    def __init__(
+        self, machine: IngestMachine, streams: dict[str, int], workers: list[bytes], dumps: Dumps | None
+    ) -> None:
         self.machine = machine
         self.streams = streams
         self.workers = workers
+        self.dumps = dumps
         self.told: dict[str, object] = {}
 
 
@@ -119,7 +127,10 @@ class IngesterService:
                 next_progress = now + PROGRESS_INTERVAL
                 for scan in self._scans.values():
                     self._tell_progress(scan)
+                    self._dump(scan, Dumps.flush)
                 self._control.beat(lambda: {"scans": len(self._scans)})
+        for scan in self._scans.values():
+            self._dump(scan, Dumps.close)
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -166,6 +177,8 @@ class IngesterService:
                     machine.scan, action.stream, action.version, action.events, action.k, action.frames, action.closed
                 )
                 self._data.send(scan.workers[action.worker], parts)
+            elif isinstance(action, Dump):
+                self._dump(scan, partial(Dumps.write, dump=action))
             elif isinstance(action, Tell):
                 if isinstance(action.message, StreamEnded | Halted):
                     self._tell_progress(scan)  # first, so that the report of a scan that ends now has these counts
@@ -175,6 +188,20 @@ class IngesterService:
                 self._data.send(scan.workers[action.worker], [encode_header(gap)])
             elif isinstance(action, Pause | Resume):
                 self._pause(machine.map.streams[action.stream], machine.scan, isinstance(action, Pause))
+
+    def _dump(self, scan: _Armed, do: Callable[[Dumps], None]) -> None:
+        """Do something with the scan's dumps, if it has any. A full disk ends them, and the scan goes on."""
+        dumps = scan.dumps
+        if dumps is None:
+            return
+        try:
+            do(dumps)
+        except OSError as error:
+            scan.dumps = None
+            text = f"the dumps end here, because they cannot be written: {error.strerror or error}"
+            self._control.send(Trouble(scan.machine.scan, f"ingester {self._control.hello.name}", text))
+            with suppress(OSError):
+                dumps.close()
 
     def _pause(self, name: str, scan: int, pause: bool) -> None:
         """A scan has no room for a stream's frames, or has room again."""
@@ -203,13 +230,31 @@ class IngesterService:
         groups = [
             sum(1 << g for g, tags in enumerate(trigger_map.groups) if tags <= set(w.tags)) for w in message.workers
         ]
+        try:
+            dumps = self._open_dumps(message, specs)
+        except OSError as error:
+            text = f"cannot dump to {error.filename}: {error.strerror}; name another place, or none"
+            self._control.send(Armed(message.scan, text))
+            return
         limit = min((self._inputs[s.name].retention_bytes for s in specs), default=1 << 30)
         machine = IngestMachine(
-            message.scan, trigger_map, specs, groups, version=message.version, retention_bytes=limit
+            message.scan,
+            trigger_map,
+            specs,
+            groups,
+            version=message.version,
+            retention_bytes=limit,
+            dump=dumps is not None,
         )
         workers = [w.name.encode() for w in message.workers]
-        self._scans[message.scan] = _Armed(machine, {s.name: s.index for s in specs}, workers)
+        self._scans[message.scan] = _Armed(machine, {s.name: s.index for s in specs}, workers, dumps)
         self._control.send(Armed(message.scan))
+
+    def _open_dumps(self, message: Arm, specs: list[StreamSpec]) -> Dumps | None:
+        if not message.record and not message.dump_prefix:
+            return None
+        streams = {s.index: (s.name, self._inputs[s.name].framer.typ) for s in specs}
+        return Dumps(streams, dump_paths(message, self._control.hello.name, [s.name for s in specs]))
 
     def _assign(self, message: Assign) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
@@ -226,6 +271,7 @@ class IngesterService:
     def _close(self, message: Close) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
             self._perform(scan, scan.machine.close(message.last_event))
+            self._dump(scan, Dumps.flush)  # nothing more comes: what goes wrong now can still be told in the report
 
     def _fence(self, message: Fence) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
@@ -239,6 +285,7 @@ class IngesterService:
         scan = self._scans.pop(message.scan, None)
         if scan is None:
             return
+        self._dump(scan, Dumps.close)
         for name in scan.streams:
             self._pause(name, message.scan, False)
 

@@ -52,7 +52,8 @@ class ScanReport:
 
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
     ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
-    sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs.
+    sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs. `recording` is the
+    folder with the scan's recording, "" where none was made.
     """
 
     scan_id: str
@@ -77,6 +78,7 @@ class ScanReport:
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""
+    recording: str = ""
 
     def count(self, counts: Mapping[EventState, int]) -> None:
         """Fill `states` from counts per state, in order of severity, leaving out states that did not occur."""

@@ -153,7 +153,7 @@ class PartsDone(Message, frozen=True):
     """Results are in the result log: events that became terminal (lo, hi, state), and assigned parts done per worker.
 
     Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
-    a stream, by stream.
+    a stream, by stream; `ticks` (event, logical worker).
     """
 
     scan: int
@@ -163,7 +163,7 @@ class PartsDone(Message, frozen=True):
     failures: list[Failure] = []
     failed_total: int = 0
     incomplete: dict[str, list[Run]] = {}
-    ticks: list[int] = []
+    ticks: list[tuple[int, int]] = []
     duplicates: int = 0
     closed: bool = False
     finished: bool = False
@@ -217,7 +217,8 @@ class Refused(Message, frozen=True):
 class Arm(Message, frozen=True):
     """Get ready for a scan. `map` is TriggerMap.to_wire(); `parameters` are raw bytes by name.
 
-    `declared` describes the app's parameters; what follows is the run file's policy.
+    `declared` describes the app's parameters; then comes the run file's policy. `record` is the folder of the scan's
+    recording, `dump_prefix` what the absolute paths of further dumps begin with; "": there is none.
     """
 
     scan: int
@@ -232,6 +233,8 @@ class Arm(Message, frozen=True):
     incomplete: str = "process"
     fold_patience: float = 2.0
     fold_order: str = "event"
+    record: str = ""
+    dump_prefix: str = ""
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True):

@@ -40,16 +40,15 @@ from beamfold.protocols.messages import (
     Close,
     End,
     Failed,
-    Failure,
     Finish,
     Finished,
     Parameters,
     PartsDone,
-    Run,
     Shutdown,
     ToService,
     Trouble,
 )
+from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.transport.control import ControlChannel
@@ -75,8 +74,8 @@ class Publisher(Protocol):
     def snapshot(self, publish: Any) -> Any:
         """A deep, plain copy that nothing changes any more."""
 
-    def store(self, scan_id: str, snapshot: Any, report: dict[str, Any] | None) -> str:
-        """Write the final state to disk; returns the file's path, "" when nothing is stored."""
+    def store(self, scan_id: str, snapshot: Any, report: dict[str, Any] | None, recording: str = "") -> str:
+        """Write the final state to disk, and into the folder of a recording; returns the file's path, "" for none."""
 
 
 class _Batch:
@@ -212,12 +211,7 @@ class ReducerService:
 
     def _receive(self) -> None:
         scan = self._scan
-        completed: list[tuple[int, int, int]] = []
-        parts_done: dict[int, int] = {}
-        failures: list[Failure] = []
-        incomplete: dict[str, list[Run]] = {}
-        ticks: list[int] = []
-        failed = 0
+        done = Done(scan.map.streams, [w.name for w in scan.arm.workers]) if scan is not None else None
         duplicates = scan.machine.duplicates if scan else 0
         for parts in self._data.receive(RECEIVE_BYTES):
             try:
@@ -227,38 +221,17 @@ class ReducerService:
                     continue
                 if not isinstance(header, ResultBatch) or scan is None or header.scan != scan.arm.scan:
                     continue
-                fresh, done = self._log(scan, header, bytes(parts[0]), parts[1:])
+                fresh, completed = self._log(scan, header, bytes(parts[0]), parts[1:])
             except CodecError:
                 continue  # not from one of ours: nothing of it is used
             if fresh is None:
                 continue
             self._credit(scan, bytes(parts[0]), sum(map(len, parts[1:])))
-            completed += done
-            assigned = fresh & np.greater_equal(unpack_positions(header.k, header.n), 0)  # nobody assigned broadcasts
-            parts_done[header.worker] = parts_done.get(header.worker, 0) + int(np.count_nonzero(assigned))
-            name = scan.arm.workers[header.worker].name
-            events = unpack_events(header.events, header.n)
-            failed += sum(1 for i, _ in header.failures if fresh[i])
-            failures += [Failure(int(events[i]), "process_event", name, t) for i, t in header.failures[:20] if fresh[i]]
-            for i, bits in header.missing:
-                if fresh[i]:
-                    _note_missing(incomplete, scan.map.streams, int(events[i]), bits)
-            ticks += header.ticks
-        if scan is not None and (completed or parts_done):
-            self._control.send(
-                PartsDone(
-                    scan.arm.scan,
-                    _merged(completed),
-                    parts_done,
-                    scan.machine.frontier,
-                    failures,
-                    failed,
-                    incomplete,
-                    ticks,
-                    scan.machine.duplicates - duplicates,
-                    scan.closed,
-                )
-            )
+            assert done is not None
+            done.add(header, fresh, completed)
+        if scan is not None and done:
+            duplicates = scan.machine.duplicates - duplicates
+            self._control.send(done.message(scan.arm.scan, scan.machine.frontier, scan.closed, duplicates))
 
     def _log(
         self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]
@@ -442,7 +415,7 @@ class ReducerService:
         problems = [scan.timer.error] if scan.timer.error else []
         path = ""
         try:
-            path = self._publisher.store(scan.arm.scan_id, self._snapshot(), None)
+            path = self._publisher.store(scan.arm.scan_id, self._snapshot(), None, scan.arm.record)
         except (OSError, BeamfoldError) as error:
             problems.append(f"the result could not be stored: {error}")
         self._control.send(
@@ -461,7 +434,7 @@ class ReducerService:
         assert scan is not None
         if message.report is not None:
             with suppress(OSError, BeamfoldError):  # Finished has said so; the report itself is in the ledger
-                self._publisher.store(scan.arm.scan_id, self._snapshot(), message.report)
+                self._publisher.store(scan.arm.scan_id, self._snapshot(), message.report, scan.arm.record)
         self._drop(scan)
 
     def _drop(self, scan: _Scan) -> None:
@@ -524,24 +497,3 @@ class _Request:
         self.ready = threading.Event()
         self.answer: Any = None
         self.error: AppError | None = None
-
-
-def _note_missing(incomplete: dict[str, list[Run]], streams: tuple[str, ...], event: int, bits: int) -> None:
-    for index, name in enumerate(streams):
-        if bits >> index & 1:
-            runs = incomplete.setdefault(name, [])
-            if runs and runs[-1][1] == event:
-                runs[-1] = (runs[-1][0], event + 1)
-            else:
-                runs.append((event, event + 1))
-
-
-def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Adjacent runs of the same state as one."""
-    out: list[tuple[int, int, int]] = []
-    for lo, hi, state in completed:
-        if out and out[-1][1] == lo and out[-1][2] == state:
-            out[-1] = (out[-1][0], hi, state)
-        else:
-            out.append((lo, hi, int(state)))
-    return out

@@ -505,7 +505,7 @@ def test_workers_tick_in_turn_at_the_shortest_interval() -> None:
     begun = bench.now
     assert not bench.machine.tick(begun + 1.9)
     assert to(bench.machine.tick(begun + 2.0), m.Tick) == ["w0"], "nobody ticked yet: the same one is asked again"
-    bench.say("r", m.PartsDone(1, [], {}, 0, ticks=[7]))
+    bench.say("r", m.PartsDone(1, [], {}, 0, ticks=[(7, 0)]))
     assert to(bench.machine.tick(begun + 4.1), m.Tick) == ["w1"]
     bench.stop()
     assert not bench.machine.tick(begun + 99)

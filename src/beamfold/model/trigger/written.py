@@ -26,11 +26,15 @@ class WrittenMap:
         """From the JSON as it was sent."""
         return cls(zlib.compress(body, 1), all_wrap)
 
+    def json(self) -> bytes:
+        """The JSON as it was sent."""
+        return zlib.decompress(self.packed)
+
     @property
     def body(self) -> Any:
         """The JSON value. Raises MapError for what is no JSON."""
         try:
-            return msgspec.json.decode(zlib.decompress(self.packed))
+            return msgspec.json.decode(self.json())
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error) as error:
             raise MapError(f"the body is not JSON ({error}); POST a trigger map") from None
 

@@ -1,0 +1,132 @@
+"""What the controller writes of a scan for its recording, and beside the dumps that people ask for by a parameter.
+
+Each function returns the files to write; nothing is written here. The format is that of
+`beamfold.protocols.recordings`; files beside a `dump_prefix` have the names and the form that dranspose gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from beamfold.dispatch.scan import Scan
+from beamfold.model.errors import ParameterError
+from beamfold.model.parameters import name_fault
+from beamfold.protocols.messages import Block, StreamInfo
+from beamfold.protocols.recordings import ABOUT, FORMAT, HISTORY, MAP, REPORT, dump_name, plain_values
+
+DUMP_PREFIX = "dump_prefix"
+"""The parameter that asks for dumps: what the paths of their files begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFile:
+    """Write a file that belongs to a scan: bytes as they are, anything else as JSON, or as CBOR where the path says so.
+
+    `content` may be a callable that makes it, where that takes long. `append` adds it as a line; otherwise the file
+    appears as a whole, replacing an older one.
+    """
+
+    scan_id: str
+    path: str
+    content: Any
+    append: bool = False
+
+
+def dump_prefix(values: Mapping[str, bytes], output: str) -> str:
+    """The absolute prefix that the parameters ask for, "" for none; a relative one counts from the folder `output`.
+
+    Raises ParameterError for what cannot begin a path.
+    """
+    try:
+        prefix = values.get(DUMP_PREFIX, b"").decode()
+    except UnicodeDecodeError:
+        raise ParameterError(f"parameter {DUMP_PREFIX!r} is not UTF-8: set it to the beginning of a path") from None
+    if prefix and (fault := name_fault(prefix)):
+        raise ParameterError(f"parameter {DUMP_PREFIX!r}: {fault}")
+    return f"{output}/{prefix}" if prefix and not prefix.startswith("/") else prefix
+
+
+def begin(
+    scan: Scan,
+    streams: Mapping[str, StreamInfo],
+    software: str,
+    policy: Mapping[str, Any],
+    app: Mapping[str, str],
+) -> list[WriteFile]:
+    """The scan runs: what it is, its map, and the parameters that it begins with."""
+    if scan.written is None:
+        return []
+    files = _beside_dumps(scan)
+    if not scan.record:
+        return files
+    about = {
+        "format": FORMAT,
+        "beamfold": software,
+        "scan_id": scan.scan_id,
+        "number": scan.number,
+        "started": scan.started,
+        "all_wrap": scan.written.all_wrap,
+        "streams": {
+            name: {"typ": streams[name].typ, "numbered": streams[name].numbered, "dump": dump_name(name)}
+            for name in scan.map.streams
+        },
+        "workers": [{"name": n, "tags": sorted(t)} for n, t in zip(scan.workers, scan.tags, strict=True)],
+        "policy": dict(policy),
+        "app": dict(app),
+    }
+    files.append(WriteFile(scan.scan_id, f"{scan.record}/{ABOUT}", about))
+    files.append(WriteFile(scan.scan_id, f"{scan.record}/{MAP}", scan.written.json))
+    return files + parameters(scan, scan.version, 0, scan.values)
+
+
+def _beside_dumps(scan: Scan) -> list[WriteFile]:
+    if not scan.dump_prefix or scan.written is None:
+        return []
+    name = f"{scan.dump_prefix}parameters-{scan.scan_id}"
+    values: list[dict[str, Any]] = [{"name": n, "data": data} for n, data in sorted(scan.values.items())]
+    if texts := _texts(scan.values):
+        name, values = f"{name}.json", [{"name": n, "data": text} for n, text in texts]
+    else:
+        name = f"{name}.cbor"
+    mapping = f"{scan.dump_prefix}mapping-{scan.scan_id}.json"
+    return [WriteFile(scan.scan_id, mapping, scan.written.json), WriteFile(scan.scan_id, name, values)]
+
+
+def _texts(values: Mapping[str, bytes]) -> list[tuple[str, str]] | None:
+    """All values as text; None where one of them is none."""
+    try:
+        return [(name, data.decode()) for name, data in sorted(values.items())]
+    except UnicodeDecodeError:
+        return None
+
+
+def _line(scan: Scan, entry: dict[str, Any]) -> list[WriteFile]:
+    return [WriteFile(scan.scan_id, f"{scan.record}/{HISTORY}", entry, append=True)] if scan.record else []
+
+
+def parameters(scan: Scan, version: int, from_event: int, values: Mapping[str, bytes]) -> list[WriteFile]:
+    """A version of the parameters is in force from an event on."""
+    entry = {"version": version, "from_event": from_event, "values": plain_values(values)}
+    return _line(scan, {"parameters": entry})
+
+
+def blocks(scan: Scan, assigned: Sequence[Block]) -> list[WriteFile]:
+    """Virtual workers were given to workers."""
+    return _line(scan, {"blocks": [[b.lo, b.hi, b.worker] for b in assigned]}) if scan.record else []
+
+
+def ticks(scan: Scan, told: Sequence[tuple[int, int]]) -> list[WriteFile]:
+    """Workers ticked at events."""
+    return _line(scan, {"ticks": told}) if told else []
+
+
+def closed(scan: Scan, last_event: int) -> list[WriteFile]:
+    """The map has its last data event."""
+    return _line(scan, {"closed": last_event})
+
+
+def end(scan: Scan, report: Mapping[str, Any]) -> list[WriteFile]:
+    """The scan has ended."""
+    return [WriteFile(scan.scan_id, f"{scan.record}/{REPORT}", report)] if scan.record else []

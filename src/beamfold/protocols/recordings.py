@@ -1,0 +1,184 @@
+"""Recordings: all that it takes to run one scan again, in one folder.
+
+    recording.json   what the scan was: id, streams with their files, workers, policy, app
+    map.json         the trigger map as it was written
+    STREAM.cbors     an internal dump per stream: every frame that the map had a place for, by event
+    history.jsonl    what happened in its order, a line each: `parameters` from an event on, `blocks` of virtual
+                     workers given to workers, `ticks`, and at last the event with which the map was `closed`
+    report.json      what became of every event; only once the scan has ended
+    result.h5        what was published at the end
+
+The controller writes the JSON files, each ingester the dumps of its streams, the reducer the result, so that the
+folder has to be one that all of them share.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from beamfold.model.errors import ConfigError, MapError, ParameterError
+from beamfold.model.parameters import name_fault
+from beamfold.model.runs import Run
+from beamfold.model.triggermap import TriggerMap, WrittenMap
+
+FORMAT = 1
+
+ABOUT = "recording.json"
+MAP = "map.json"
+HISTORY = "history.jsonl"
+REPORT = "report.json"
+RESULT = "result.h5"
+
+
+def dump_name(stream: str) -> str:
+    """The file of a stream's dump: its name, without what a file's name cannot have or hides."""
+    return quote(stream, safe=" !#$&'()+,;=@[]^_{}~").replace(".", "%2E", int(stream.startswith("."))) + ".cbors"
+
+
+def is_recording(path: Path) -> bool:
+    """Whether this is the folder of a recording."""
+    return (path / ABOUT).is_file()
+
+
+def plain_values(values: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
+    """Raw parameter values for JSON: `{"text": …}` where they are UTF-8, else `{"base64": …}`."""
+    return {name: _plain(data) for name, data in sorted(values.items())}
+
+
+def _plain(data: bytes) -> dict[str, str]:
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStream:
+    """A stream of a recording: its type, and its dump."""
+
+    typ: str
+    numbered: bool
+    dump: Path
+
+
+@dataclass(slots=True)
+class Recording:
+    """A recorded scan, but for the frames, which are read from the dumps.
+
+    `closed` is the last data event that the map came to have, None where the scan did not come to its end. `parameters`
+    are (version, first event, raw values by name), `blocks` (lo, hi, logical worker) of virtual workers, `ticks`
+    (event, logical worker).
+    """
+
+    folder: Path
+    scan_id: str
+    map: TriggerMap
+    streams: dict[str, RecordedStream]
+    workers: list[tuple[str, frozenset[str]]]
+    policy: dict[str, Any]
+    app: dict[str, str]
+    parameters: list[tuple[int, int, dict[str, bytes]]] = field(default_factory=list)
+    blocks: list[tuple[int, int, int]] = field(default_factory=list)
+    ticks: list[tuple[int, int]] = field(default_factory=list)
+    closed: int | None = None
+    report: dict[str, Any] | None = None
+
+    @property
+    def out_of_order(self) -> list[Run]:
+        """Events that were folded before earlier ones, because those were waited for in vain."""
+        return [(lo, hi) for lo, hi in (self.report or {}).get("out_of_order", [])]
+
+
+def read_recording(folder: Path) -> Recording:
+    """Read a recording. ConfigError names the file that is missing or damaged, and what is wrong with it."""
+    about = _json(folder / ABOUT)
+    try:
+        if about["format"] != FORMAT:
+            raise ConfigError(f"{folder / ABOUT} has format {about['format']!r}, this Beamfold reads {FORMAT}")
+        found = Recording(
+            folder,
+            str(about["scan_id"]),
+            _map(folder / MAP, bool(about["all_wrap"])),
+            {name: RecordedStream(s["typ"], s["numbered"], folder / s["dump"]) for name, s in about["streams"].items()},
+            [(w["name"], frozenset(w["tags"])) for w in about["workers"]],
+            dict(about["policy"]),
+            dict(about["app"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder / ABOUT} is not what a recording's should be: {error!r}") from None
+    _read_history(found, folder / HISTORY)
+    if (folder / REPORT).is_file():
+        found.report = _json(folder / REPORT)
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; a recording needs it") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+
+
+def _map(path: Path, all_wrap: bool) -> TriggerMap:
+    try:
+        return WrittenMap.of(path.read_bytes(), all_wrap).compile()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; a recording needs it") from None
+    except MapError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read_history(found: Recording, path: Path) -> None:
+    for number, entry in enumerate(_lines(path), 1):
+        try:
+            _take(found, entry)
+        except (KeyError, TypeError, ValueError, AttributeError, MapError, ParameterError) as error:
+            raise ConfigError(f"{path}, line {number}: {error!r}") from None
+    if not found.parameters:
+        raise ConfigError(f"{path} does not say with which parameters the scan began")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines; the last one may have been cut off by a crash."""
+    try:
+        *whole, _ = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; a recording needs it") from None
+    for number, line in enumerate(whole, 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number} is not JSON: {error}") from None
+
+
+def _take(found: Recording, entry: dict[str, Any]) -> None:
+    """One line of the history. What a later version may have added is passed over."""
+    if "parameters" in entry:
+        p = entry["parameters"]
+        values = {name: _raw(name, value) for name, value in p["values"].items()}
+        found.parameters.append((int(p["version"]), int(p["from_event"]), values))
+    for lo, hi, worker in entry.get("blocks", ()):
+        if not (0 <= lo < hi and 0 <= worker < len(found.workers)):
+            raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
+        found.blocks.append((lo, hi, worker))
+    found.ticks += [(int(event), int(worker)) for event, worker in entry.get("ticks", ())]
+    if "closed" in entry:
+        found.closed = int(entry["closed"])
+
+
+def _raw(name: str, value: dict[str, str]) -> bytes:
+    if fault := name_fault(name):
+        raise ParameterError(fault)
+    try:
+        return value["text"].encode() if "text" in value else base64.b64decode(value["base64"], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"parameter {name!r}: {error}") from None
