@@ -10,7 +10,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
-from beamfold.model.errors import BeamfoldError, ConfigError
+from beamfold.model.errors import BeamfoldError
 
 INTERRUPTED = 130
 """The exit code of what a person stopped with Ctrl-C: 128 + SIGINT."""
@@ -28,6 +28,9 @@ RunFilePath = Annotated[Path, typer.Argument(metavar="RUNFILE", help="The run's 
 Store = Annotated[
     str | None,
     typer.Option(help="Control store, redis://… or unix://…; default: the run file's, REDIS_URL, or one of our own."),
+]
+Record = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Record every scan in a folder of its own below this one.")
 ]
 Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]
@@ -70,11 +73,11 @@ def root(
 
 @app.command()
 @told
-def run(runfile: RunFilePath, store: Store = None) -> int:
+def run(runfile: RunFilePath, store: Store = None, record: Record = None) -> int:
     """Start all services of a run on this host, and keep them until Ctrl-C."""
     from beamfold.cli.run import run_here
 
-    return run_here(runfile, store)
+    return run_here(runfile, store, record)
 
 
 def _service(
@@ -139,39 +142,33 @@ def demo(
     points: Annotated[int, typer.Option(min=1, max=1_000_000, help="Points of the map.")] = 600,
     rate: Annotated[float, typer.Option(min=0.1, help="Points per second.")] = 100.0,
     output: Annotated[Path, typer.Option(help="Folder for the result files.")] = Path("demo-output"),
+    record: Record = None,
 ) -> int:
     """Scan a simulated sample with two simulated detectors, and watch its map grow."""
     from beamfold.cli.demo import run_demo
 
-    return run_demo(serve=serve, points=points, rate=rate, output=output)
+    return run_demo(serve=serve, points=points, rate=rate, output=output, record=record)
 
 
 @app.command()
 @told
 def replay(
-    worker: Annotated[str, typer.Option("-w", "--worker", help="Worker class, module:Class or file.py:Class.")],
-    reducer: Annotated[str, typer.Option("-r", "--reducer", help="Reducer class, written the same way.")],
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Dumps, one per ingester; or raw captures, each as STREAM:PROTOCOL=FILE."),
+        typer.Argument(help="A recording's folder; or dumps, one per ingester; or raw captures, STREAM:PROTOCOL=FILE."),
     ] = None,
+    worker: Annotated[
+        str | None, typer.Option("-w", "--worker", help="Worker class, module:Class or file.py:Class.")
+    ] = None,
+    reducer: Annotated[str | None, typer.Option("-r", "--reducer", help="Reducer class, written the same way.")] = None,
     more: Annotated[list[str] | None, typer.Option("-f", "--file", help="The same.", hidden=True)] = None,
     parameters: Annotated[
         Path | None, typer.Option("-p", "--parameters", help="Parameter file: JSON, TOML, CBOR or pickle.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file for the published state.")] = None,
-    workers: Annotated[int, typer.Option("--nworkers", min=1, help="Logical workers.")] = 1,
+    workers: Annotated[int, typer.Option("--nworkers", min=1, help="Logical workers; a recording has its own.")] = 1,
 ) -> int:
-    """Run an app over captured streams, as it would have run live."""
-    captures = [*(more or []), *(files or [])]
-    if not captures:
-        raise ConfigError("nothing to replay: name the files of the captured streams")
-    from beamfold.cli.reports import faults
-    from beamfold.offline.replay import replay as play
+    """Run an app over a recorded scan or captured streams, as it would have run live."""
+    from beamfold.cli.replay import run_replay
 
-    report = play(worker, reducer, captures, parameters, output, workers, sys.stderr.isatty())
-    print(report.summary)
-    wrong = faults(report.to_dict())
-    for fault in wrong:
-        print(f"beamfold: {fault}", file=sys.stderr)
-    return 1 if wrong else 0
+    return run_replay([*(more or []), *(files or [])], worker, reducer, parameters, output, workers)

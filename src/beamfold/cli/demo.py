@@ -20,6 +20,7 @@ from beamfold.app.runfile import load_runfile
 from beamfold.cli.logs import LEVEL_VARIABLE
 from beamfold.cli.process import Child
 from beamfold.cli.reports import faults, picture
+from beamfold.cli.run import record_to
 from beamfold.cli.signals import interruptible
 from beamfold.cli.supervisor import Supervisor, to_stderr
 from beamfold.cli.web import Refusal, ask
@@ -35,8 +36,12 @@ DETECTORS = ("contrast", "xspress3")
 COLUMNS = 20
 
 
-def run_demo(*, serve: bool, points: int, rate: float, output: Path) -> int:
-    """Scan once, or until Ctrl-C; returns the exit code, 1 when a scan was not clean."""
+def run_demo(*, serve: bool, points: int, rate: float, output: Path, record: Path | None = None) -> int:
+    """Scan once, or until Ctrl-C; returns the exit code, 1 when a scan was not clean.
+
+    `record`: the folder below which the scans are recorded.
+    """
+    record_to(record)
     os.environ.setdefault(LEVEL_VARIABLE, "WARNING")
     return asyncio.run(_demo(serve, points, rate, output))
 
@@ -121,6 +126,8 @@ class Demo:
         print(report["summary"])
         if report["result_file"]:
             print(f"result      {report['result_file']}")
+        if report["recording"]:
+            print(f"recording   {report['recording']}")
         wrong = faults(report)
         for fault in wrong:
             print(f"beamfold: {fault}", file=sys.stderr)

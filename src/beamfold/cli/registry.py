@@ -12,6 +12,7 @@ from beamfold.ledger.base import Ledger
 from beamfold.model.errors import ConfigError, LedgerUnavailable
 
 STORE_VARIABLE = "BEAMFOLD_STORE__URL"
+RECORD_VARIABLE = "BEAMFOLD_RECORD__DIRECTORY"
 CONTROL_VARIABLE = "BEAMFOLD_CONTROLLER__CONTROL"
 
 RETRY = 0.1

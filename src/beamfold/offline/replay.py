@@ -10,32 +10,25 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from beamfold.app.calling import USER_ERRORS, user_traceback
-from beamfold.app.hooks import ReducerHooks, WorkerHooks
-from beamfold.app.loading import load_class, modules_of
 from beamfold.model.errors import BeamfoldError
 from beamfold.model.events import EventData
-from beamfold.model.parameters import ParameterHistory, ParameterSet, merge_declared
 from beamfold.model.report import MAX_FAILURES, ScanReport
 from beamfold.model.states import EventState, EventStates
+from beamfold.offline.apprun import FOREVER, AppRun
 from beamfold.offline.parameters import read_parameters
 from beamfold.offline.playback import Capture, events, parse_capture
-from beamfold.protocols.codec import TypeTable
+from beamfold.offline.recorded import RecordedReplay
 from beamfold.protocols.envelopes import ResultBatch, decode_header, result_bodies, unpack_events, unpack_states
 from beamfold.protocols.messages import Failure
+from beamfold.protocols.recordings import read_recording
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.tree import snapshot
-from beamfold.reduce.folder import Folder
 from beamfold.work.machine import Part
-from beamfold.work.results import ResultBuffer
 from beamfold.work.runner import Runner
-
-FOREVER = 1e9
-"""Seconds that a runner may take for one batch: here nothing else waits for its turn."""
 
 BATCH = 256
 """Events between two looks at the progress bar."""
@@ -53,23 +46,9 @@ class Replay:
         workers: int = 1,
         base_dir: Path | None = None,
     ) -> None:
-        base = base_dir or Path.cwd()
-        worker_class = load_class(worker, base)
-        reducer_class = load_class(reducer, base, beside=worker_class)
-        makers = [WorkerHooks(worker_class) for _ in range(workers)]
-        reducer_hooks = ReducerHooks(reducer_class)
-        declared = merge_declared(makers[0].describe_parameters(), reducer_hooks.describe_parameters())
-        first = ParameterSet.build(declared, parameters or {}, 0)
-        self._history = ParameterHistory([(0, first)])
-        self._runners = []
-        for number, hooks in enumerate(makers):
-            hooks.construct(parameters=first, context={}, state=None)
-            self._runners.append(Runner(hooks, self._history, ResultBuffer(0, number)))
-        reducer_hooks.construct(parameters=first, context={}, state=None)
         names = [f"worker-{i}" for i in range(workers)]
-        types = TypeTable({*modules_of(worker_class), *modules_of(reducer_class)})
-        self._folder = Folder(reducer_hooks, self._history, types, names)
-        self._tick_interval = makers[0].tick_interval(first)
+        self._app = AppRun(worker, reducer, base_dir or Path.cwd(), names, [(0, 0, parameters or {})])
+        self._runners, self._folder = self._app.runners, self._app.folder
         self._next_tick = 0.0
         self._states = EventStates()
         self._last = -1
@@ -78,7 +57,7 @@ class Replay:
     @property
     def publish(self) -> Any:
         """The reducer's state as it is now."""
-        return self._folder.hooks.publish
+        return self._app.publish
 
     def run(self, source: Iterable[EventData]) -> Iterator[int]:
         """Process the events, yielding how many are done; the last one of all goes to every worker."""
@@ -99,9 +78,9 @@ class Replay:
         yield done
 
     def _one(self, event: EventData, runners: list[Runner]) -> None:
-        now = time.monotonic()
-        if self._tick_interval is not None and now >= self._next_tick:
-            self._next_tick = now + self._tick_interval
+        now, interval = time.monotonic(), self._app.tick_interval
+        if interval is not None and now >= self._next_tick:
+            self._next_tick = now + interval
             runners[0].tick = True
         part = Part(event.event_number, 0, event.streams, 0, 0, True)
         for runner in runners:
@@ -132,14 +111,7 @@ class Replay:
                 self.report.failures.append(entry)
 
     def _finish(self) -> None:
-        last = max(self._last, 0)
-        for number, runner in enumerate(self._runners):
-            try:
-                runner.finish(last)
-            except USER_ERRORS as error:
-                self._fail([Failure(last, "finish", self.report.workers[number], user_traceback(error))])
-        self._folder.finish(last)
-        self._fail(self._folder.failures)
+        self._fail(self._app.finish(max(self._last, 0)))
         for lo, hi in self._folder.failed:
             self._states.raise_to(lo, hi, EventState.FAILED)
         self._conclude()
@@ -154,6 +126,16 @@ class Replay:
         report.events = sum(counts.values())
         report.ended, report.finished = "finished", time.time()
         report.count(counts)
+
+
+class Player(Protocol):
+    """Something that replays, and says how it went."""
+
+    report: ScanReport
+
+    @property
+    def publish(self) -> Any:
+        """The reducer's state as it is now."""
 
 
 def replay(
@@ -173,10 +155,33 @@ def replay(
     captures = [f if isinstance(f, Capture) else parse_capture(str(f)) for f in files]
     raw = read_parameters(parameters) if parameters is not None else {}
     player = Replay(worker, reducer, parameters=raw, workers=workers)
+    return _play(player, player.run(_tolerant(events(captures), player.report)), None, output, progress)
+
+
+def replay_recording(
+    folder: Path,
+    app: tuple[str, str] | None = None,
+    parameters: Path | None = None,
+    output: Path | None = None,
+    progress: bool = False,
+) -> ScanReport:
+    """Run a recorded scan again: the same parts at the same logical workers, the same parameters, ticks and order.
+
+    The app is the one that the recording names, unless `app` names another worker and reducer (relative to the
+    present folder); `parameters` replace those that were recorded, for the whole scan. Raises BeamfoldError for what
+    makes the replay impossible.
+    """
+    recording = read_recording(folder)
+    raw = read_parameters(parameters) if parameters is not None else None
+    player = RecordedReplay(recording, app, raw)
+    return _play(player, player.run(), (recording.report or {}).get("events"), output, progress)
+
+
+def _play(player: Player, steps: Iterable[int], total: int | None, output: Path | None, progress: bool) -> ScanReport:
     columns = (TextColumn("replay"), BarColumn(), TextColumn("{task.completed} events"), TimeElapsedColumn())
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("replay", total=None)
-        for done in player.run(_tolerant(events(captures), player.report)):
+        task = bar.add_task("replay", total=total)
+        for done in steps:
             bar.update(task, completed=done)
     if output is not None:
         report = player.report.to_dict()
@@ -193,4 +198,4 @@ def _tolerant(source: Iterator[EventData], report: ScanReport) -> Iterator[Event
         report.troubles.append(str(error))
 
 
-__all__ = ["Replay", "replay"]
+__all__ = ["Replay", "replay", "replay_recording"]

@@ -1,0 +1,324 @@
+"""A recorded scan, run again in this process: the ingest, work and reduce machines of the live scan, without sockets.
+
+The dumps take the place of the detectors, and the recorded blocks that of the controller's assignments, so that every
+logical worker gets the parts that it had, with the parameters and ticks that were in force; results are folded in
+event order.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from beamfold.dispatch.scan import Scan
+from beamfold.ingest.machine import Action, IngestMachine, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.model.errors import ConfigError, MalformedFrame
+from beamfold.model.events import Buffer
+from beamfold.model.report import ScanReport
+from beamfold.offline.apprun import FOREVER, AppRun
+from beamfold.protocols.dumps import DumpEvent, read_dump
+from beamfold.protocols.envelopes import (
+    ResultBatch,
+    decode_header,
+    result_bodies,
+    unpack_events,
+    unpack_positions,
+    unpack_states,
+)
+from beamfold.protocols.items import Data, End, Start
+from beamfold.protocols.messages import (
+    Block,
+    Finished,
+    FramesMissing,
+    PartsDone,
+    Release,
+    StreamEnded,
+    StreamInfo,
+)
+from beamfold.protocols.recordings import RecordedStream, Recording
+from beamfold.reduce.done import Done
+from beamfold.reduce.machine import ReduceMachine
+from beamfold.work.machine import Part, WorkMachine
+
+WINDOW = 256
+"""Events that are read, processed and folded before the next ones are read; no stream is further ahead."""
+
+WINDOW_BYTES = 32 << 20
+"""Bytes of one stream after which its window ends, however few its events."""
+
+SCAN = 1
+PLENTY = 1 << 62
+
+
+class RecordedReplay:
+    """One replay of a recording.
+
+    `app` names another worker and reducer class than the recorded ones, relative to the present folder; `parameters`,
+    raw values by name, are in force instead of the recorded ones. Raises BeamfoldError for what makes it impossible.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        app: tuple[str, str] | None = None,
+        parameters: dict[str, bytes] | None = None,
+    ) -> None:
+        self._recording, self._map = recording, recording.map
+        names, tags = [n for n, _ in recording.workers], [t for _, t in recording.workers]
+        recorded = recording.app
+        worker, reducer = app or (recorded["worker"], recorded["reducer"])
+        self._app = AppRun(
+            worker,
+            reducer,
+            Path.cwd() if app else Path(recorded["directory"]),
+            names,
+            recording.parameters if parameters is None else [(0, 0, parameters)],
+            skip=recording.policy.get("incomplete") == "skip",
+        )
+        streams = recording.streams
+        infos = [StreamInfo(name, streams[name].typ, streams[name].numbered) for name in self._map.streams]
+        groups = [sum(1 << g for g, wanted in enumerate(self._map.groups) if wanted <= t) for t in tags]
+        targets = [sum(1 << w for w, t in enumerate(tags) if wanted <= t) for wanted in self._map.groups]
+        specs = [StreamSpec(i, name, True) for i, name in enumerate(self._map.streams)]
+        self._ingest = IngestMachine(SCAN, self._map, specs, groups, retention_bytes=PLENTY)
+        self._work = [WorkMachine(self._map, w, groups[w], infos) for w in range(len(names))]
+        self._reduce: ReduceMachine[_Batch] = ReduceMachine(
+            self._map, targets, patience=math.inf, in_order=recording.policy.get("fold_order") != "arrival"
+        )
+        matching = {i.name: "numbered" if i.numbered else "counted" for i in infos}
+        number = int((recording.report or {}).get("number", 0))
+        now = time.time()
+        self._scan = Scan(number, recording.scan_id, self._map, None, names, tags, matching, 0, now, {}, frozenset())
+        self._ticks = [{event for event, who in recording.ticks if who == w} for w in range(len(names))]
+        end = recording.closed + 1 if recording.closed is not None and self._map.wrapped else None
+        self._dumps = [_Dump(name, streams[name], end) for name in self._map.streams]
+        self._assigned = 0
+        self._seen = -1
+        self._closed = False
+        self.report: ScanReport = self._scan.report
+        self.report.troubles += self._app.troubles
+        if recording.out_of_order:
+            self.report.troubles.append("the live scan folded some events before earlier ones; here all are in order")
+
+    @property
+    def publish(self) -> object:
+        """The reducer's state as it is now."""
+        return self._app.publish
+
+    def run(self) -> Iterator[int]:
+        """Process the scan, yielding how many events are done; afterwards `report` says how it went."""
+        self._begin()
+        while any(dump.next is not None for dump in self._dumps):
+            self._read()
+            self._process()
+            yield self._scan.states.done
+        self._close()
+        self._finish()
+        yield self._scan.states.done
+
+    # -- frames ----------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """The next window of every stream; one with large frames falls behind, and the others wait for it."""
+        limit = min(dump.event for dump in self._dumps) + WINDOW
+        for index, dump in enumerate(self._dumps):
+            self._feed(index, dump, dump.take(limit))
+        self._assign()
+
+    def _feed(self, stream: int, dump: _Dump, frames: list[tuple[int, list[Buffer]]]) -> None:
+        if self._scan_has_no(stream, frames):
+            raise ConfigError(f"{dump.path} has frames of events that the trigger map has none for; is it this scan's?")
+        ordinals = [self._map.ordinal_at(stream, event) for event, _ in frames]
+        items: list[Start | Data | End] = []
+        if ordinals and not ordinals[0]:
+            items.append(Start(frames[0][1]))
+            ordinals, frames = ordinals[1:], frames[1:]
+        if frames:
+            items.append(Data([ordinal - 1 for ordinal in ordinals], [frame for _, frame in frames]))
+            self._seen = max(self._seen, frames[-1][0])
+        if dump.ended:
+            items.append(End(dump.finish()))
+        self._do(self._ingest.feed(stream, items))
+
+    def _scan_has_no(self, stream: int, frames: list[tuple[int, list[Buffer]]]) -> bool:
+        return not all(self._map.has_cell(stream, event) for event, _ in frames)
+
+    def _do(self, actions: list[Action]) -> None:
+        """What the ingesters and the controller do with these actions."""
+        for action in actions:
+            if isinstance(action, SendFrames):
+                machine = self._work[action.worker]
+                machine.frames(action.stream, 0, action.events, action.k, action.frames, action.closed)
+            elif isinstance(action, SendGap):
+                self._work[action.worker].gap(action.stream, action.runs, action.tail, action.closed)
+            elif isinstance(action, Tell):
+                if isinstance(action.message, FramesMissing):
+                    self._scan.missing(action.message)
+                elif isinstance(action.message, StreamEnded):
+                    self._scan.ended(action.message)
+
+    # -- what the controller did -----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        for worker in range(len(self._work)):
+            for stream in range(len(self._map.streams)):
+                self._do(self._ingest.grant(worker, stream, PLENTY))
+        self._give([Block(*block) for block in self._recording.blocks])
+
+    def _give(self, blocks: list[Block]) -> None:
+        self._assigned = max([self._assigned, *(b.hi for b in blocks)])
+        frontier = self._reduce.frontier
+        for worker, machine in enumerate(self._work):
+            machine.assign([b for b in blocks if b.worker == worker], self._assigned, frontier, self._seen)
+        if blocks:
+            self._do(self._ingest.assign(blocks))
+
+    def _assign(self) -> None:
+        """Virtual workers whose assignment is not in the recording, because that broke off, go to all in turn."""
+        wanted = self._map.virtual_before(self._seen + 1)
+        self._give([Block(v, v + 1, self._turn(v)) for v in range(self._assigned, wanted)])
+
+    def _turn(self, virtual: int) -> int:
+        able = [w for w, (_, tags) in enumerate(self._recording.workers) if self._map.tags(virtual) <= tags]
+        return able[virtual % len(able)]
+
+    def _close(self) -> None:
+        """The map has its last data event; what never came will not come."""
+        last, ended = self._recording.closed, (self._recording.report or {}).get("ended")
+        if last is None and ended == "finished":  # without an end event a scan may end before its series do
+            last = self._scan.last_data_event
+        if last is None:
+            last, ended = max(self._seen, int(self._map.wrapped) - 1), "stopped"
+        self._scan.close(last, cut=ended == "stopped")
+        for machine in self._work:
+            machine.close(last)
+        self._closed = True
+        completed = self._reduce.close(self._map.closed_at(last))
+        self._scan.done(PartsDone(SCAN, completed, {}, self._reduce.frontier, closed=True), 0.0)
+        self._do(self._ingest.close(last))
+        self._process()
+        for machine in self._work:
+            machine.conclude()
+        self._process()
+
+    # -- workers and reducer ---------------------------------------------------------------------------------
+
+    def _process(self) -> None:
+        """Let all workers process what they can, and fold what they made of it."""
+        before = self._reduce.frontier
+        busy = True
+        while busy:
+            busy = False
+            for worker, machine in enumerate(self._work):
+                if parts := machine.take(WINDOW):
+                    self._work_on(worker, parts)
+                    busy = True
+        if self._reduce.frontier > before:
+            self._do(self._ingest.release(Release(SCAN, [(before, self._reduce.frontier)])))
+
+    def _work_on(self, worker: int, parts: list[Part]) -> None:
+        ticks, runner = self._ticks[worker], self._app.runners[worker]
+        at = 0
+        for n, part in enumerate(parts):
+            if part.call and part.event in ticks:
+                runner.run(parts[at:n], FOREVER)
+                ticks.discard(part.event)
+                runner.tick, at = True, n
+        runner.run(parts[at:], FOREVER)
+        (head, blob, *buffers), _ = runner.results.take()
+        header = decode_header(head)
+        assert isinstance(header, ResultBatch)
+        self._log(_Batch(header, blob, buffers))
+
+    def _log(self, batch: _Batch) -> None:
+        header = batch.header
+        k, states = unpack_positions(header.k, header.n), unpack_states(header.states, header.n)
+        fresh, completed = self._reduce.logged(batch, batch.events, k, states, 0.0)
+        done = Done(self._map.streams, self._app.names)
+        done.add(header, fresh, completed)
+        self._scan.done(done.message(SCAN, self._reduce.frontier, self._closed, 0), 0.0)
+        for fold in self._reduce.fold(0.0):
+            each = fold.batch
+            for i in fold.index:
+                if len(each.bodies[i]):
+                    self._app.folder.fold(int(each.events[i]), each.header.worker, each.bodies[i], each.buffers)
+
+    def _finish(self) -> None:
+        for seen in self._ingest.progress():
+            self._scan.seen(seen)
+        self._verdict_of_live()
+        failures = self._app.finish(max((self._scan.map.n_events or 1) - 1, 0))
+        self._scan.finished(Finished(SCAN, failures, self._app.folder.failed))
+        self._scan.conclude("finished", time.time())
+
+
+    def _verdict_of_live(self) -> None:
+        """Whether the total of a counted stream was right depends on what is in no dump: frames beyond the map."""
+        for name, live in (self._recording.report or {}).get("streams", {}).items():
+            if live["phase"] == "ended":
+                self._scan.ended(StreamEnded(SCAN, name, live["frames"], 0, live["surplus"]))
+
+
+class _Batch:
+    """Results of one worker, as they would travel."""
+
+    def __init__(self, header: ResultBatch, blob: Buffer, buffers: list[Buffer]) -> None:
+        self.header = header
+        self.events = unpack_events(header.events, header.n)
+        self.bodies = result_bodies(header, blob)
+        self.buffers = buffers
+
+
+class _Dump:
+    """One stream's frames by event. `end` is the event that its end message belongs to, None where it has none."""
+
+    def __init__(self, name: str, stream: RecordedStream, end: int | None) -> None:
+        self.path = stream.dump
+        self._name = name
+        self._end = end
+        # A stream of which nothing came has no dump.
+        self._events = iter(read_dump(self.path)) if self.path.is_file() else iter(())
+        self._last = -1
+        self.next: DumpEvent | None = None
+        self._advance()
+
+    def _advance(self) -> None:
+        self.next = next(self._events, None)
+        if self.next is None:
+            return
+        if self.next.event_number <= self._last or set(self.next.streams) != {self._name}:
+            raise MalformedFrame(
+                f"{self.path}: event {self.next.event_number} after {self._last}, with {', '.join(self.next.streams)}: "
+                f"a recording's dump has the frames of {self._name!r} in order"
+            )
+        self._last = self.next.event_number
+
+    @property
+    def event(self) -> float:
+        """The event of the next frame; infinity after the last one."""
+        return math.inf if self.next is None else self.next.event_number
+
+    @property
+    def ended(self) -> bool:
+        """Whether only the end message is left."""
+        return self.next is not None and self.next.event_number == self._end
+
+    def take(self, below: float) -> list[tuple[int, list[Buffer]]]:
+        """(event, frame) of the data before `below`, until their bytes fill a window."""
+        found: list[tuple[int, list[Buffer]]] = []
+        room = WINDOW_BYTES
+        while self.next is not None and self.event < below and not self.ended and room > 0:
+            frame = self.next.streams[self._name].frames
+            found.append((self.next.event_number, frame))
+            room -= sum(map(len, frame))
+            self._advance()
+        return found
+
+    def finish(self) -> list[Buffer]:
+        """The end message, once only that is left."""
+        assert self.next is not None
+        frame = self.next.streams[self._name].frames
+        self._advance()
+        return frame
