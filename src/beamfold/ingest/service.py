@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from beamfold.ingest.machine import (
     Action,
@@ -119,7 +120,18 @@ class IngesterService:
                 next_progress = now + PROGRESS_INTERVAL
                 for scan in self._scans.values():
                     self._tell_progress(scan)
-                self._control.beat(lambda: {"scans": len(self._scans)})
+                self._control.beat(self._stats)
+
+    def _stats(self) -> dict[str, Any]:
+        """Of the newest scan: `events` are the frames of the stream that has most, `frames` those of all."""
+        if not self._scans:
+            return {"scans": 0}
+        number = next(reversed(self._scans))
+        seen = self._scans[number].machine.progress()
+        frames = [s.frames for s in seen]
+        last = max((s.last_event for s in seen), default=0)
+        counts = {"events": max(frames, default=0), "last_event": max(last, 0), "frames": sum(frames)}
+        return {"scan": number, **counts, "scans": len(self._scans)}
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -236,6 +248,7 @@ class IngesterService:
             self._perform(scan, scan.machine.set_version(message.version, message.from_event))
 
     def _end(self, message: End) -> None:
+        self._control.beat(self._stats, at_once=True)
         scan = self._scans.pop(message.scan, None)
         if scan is None:
             return
