@@ -476,6 +476,7 @@ class ControllerMachine:
         blocks = scan.dispatcher.assign()
         if not blocks:
             return []
+        scan.recent.extend(blocks)
         assigned = scan.dispatcher.next_virtual
         message = Assign(scan.number, blocks, assigned, scan.frontier, scan.shown)
         actions: list[Action] = [Send(s.peer, message) for s in self._needed(scan, "ingester")]

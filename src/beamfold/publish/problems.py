@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from beamfold.model.errors import BeamfoldError, LedgerUnavailable
 
@@ -58,7 +59,11 @@ def install(app: FastAPI) -> None:
         away = isinstance(error, LedgerUnavailable)
         return document(HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.BAD_REQUEST, str(error))
 
+    async def left(_request: Request, error: Exception) -> Response:
+        return document(HTTPStatus.BAD_REQUEST, "the client went away before its request was complete")
+
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(BeamfoldError, ours)
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from beamfold.app.declared import to_wire
 from beamfold.dispatch.machine import ControllerMachine
+from beamfold.dispatch.notes import Notes
 from beamfold.model.errors import AppError, LedgerUnavailable, MapError, ScanError
 from beamfold.model.parameters import FloatParameter, JsonParameter
 from beamfold.model.triggermap import TriggerMap, WrittenMap
@@ -40,10 +41,11 @@ class FakeService:
         self.stops = 0
         self.reports: dict[str, dict[str, Any]] = {}
         self.asked: list[int] = []
-        self.notes = [
-            {"created": 1.0, "levelname": level, "name": "controller", "msg": level.lower()}
+        self.notes = Notes()
+        self.notes.add(
+            {"created": 1.0, "levelname": level, "name": "controller", "lineno": 0, "msg": level.lower()}
             for level in ("INFO", "ERROR")
-        ]
+        )
 
     def hello(self, role: str, name: str, **facts: Any) -> None:
         hello = Hello(role, name, f"uuid-{name}", "1.0", 1, "host", **facts)

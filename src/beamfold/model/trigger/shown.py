@@ -12,11 +12,8 @@ from typing import Any
 
 from beamfold.model.errors import MapError
 from beamfold.model.trigger.base import GENERIC
-from beamfold.model.trigger.spec import UniformSpec, UniformStream, read_spec
+from beamfold.model.trigger.spec import START_END, UniformSpec, UniformStream, read_spec
 from beamfold.model.trigger.written import WrittenMap
-
-START_END = "reserved_start_end"
-"""The part that stands at both ends of a wrapped map."""
 
 MAX_SHOWN = 100_000
 """Cells with their targets, and names in the sequence, that are shown: some 10 MB of JSON."""
