@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request
@@ -26,6 +26,9 @@ Intervals = Annotated[
     list[Annotated[int, Query(ge=1, le=KEPT)]],
     Query(max_length=MAX_INTERVALS, description="In seconds; `total` says how many seconds one really covers."),
 ]
+
+
+_ELSEWHERE: dict[int | str, dict[str, Any]] = {**responses(422, 503), 307: {"description": "where the state is"}}
 
 
 def add_overview(app: FastAPI, service: ControllerService) -> None:
@@ -60,7 +63,7 @@ def add_overview(app: FastAPI, service: ControllerService) -> None:
 
 def _add_state(app: FastAPI, machine: ControllerMachine) -> None:
     @app.get("/api/v1/state", include_in_schema=False)
-    @app.get("/api/v1/state/{path:path}", status_code=307, responses=responses(422, 503))
+    @app.get("/api/v1/state/{path:path}", status_code=307, response_class=RedirectResponse, responses=_ELSEWHERE)
     async def state(request: Request, path: str = "") -> RedirectResponse:
         """The published state lives at the reducer: where to find it."""
         reducer = next((s for s in alive(machine, "reducer") if s.hello.http), None)
