@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 
 from beamfold.app.declared import to_wire
 from beamfold.dispatch.machine import ControllerMachine
@@ -19,7 +17,7 @@ from beamfold.dispatch.notes import Notes
 from beamfold.model.errors import AppError, LedgerUnavailable, MapError, ScanError
 from beamfold.model.parameters import FloatParameter, JsonParameter
 from beamfold.model.triggermap import TriggerMap, WrittenMap
-from beamfold.protocols.messages import Hello, StreamInfo
+from beamfold.protocols.messages import Hello
 from beamfold.publish.controller_http import MAX_PARAMETER, MAX_SEQUENCE, build_controller_app
 from beamfold.publish.reducer_http import build_reducer_app
 from beamfold.publish.tree import snapshot
