@@ -18,10 +18,10 @@ from beamfold.protocols.messages import LogLine
 LEVEL_VARIABLE = "BEAMFOLD_LOG"
 
 
-MAX_LINES = 100
+MAX_LINES = 50
 """Lines kept for the controller between two heartbeats; what an app logs for every event does not become traffic."""
 
-FOR_WARNINGS = 25
+FOR_WARNINGS = 20
 """Of these, lines that only warnings and errors may take."""
 
 MAX_TEXT = 2000

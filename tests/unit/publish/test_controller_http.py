@@ -15,6 +15,7 @@ from beamfold.model.parameters import FloatParameter, JsonParameter, ParameterSe
 from beamfold.model.triggermap import WrittenMap
 from beamfold.protocols import messages as m
 from beamfold.publish.controller import parameters as parameters_module
+from beamfold.publish.controller import scans as scans_module
 from beamfold.publish.controller.answers import NEWEST
 from beamfold.publish.controller.config import uuid_of
 from unit.publish.played import WORKERS, Played, ask, problem
@@ -171,6 +172,16 @@ def test_a_scan_hook_that_cannot_be_read_is_a_problem(controller: Played) -> Non
     assert "JSON" in problem(controller.ask("POST", "/sardana_hook", content=b"{"), 400)
     large = {"content-length": str(1 << 30)}
     assert "1 MiB" in problem(controller.ask("POST", "/sardana_hook", content=b"", headers=large), 413)
+
+
+def test_the_lists_of_a_report_that_grow_with_the_scan_are_cut(
+    controller: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = controller.submit(UNIFORM)
+    controller.say("reducer", m.PartsDone(controller.number, [], {}, 0, ticks=[1, 2, 3, 4]))
+    assert controller.get(f"/scans/{scan}/report")["ticks"] == [1, 2, 3, 4]
+    monkeypatch.setitem(scans_module.MOST, "ticks", 2)
+    assert controller.get(f"/scans/{scan}/report")["ticks"] == [3, 4]
 
 
 # -- services ------------------------------------------------------------------------------------------------

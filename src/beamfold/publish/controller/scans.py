@@ -26,6 +26,10 @@ AllWrap = Annotated[
 _SHORT = ("number", "ended", "phase", "reason", "planned", "events", "states", "summary", "started", "finished")
 
 
+MOST = {"ticks": 10_000, "out_of_order": 10_000, "parameters": 1000}
+"""Entries shown of a report's lists that grow with the length of a scan; others are bounded as they are made."""
+
+
 def add_scans(app: FastAPI, service: ControllerService) -> None:
     """The routes about scans, their maps and their reports."""
     _add_start(app, service)
@@ -52,7 +56,7 @@ async def _submit(service: ControllerService, compiled: Callable[[], tuple[Trigg
 def _add_start(app: FastAPI, service: ControllerService) -> None:
     @app.post(
         "/api/v1/sequence",
-        responses=answers(str, 400, 403, 413, 422, 503, about="the id of the scan"),
+        responses=answers(str, 400, 403, 413, 422, about="the id of the scan"),
         openapi_extra=bodies.json_body(bodies.SequenceBody, bodies.UniformBody),
     )
     async def sequence(request: Request, all_wrap: AllWrap = None) -> str:
@@ -69,7 +73,7 @@ def _add_older(app: FastAPI, service: ControllerService) -> None:
     @app.post(
         "/api/v1/mapping",
         deprecated=True,
-        responses=answers(str, 400, 403, 413, 422, 503, about="the id of the scan"),
+        responses=answers(str, 400, 403, 413, 422, about="the id of the scan"),
         openapi_extra=bodies.cells_body(),
     )
     async def mapping(request: Request, all_wrap: bool = True) -> str:
@@ -80,7 +84,7 @@ def _add_older(app: FastAPI, service: ControllerService) -> None:
     @app.post(
         "/api/v1/sardana_hook",
         deprecated=True,
-        responses=answers(str, 400, 403, 413, 503, about="the id of the scan, or a sentence that says what is wrong"),
+        responses=answers(str, 400, 403, 413, about="the id of the scan, or a sentence that says what is wrong"),
         openapi_extra=bodies.json_body(bodies.HookBody),
     )
     async def sardana_hook(request: Request) -> str:
@@ -146,8 +150,12 @@ def _add_reports(app: FastAPI, service: ControllerService) -> None:
 
     @app.get("/api/v1/scans/{scan_id}/report", responses=answers(models.Report, 404, 422, 503))
     async def report(scan_id: str) -> Response:
-        """What became of every event of the scan, as it stands."""
-        return Json(await _report(service, scan_id))
+        """What became of every event of the scan, as it stands.
+
+        Of the longest lists the newest entries are shown; the stored result has all of them.
+        """
+        found = await _report(service, scan_id)
+        return Json({**found, **{key: found[key][-most:] for key, most in MOST.items() if key in found}})
 
 
 async def _report(service: ControllerService, scan_id: str) -> dict[str, Any]:
