@@ -14,6 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from beamfold.model.errors import BeamfoldError, LedgerUnavailable
 
+MAX_DETAIL = 4000
+"""Characters of a detail: it may quote what somebody sent, and that may be long."""
+
 
 class Problem(BaseModel):
     """What an error answers, as application/problem+json."""
@@ -35,7 +38,8 @@ def document(status: int, detail: str, headers: dict[str, str] | None = None) ->
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    shown = detail if len(detail) <= MAX_DETAIL else detail[:MAX_DETAIL] + " …"
+    body = {"type": "about:blank", "title": title, "status": status, "detail": shown}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 

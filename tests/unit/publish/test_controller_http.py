@@ -144,6 +144,10 @@ def test_the_scan_hook_uses_the_streams_that_there_are(controller: Played) -> No
     assert controller.get(f"/scans/{scan}/map") == {"streams": ["b", "a"], "events": 4, "all_wrap": True}
 
 
+def test_a_refusal_quotes_no_more_than_can_be_read(controller: Played) -> None:
+    assert len(problem(controller.ask("POST", "/mapping", json={"a": ["x" * (1 << 20)]}), 400)) < 5000
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -279,6 +283,30 @@ def test_status_lists_the_newest_events_alone(controller: Played) -> None:
     assert status["completed_events"] == list(range(5000 - NEWEST, 5000))
     assert len(status["work_completed"]) == NEWEST
     assert controller.get("/progress")["completed_events"] == 5000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"streams": ["a", "b"], "events": None, "batch": 3},
+        {"streams": {"a": {"every": 2, "first": 4}, "b": {"every": 3}}, "events": 50},
+        {"streams": ["a"], "events": 50, "broadcast": True},
+        {"parts": {"p": {"a": [[], None, CELL, *[[{"constraint": 1}, {}]] * 5]}}, "sequence": ["p"] * 4},
+    ],
+    ids=["endless", "sparse", "broadcast", "explicit"],
+)
+def test_status_is_there_for_every_kind_of_map_also_when_it_was_cut_short(controller: Played, body: Any) -> None:
+    controller.submit(body)
+    for events in (1, 7, 20):
+        controller.process(0, events)
+        status = controller.get("/status")
+        assert status["completed_events"] == list(range(events))
+        assert status["work_completed"]["0"] == list(WORKERS)
+    assert controller.ask("POST", "/stop").status_code == 200
+    controller.finish()
+    assert controller.get("/progress")["finished"] is True
+    assert controller.get("/status")["completed_events"][:1] == [0]
+    assert set(controller.get("/load")) == set(WORKERS)
 
 
 def test_load_is_told_in_seconds(controller: Played) -> None:
