@@ -10,7 +10,7 @@ from typing import Any
 from beamfold.model.events import Buffer
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.envelopes import FrameBatch, Gap, Grant, ResultBatch, encode_header
-from beamfold.protocols.messages import Arm, IngesterInfo, Message, Shutdown, WorkerInfo
+from beamfold.protocols.messages import Arm, Beat, IngesterInfo, Message, Shutdown, WorkerInfo
 
 Step = Message | Callable[[], Any]
 
@@ -52,8 +52,10 @@ class Control:
     def announce(self, **changes: Any) -> None:
         self.announced = changes
 
-    def beat(self, stats: Callable[[], dict[str, Any]]) -> None:
-        stats()
+    def beat(self, stats: Callable[[], dict[str, Any]], *, at_once: bool = False) -> None:
+        found = stats()
+        if at_once:
+            self.sent.append(Beat(found))
 
     def close(self) -> None:
         os.close(self.socket)

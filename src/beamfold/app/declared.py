@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from beamfold.model.errors import ParameterError
@@ -13,6 +13,7 @@ from beamfold.model.parameters import (
     IntParameter,
     JsonParameter,
     ParameterBase,
+    ParameterSet,
     StrParameter,
 )
 
@@ -20,6 +21,11 @@ _CLASSES: dict[str, type[ParameterBase]] = {
     cls.model_fields["dtype"].default: cls
     for cls in (StrParameter, IntParameter, FloatParameter, BoolParameter, BinaryParameter, JsonParameter)
 }
+
+DUMP_PREFIX = StrParameter(
+    name="dump_prefix", description="Prefix of the files that ingesters dump what they receive to"
+)
+"""The parameter that every deployment has. No app declares it, so hooks see it once somebody has set it."""
 
 
 def to_wire(parameter: ParameterBase) -> dict[str, Any]:
@@ -54,3 +60,11 @@ def declared_together(own: Iterable[ParameterBase], others: Iterable[dict[str, A
     known = {p.name: p for p in (from_wire(d) for d in others)}
     known.update((p.name, p) for p in own)
     return [known[name] for name in sorted(known)]
+
+
+def hash_of(declared: Iterable[dict[str, Any]], values: Mapping[str, bytes]) -> str:
+    """Hash of all parameters, defaults included, as results know it; "" while they do not fit what is declared."""
+    try:
+        return ParameterSet.build([from_wire(d) for d in declared], values, 0).hash
+    except ParameterError:
+        return ""

@@ -65,7 +65,7 @@ def run_service(
         os.environ[STORE_VARIABLE] = store
     settings = load_runfile(runfile)
     name = name or _only_name(settings, role)
-    logs.set_up(name)
+    logs.set_up(name, collect=role != "controller")
     if role == "controller":
         return _run_controller(settings, token, supervised)
     context = Context()
@@ -113,7 +113,7 @@ def _hello(role: str, name: str, **facts: Any) -> Hello:
 
 def _connect(settings: RunFile, context: Context, hello: Hello) -> ControlChannel:
     log = structlog.get_logger()
-    return ControlChannel(context, find_controller(settings, log.info), hello)
+    return ControlChannel(context, find_controller(settings, log.info), hello, logs.collected.take)
 
 
 def _framer(settings: RunFile, stream: str) -> Framer:

@@ -12,7 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from beamfold.app.declared import hash_of
 from beamfold.dispatch import recording
+from beamfold.dispatch.entries import entries_of
+from beamfold.dispatch.load import LoadHistory, plain_stats
 from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Phase, Plan, Scan
@@ -38,6 +41,7 @@ from beamfold.protocols.messages import (
     Hello,
     IngesterInfo,
     Introduce,
+    Logs,
     Message,
     Parameters,
     PartsDone,
@@ -102,7 +106,14 @@ class Note:
     text: str
 
 
-Action: TypeAlias = Send | Reply | RecordScan | RecordParameters | WriteFile | Note
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What a service logged, for people; it has printed it itself."""
+
+    entries: list[dict[str, Any]]
+
+
+Action: TypeAlias = Send | Reply | RecordScan | RecordParameters | WriteFile | Note | Logged
 
 
 @dataclass(slots=True)
@@ -114,6 +125,7 @@ class Service:
     seen: float
     stats: dict[str, Any] = field(default_factory=dict)
     gone: str = ""
+    load: LoadHistory = field(default_factory=LoadHistory)
 
     @property
     def key(self) -> str:
@@ -175,8 +187,11 @@ class ControllerMachine:
         service = self.services[key]
         service.seen = now
         if isinstance(message, Beat):
-            service.stats = message.stats
+            service.stats = plain_stats(message.stats)
+            service.load.add(service.stats, now)
             return []
+        if isinstance(message, Logs):
+            return [Logged(entries_of(service.hello.name, message.lines, now))]
         if isinstance(message, Gone):
             return self._gone(message, now) if service.hello.role == SUPERVISOR else []
         scan = next((s for s in (self.scan, self._next) if s is not None and s.number == message.scan), None)
@@ -358,7 +373,7 @@ class ControllerMachine:
         self.scan, self._next = scan, None
         self._fencing, self._fence_again = None, False
         scan.version, scan.values = self.version, self.values  # changed perhaps while the scan before was drained
-        scan.report.parameters = [_version_record(scan.version, scan.values, 0)]
+        scan.report.parameters = [self._version_record(scan.version, scan.values, 0)]
         actions: list[Action] = [
             RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started})
         ]
@@ -397,6 +412,12 @@ class ControllerMachine:
             self._fence_again = True
             return actions
         return actions + self._fence(scan)
+
+    def _version_record(self, version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:
+        """A version for the report: its hash as results know it, text where it is text, sizes of what is long."""
+        shown = {k: v.decode("utf-8", "replace") if len(v) <= 1024 else f"{len(v)} bytes" for k, v in values.items()}
+        known = hash_of(self.declared(), values)
+        return {"version": version, "from_event": from_event, "values": shown, "hash": known}
 
     def _fence(self, scan: Scan) -> list[Action]:
         self._fencing, self._fence_again = (self.version, dict(self.values)), False
@@ -485,6 +506,7 @@ class ControllerMachine:
         blocks = scan.dispatcher.assign()
         if not blocks:
             return []
+        scan.recent.extend(blocks)
         assigned = scan.dispatcher.next_virtual
         message = Assign(scan.number, blocks, assigned, scan.frontier, scan.shown)
         actions: list[Action] = [Send(s.peer, message) for s in self._needed(scan, "ingester")]
@@ -562,7 +584,7 @@ class ControllerMachine:
         update = Parameters(scan.number, version, values, from_event)
         others = self._needed(scan, "worker") + self._needed(scan, "reducer")
         actions: list[Action] = [Send(s.peer, update) for s in others + ingesters]
-        scan.report.parameters.append(_version_record(version, values, from_event))
+        scan.report.parameters.append(self._version_record(version, values, from_event))
         actions.append(RecordParameters(scan.scan_id, version, values, from_event))
         actions += recording.parameters(scan, version, from_event, values)
         return actions + (self._fence(scan) if self._fence_again else [])
@@ -630,6 +652,11 @@ class ControllerMachine:
                 return scan.snapshot()
         return self.reports.get(scan_id)
 
+    @property
+    def newest(self) -> Scan | None:
+        """The scan that was submitted last; it may wait for the running one to be drained."""
+        return self._next or self.scan
+
     def written(self, scan_id: str) -> WrittenMap | None:
         """The map of a scan that is under way (or was the last one), as somebody wrote it."""
         for scan in (self.scan, self._next):
@@ -682,12 +709,6 @@ def _plan_record(scan: Scan) -> dict[str, Any]:
     if scan.written is not None and len(scan.written.packed) <= MAX_RECORDED_MAP:
         record["map"] = {"packed": scan.written.packed, "all_wrap": scan.written.all_wrap}
     return record
-
-
-def _version_record(version: int, values: dict[str, bytes], from_event: int) -> dict[str, Any]:
-    """A version for the report: text where it is text, sizes of what is long."""
-    shown = {k: v.decode("utf-8", "replace") if len(v) <= 1024 else f"{len(v)} bytes" for k, v in values.items()}
-    return {"version": version, "from_event": from_event, "values": shown}
 
 
 __all__ = ["ControllerMachine", "MapError", "Plan", "Policy", "TriggerMap"]

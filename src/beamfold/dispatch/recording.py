@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from beamfold.dispatch.scan import Scan
 from beamfold.model.errors import ParameterError
 from beamfold.model.parameters import name_fault
+from beamfold.model.triggermap import TooLong, WrittenMap, shown
 from beamfold.protocols.messages import Block, StreamInfo
 from beamfold.protocols.recordings import ABOUT, FORMAT, HISTORY, MAP, REPORT, dump_name, plain_values
 
@@ -91,7 +93,15 @@ def _beside_dumps(scan: Scan) -> list[WriteFile]:
     else:
         name = f"{name}.cbor"
     mapping = f"{scan.dump_prefix}mapping-{scan.scan_id}.json"
-    return [WriteFile(scan.scan_id, mapping, scan.written.json), WriteFile(scan.scan_id, name, values)]
+    return [WriteFile(scan.scan_id, mapping, partial(_shown, scan.written)), WriteFile(scan.scan_id, name, values)]
+
+
+def _shown(written: WrittenMap) -> Any:
+    """The map in the older form, cell by cell; as it was written where that is too long, or endless."""
+    try:
+        return shown(written)
+    except TooLong:
+        return written.json()
 
 
 def _texts(values: Mapping[str, bytes]) -> list[tuple[str, str]] | None:

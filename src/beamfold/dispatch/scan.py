@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,7 @@ from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
+    Block,
     Failure,
     Finished,
     FramesMissing,
@@ -26,6 +28,9 @@ from beamfold.protocols.messages import (
 
 MAX_TROUBLES = 200
 """Troubles described in one report."""
+
+MAX_RECENT = 1000
+"""Blocks of assignments that are remembered for people; more than are under way at once."""
 
 
 class Phase(StrEnum):
@@ -94,6 +99,7 @@ class Scan:
     shown: int = -1
     told: int = -1
     short: Run | None = None
+    recent: deque[Block] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
     lost: Run | None = None  # not one by one: a plan may have any number of events
     dispatcher: Dispatcher = field(init=False)
     states: EventStates = field(default_factory=EventStates)

@@ -6,23 +6,25 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
+from beamfold.dispatch.entries import Entry, cut
 from beamfold.dispatch.files import FileWriter, WriteFile
 from beamfold.dispatch.journal import LedgerWriter
 from beamfold.dispatch.machine import (
     Action,
     ControllerMachine,
+    Logged,
     Note,
     RecordParameters,
     RecordScan,
     Reply,
     Send,
 )
+from beamfold.dispatch.notes import Notes
 from beamfold.dispatch.scan import Plan
 from beamfold.ledger.base import Ledger
 from beamfold.model.errors import LedgerUnavailable, ScanError
@@ -38,8 +40,8 @@ LEASE = 10.0
 MAX_BEHIND = 100
 """Writes that wait for the store, from which on it is not told any more that we are alive."""
 
-MAX_NOTES = 1000
-"""Log lines kept for `GET /logs`."""
+MAX_UNRECORDED = 1000
+"""Writes that wait for the store, from which on parameters are refused."""
 
 
 class ControllerService:
@@ -69,7 +71,7 @@ class ControllerService:
         self._requests: dict[int, asyncio.Future[Any]] = {}
         self._number = itertools.count(1)
         self._log = structlog.get_logger("controller")
-        self.notes: deque[dict[str, Any]] = deque(maxlen=MAX_NOTES)
+        self.notes = Notes()
         self._running = True
         self._wake = asyncio.Event()
 
@@ -152,6 +154,8 @@ class ControllerService:
                 self._record_parameters(action)
             elif isinstance(action, WriteFile):
                 self._files.put(action)
+            elif isinstance(action, Logged):
+                self._keep(action.entries)
             else:
                 self._note(action)
 
@@ -177,14 +181,18 @@ class ControllerService:
 
     def _note(self, note: Note) -> None:
         self._log.log({"info": 20, "warning": 30, "error": 40}.get(note.level, 20), note.text)
-        entry = {
+        entry: Entry = {
             "created": self._clock(),
             "levelname": note.level.upper(),
             "name": "controller",
-            "msg": note.text,
+            "lineno": 0,
+            "msg": cut(note.text),
         }
-        self.notes.append(entry)
-        self._writer.put(lambda ledger: ledger.append_logs([entry]))
+        self._keep([entry])
+
+    def _keep(self, entries: list[Entry]) -> None:
+        self.notes.add(entries)
+        self._writer.put(lambda ledger: ledger.append_logs(entries))
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -207,7 +215,7 @@ class ControllerService:
     async def set_parameters(self, values: dict[str, bytes]) -> int:
         """New raw values; returns their version. LedgerUnavailable when they could not be recorded."""
         await asyncio.to_thread(self.ledger.ping)
-        if self._writer.behind > MAX_NOTES:
+        if self._writer.behind > MAX_UNRECORDED:
             raise LedgerUnavailable("the control store lags behind: try again in a moment")
         self._perform(self.machine.set_parameters(values, self._clock()))
         return self.machine.version

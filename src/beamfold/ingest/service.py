@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from beamfold.ingest.dumps import Dumps, dump_paths
 from beamfold.ingest.machine import (
@@ -128,9 +129,20 @@ class IngesterService:
                 for scan in self._scans.values():
                     self._tell_progress(scan)
                     self._dump(scan, Dumps.flush)
-                self._control.beat(lambda: {"scans": len(self._scans)})
+                self._control.beat(self._stats)
         for scan in self._scans.values():
             self._dump(scan, Dumps.close)
+
+    def _stats(self) -> dict[str, Any]:
+        """Of the newest scan: `events` are the frames of the stream that has most, `frames` those of all."""
+        if not self._scans:
+            return {"scans": 0}
+        number = next(reversed(self._scans))
+        seen = self._scans[number].machine.progress()
+        frames = [s.frames for s in seen]
+        last = max((s.last_event for s in seen), default=0)
+        counts = {"events": max(frames, default=0), "last_event": max(last, 0), "frames": sum(frames)}
+        return {"scan": number, **counts, "scans": len(self._scans)}
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -282,6 +294,7 @@ class IngesterService:
             self._perform(scan, scan.machine.set_version(message.version, message.from_event))
 
     def _end(self, message: End) -> None:
+        self._control.beat(self._stats, at_once=True)
         scan = self._scans.pop(message.scan, None)
         if scan is None:
             return

@@ -108,6 +108,7 @@ class ParameterBase(BaseModel, ABC):
         }
 
     def _refuse(self, data: bytes, wanted: str) -> ParameterError:
+        wanted = f"{wanted} (its type is {self.dtype})"
         return ParameterError(f"parameter {self.name!r} wants {wanted}, but was given {_excerpt(data)}")
 
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from beamfold.model.trigger.base import GENERIC, MAX_STREAMS, Route, TriggerMap, bits, targets_of
 from beamfold.model.trigger.compile import compile_map, compile_sequence, compile_uniform
-from beamfold.model.trigger.spec import SequenceSpec, UniformSpec, UniformStream
+from beamfold.model.trigger.shown import MAX_SHOWN, TooLong, shown
+from beamfold.model.trigger.spec import LARGEST, START_END, SequenceSpec, UniformSpec, UniformStream
 from beamfold.model.trigger.written import WrittenMap
 
 __all__ = [
     "GENERIC",
+    "LARGEST",
+    "MAX_SHOWN",
     "MAX_STREAMS",
+    "START_END",
     "Route",
     "SequenceSpec",
+    "TooLong",
     "TriggerMap",
     "UniformSpec",
     "UniformStream",
@@ -23,5 +28,6 @@ __all__ = [
     "compile_map",
     "compile_sequence",
     "compile_uniform",
+    "shown",
     "targets_of",
 ]

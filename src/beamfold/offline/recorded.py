@@ -253,7 +253,6 @@ class RecordedReplay:
         self._scan.finished(Finished(SCAN, failures, self._app.folder.failed))
         self._scan.conclude("finished", time.time())
 
-
     def _verdict_of_live(self) -> None:
         """Whether the total of a counted stream was right depends on what is in no dump: frames beyond the map."""
         for name, live in (self._recording.report or {}).get("streams", {}).items():

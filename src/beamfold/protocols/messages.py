@@ -77,9 +77,28 @@ class Hello(Message, frozen=True):
 
 
 class Beat(Message, frozen=True):
-    """I am alive; `stats` are numbers for people (queue sizes, rates)."""
+    """I am alive; `stats` are numbers for people (queue sizes, rates).
+
+    A service that is armed says for which `scan`, how many `events` it has processed of it and `last_event`, the
+    highest; a worker also says for how many seconds user code was `active`, of `total` since it was armed.
+    """
 
     stats: dict[str, Any] = {}
+
+
+class LogLine(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a service's log: seconds since the epoch, the level's name, the line of code, the text."""
+
+    created: float
+    levelname: str
+    lineno: int
+    msg: str
+
+
+class Logs(Message, frozen=True):
+    """What this service logged since it last said so: few lines and short ones, at most once per beat."""
+
+    lines: list[LogLine]
 
 
 class Armed(Message, frozen=True):
@@ -331,6 +350,7 @@ class Shutdown(Message, frozen=True):
 ToController: TypeAlias = (
     Hello
     | Beat
+    | Logs
     | Armed
     | StreamSeen
     | StreamEnded

@@ -10,8 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from beamfold.model.errors import BeamfoldError, LedgerUnavailable
+
+MAX_DETAIL = 4000
+"""Characters of a detail: it may quote what somebody sent, and that may be long."""
 
 
 class Problem(BaseModel):
@@ -34,7 +38,8 @@ def document(status: int, detail: str, headers: dict[str, str] | None = None) ->
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    shown = detail if len(detail) <= MAX_DETAIL else detail[:MAX_DETAIL] + " …"
+    body = {"type": "about:blank", "title": title, "status": status, "detail": shown}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
@@ -58,7 +63,11 @@ def install(app: FastAPI) -> None:
         away = isinstance(error, LedgerUnavailable)
         return document(HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.BAD_REQUEST, str(error))
 
+    async def left(_request: Request, error: Exception) -> Response:
+        return document(HTTPStatus.BAD_REQUEST, "the client went away before its request was complete")
+
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(BeamfoldError, ours)
 

@@ -195,7 +195,10 @@ class ReducerService:
 
     def _stats(self) -> dict[str, Any]:
         scan = self._scan
-        return {} if scan is None else {"folded": scan.folder.folded, "backlog_bytes": scan.backlog}
+        if scan is None:
+            return {}
+        folded = scan.folder.folded
+        return {"scan": scan.arm.scan, "events": folded, "folded": folded, "backlog_bytes": scan.backlog}
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -418,6 +421,7 @@ class ReducerService:
             path = self._publisher.store(scan.arm.scan_id, self._snapshot(), None, scan.arm.record)
         except (OSError, BeamfoldError) as error:
             problems.append(f"the result could not be stored: {error}")
+        self._control.beat(self._stats, at_once=True)
         self._control.send(
             Finished(
                 scan.arm.scan,

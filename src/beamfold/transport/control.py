@@ -14,6 +14,8 @@ from beamfold.protocols.messages import (
     Beat,
     Hello,
     Introduce,
+    LogLine,
+    Logs,
     Message,
     Refused,
     ToController,
@@ -48,16 +50,19 @@ def bind(socket: zmq.Socket[bytes], url: str) -> str:
 class ControlChannel:
     """A service's line to its controller. `hello` is said first, and again whenever a controller asks.
 
+    `logs` gives what was logged since it was last asked; it goes along with the beats.
+
     Raises ConfigError from `receive` when the controller refuses this service. Not thread-safe.
     """
 
-    def __init__(self, context: Context, url: str, hello: Hello) -> None:
+    def __init__(self, context: Context, url: str, hello: Hello, logs: Callable[[], list[LogLine]] = list) -> None:
         self.hello = hello
         self.socket = make_socket(context, zmq.DEALER, hwm=0, identity=hello.uuid.encode())
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)
         self.socket.connect(url)
         self.welcomed = False
+        self._logs = logs
         self._next_beat = 0.0
         self.send(hello)
 
@@ -90,15 +95,21 @@ class ControlChannel:
                 out.append(message)
         return out
 
-    def beat(self, stats: Callable[[], dict[str, Any]]) -> None:
-        """Send a heartbeat when one is due."""
+    def beat(self, stats: Callable[[], dict[str, Any]], *, at_once: bool = False) -> None:
+        """Send a heartbeat when one is due; `at_once` also when none is, so that a scan's last numbers are known."""
         now = time.monotonic()
-        if now >= self._next_beat:
+        if at_once or now >= self._next_beat:
             self._next_beat = now + BEAT_INTERVAL
             self.send(Beat(stats()))
+            self._send_logs()
+
+    def _send_logs(self) -> None:
+        if lines := self._logs():
+            self.send(Logs(lines))
 
     def close(self, linger_ms: int = 200) -> None:
         """Close; messages still queued have `linger_ms` to leave."""
+        self._send_logs()
         self.socket.close(linger=linger_ms)
 
 

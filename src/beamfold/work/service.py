@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,10 @@ class _Scan:
         self.at = 0
         self.result_credit = 0
         self.finish = False
+        self.armed = time.monotonic()
+        self.events = 0
+        self.last_event = 0
+        self.active = 0.0
 
 
 class WorkerService:
@@ -164,7 +169,16 @@ class WorkerService:
 
     def _stats(self) -> dict[str, Any]:
         scan = self._scan
-        return {} if scan is None else {"waiting": scan.machine.waiting, "scan": scan.arm.scan}
+        if scan is None:
+            return {}
+        return {
+            "scan": scan.arm.scan,
+            "events": scan.events,
+            "last_event": scan.last_event,
+            "active": scan.active,
+            "total": time.monotonic() - scan.armed,
+            "waiting": scan.machine.waiting,
+        }
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -208,7 +222,11 @@ class WorkerService:
             scan.parts, scan.at = scan.machine.take(TAKE), 0
         if scan.parts and scan.result_credit > 0:
             batch = scan.parts[scan.at :] if scan.at else scan.parts
+            began = time.monotonic()
             done = scan.runner.run(batch, SLICE)
+            scan.active += time.monotonic() - began
+            scan.events += done
+            scan.last_event = max(scan.last_event, batch[done - 1].event)
             scan.at += done
             self._use(scan, batch[:done] if done < len(batch) else batch)
             envelope, size = scan.runner.results.take()
@@ -332,6 +350,7 @@ class WorkerService:
             scan.runner.finish(last)
         except USER_ERRORS as error:
             failures.append(Failure(last, "finish", self._name, user_traceback(error)))
+        self._control.beat(self._stats, at_once=True)
         self._control.send(Finished(scan.arm.scan, failures))
 
     def _end(self, message: End) -> None:

@@ -12,7 +12,7 @@ from beamfold.ingest.service import IngesterService, Input
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols import framer
 from beamfold.protocols.envelopes import Grant, decode_header
-from beamfold.protocols.messages import Armed, End, Halt
+from beamfold.protocols.messages import Armed, Beat, End, Halt
 from beamfold.testing.simulators import stins_series
 from scripted import Control, Hub, always_readable, arm
 
@@ -88,3 +88,10 @@ def test_strangers_do_not_end_it() -> None:
     )
     assert [m.error for m in rig.control.said(Armed)] == [""]
     assert [decode_header(parts[0]) for _, parts in rig.hub.sent] == []
+
+
+def test_its_last_word_about_a_scan_is_how_much_it_read() -> None:
+    rig = Rig(retention_bytes=1 << 20)
+    rig.run(arm(MAP, 1), lambda: rig.series(10), lambda: None, End(1))
+    (beat,) = rig.control.said(Beat)
+    assert beat.stats == {"scan": 1, "events": 10, "last_event": 10, "frames": 10, "scans": 1}

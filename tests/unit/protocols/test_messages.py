@@ -15,6 +15,7 @@ from beamfold.protocols import messages as m
 FROM_SERVICES = [
     m.Hello("worker", "w0", "uuid", "1", 7, "here", streams=[m.StreamInfo("a", "STINS", True)]),
     m.Beat({"rate": 1.5}),
+    m.Logs([m.LogLine(1.5, "INFO", 7, "text")]),
     m.Armed(3, tick_interval=0.5),
     m.StreamSeen(3, "a", "running", 5, 5, 100),
     m.StreamEnded(3, "a", 5, 5, 1),

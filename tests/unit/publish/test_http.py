@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +10,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 
 from beamfold.app.declared import to_wire
 from beamfold.dispatch.machine import ControllerMachine
+from beamfold.dispatch.notes import Notes
 from beamfold.model.errors import AppError, LedgerUnavailable, MapError, ScanError
 from beamfold.model.parameters import FloatParameter, JsonParameter
 from beamfold.model.triggermap import TriggerMap, WrittenMap
-from beamfold.protocols.messages import Hello, StreamInfo
+from beamfold.protocols.messages import Hello
 from beamfold.publish.controller_http import MAX_PARAMETER, MAX_SEQUENCE, build_controller_app
 from beamfold.publish.reducer_http import build_reducer_app
 from beamfold.publish.tree import snapshot
+from unit.publish.played import ask, problem
 
 UNIFORM = {"streams": ["camera"], "events": 5}
 DECLARED = [
@@ -40,10 +40,11 @@ class FakeService:
         self.stops = 0
         self.reports: dict[str, dict[str, Any]] = {}
         self.asked: list[int] = []
-        self.notes = [
-            {"created": 1.0, "levelname": level, "name": "controller", "msg": level.lower()}
+        self.notes = Notes()
+        self.notes.add(
+            {"created": 1.0, "levelname": level, "name": "controller", "lineno": 0, "msg": level.lower()}
             for level in ("INFO", "ERROR")
-        ]
+        )
 
     def hello(self, role: str, name: str, **facts: Any) -> None:
         hello = Hello(role, name, f"uuid-{name}", "1.0", 1, "host", **facts)
@@ -80,15 +81,6 @@ def service() -> FakeService:
     return FakeService()
 
 
-def ask(app: FastAPI, method: str, path: str, **more: Any) -> httpx.Response:
-    async def once() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, **more)
-
-    return asyncio.run(once())
-
-
 def controller(service: FakeService) -> Callable[..., httpx.Response]:
     app = build_controller_app(service)  # type: ignore[arg-type]
 
@@ -96,18 +88,6 @@ def controller(service: FakeService) -> Callable[..., httpx.Response]:
         return ask(app, method, path if path == "/" or path.startswith("/open") else f"/api/v1{path}", **more)
 
     return call
-
-
-def problem(answer: httpx.Response, status: int) -> str:
-    """The detail of a problem document with this status."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body = answer.json()
-    assert body["status"] == status
-    assert body["type"] == "about:blank"
-    assert body["title"]
-    assert isinstance(body["detail"], str)
-    return str(body["detail"])
 
 
 # -- scans ---------------------------------------------------------------------------------------------------
@@ -218,7 +198,9 @@ def test_without_its_store_the_controller_says_so(service: FakeService) -> None:
 def test_declared_parameters_are_listed_and_have_their_defaults(service: FakeService) -> None:
     service.hello("worker", "worker-0", parameters=DECLARED)
     call = controller(service)
+    about = "Prefix of the files that ingesters dump what they receive to"
     assert call("GET", "/parameters").json() == [
+        {"name": "dump_prefix", "description": about, "dtype": "str", "default": ""},
         {"name": "gain", "description": "factor", "dtype": "float", "default": 2.0},
         {"name": "roi", "description": None, "dtype": "json", "default": [1, 2]},
     ]
@@ -248,21 +230,6 @@ def test_a_parameter_that_does_not_fit_is_refused(service: FakeService, name: st
 
 
 # -- overview ------------------------------------------------------------------------------------------------
-
-
-def test_config_lists_the_services(service: FakeService) -> None:
-    service.hello("ingester", "cam", url="tcp://1", streams=[StreamInfo("camera", "STINS", True)])
-    service.hello("worker", "worker-0", tags=["generic"])
-    service.hello("reducer", "reducer", url="tcp://2", http="http://127.0.0.1:1")
-    config = controller(service)("GET", "/config").json()
-    (ingester,), (worker,), reducer = config["ingesters"], config["workers"], config["reducer"]
-    assert (ingester["name"], ingester["streams"], ingester["connected_workers"]) == (
-        "cam",
-        ["camera"],
-        ["worker-0"],
-    )
-    assert (worker["name"], worker["tags"], worker["ingesters"]) == ("worker-0", ["generic"], ["cam"])
-    assert (reducer["name"], reducer["http"]) == ("reducer", "http://127.0.0.1:1")
 
 
 def test_the_state_is_found_at_the_reducer(service: FakeService) -> None:
@@ -297,15 +264,6 @@ def test_unknown_routes_and_methods_are_problems_too(service: FakeService) -> No
     call = controller(service)
     assert problem(call("GET", "/nothing"), 404)
     assert problem(call("DELETE", "/stop"), 405)
-
-
-def test_the_api_document_describes_the_trigger_maps(service: FakeService) -> None:
-    document = controller(service)("GET", "/openapi.json").json()
-    schemas = document["components"]["schemas"]
-    assert {"SequenceSpec", "UniformSpec", "UniformStream"} <= set(schemas)
-    text = json.dumps(document)
-    for reference in {r.split('"')[0] for r in text.split('"$ref": "#/components/schemas/')[1:]}:
-        assert reference in schemas
 
 
 # -- the reducer ---------------------------------------------------------------------------------------------

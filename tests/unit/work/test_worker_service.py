@@ -16,6 +16,7 @@ from beamfold.model.triggermap import compile_map
 from beamfold.protocols.envelopes import Grant, ResultBatch, decode_header
 from beamfold.protocols.messages import (
     Armed,
+    Beat,
     End,
     Finish,
     Finished,
@@ -131,6 +132,20 @@ def test_a_failure_whose_text_is_no_unicode_travels() -> None:
     (finished,) = run(Raises, arm(MAP), Finish(1)).said(Finished)
     msgspec.msgpack.encode(finished)
     assert "caf\\udce9.h5" in finished.failures[0].text
+
+
+def test_its_last_word_about_a_scan_is_how_much_it_did() -> None:
+    control = run(App, arm(MAP), Finish(1))
+    (beat,) = control.said(Beat)
+    assert {k: v for k, v in beat.stats.items() if k != "total"} == {
+        "scan": 1,
+        "events": 0,
+        "last_event": 0,
+        "active": 0.0,
+        "waiting": 0,
+    }
+    assert beat.stats["total"] >= 0
+    assert control.sent.index(beat) < control.sent.index(control.said(Finished)[0])
 
 
 def test_services_that_moved_are_not_called_for_ever(links: dict[str, Link]) -> None:

@@ -16,7 +16,7 @@ from beamfold.model.trigger.base import GENERIC, Ints, TriggerMap, check_streams
 from beamfold.model.trigger.cells import Part, TagSets, read_part
 from beamfold.model.trigger.columns import Column
 from beamfold.model.trigger.explicit import MAX_CELLS, SequenceMap
-from beamfold.model.trigger.spec import SequenceSpec, UniformSpec, read_spec
+from beamfold.model.trigger.spec import START_END, SequenceSpec, UniformSpec, read_spec
 from beamfold.model.trigger.uniform import UniformMap
 
 
@@ -46,6 +46,8 @@ def compile_sequence(spec: SequenceSpec | Mapping[str, Any], all_wrap: bool = Tr
     any part.
     """
     spec = read_spec(SequenceSpec, spec)
+    if all_wrap and START_END in spec.parts:
+        raise MapError(f"the part {START_END!r} is added by all_wrap; give yours another name, or set all_wrap=false")
     unknown = sorted(set(spec.sequence) - set(spec.parts))
     if unknown:
         raise MapError(f"the sequence names parts that are not there: {', '.join(map(repr, unknown))}")

@@ -17,6 +17,9 @@ from beamfold.model.trigger.base import GENERIC
 LARGEST = 1 << 53
 """Bound of every count and number in a uniform map: exact in any client's floats, far from int64's end."""
 
+START_END = "reserved_start_end"
+"""The part that clients are shown at both ends of a wrapped map."""
+
 _ERRORS_TOLD = 5
 
 _CELL_SCHEMA = {
