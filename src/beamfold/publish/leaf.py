@@ -44,7 +44,7 @@ class Leaf:
         if not self.text:
             return self.array.nbytes
         # A single text lies there itself; of many, sixteen bytes each, wherever the text itself lies.
-        return len(self.array[()].encode()) if self.array.ndim == 0 else 16 * self.array.size
+        return len(self.array.item().encode()) if self.array.ndim == 0 else 16 * self.array.size
 
 
 def leaf(value: Any) -> Leaf:
