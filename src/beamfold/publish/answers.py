@@ -6,7 +6,7 @@ import asyncio
 import gzip
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import Header, Request
 from fastapi.responses import Response
@@ -26,6 +26,11 @@ GZIP_SAMPLE = 65536
 
 GZIP_WORTH = 0.7
 """Packed to unpacked size up to which a client is sent the packed one."""
+
+Body: TypeAlias = tuple[bytes, str, dict[str, str]]
+"""A body, its media type, and further headers."""
+
+Make: TypeAlias = Callable[[], Body]
 
 NoneMatch = Annotated[str | None, Header(alias="If-None-Match", description="ETag of an answer that is at hand")]
 
@@ -47,10 +52,8 @@ async def snapshot_of(snapshots: Snapshots, version: int | None = None) -> Snaps
         raise refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from None
 
 
-async def answer(
-    snapshot: Snapshot, none_match: str | None, make: Callable[[], tuple[bytes, str, dict[str, str]]], form: str = ""
-) -> Response:
-    """What `make` makes in a thread, as (body, media type, headers); 304 for who has it already.
+async def answer(snapshot: Snapshot, none_match: str | None, make: Make, form: str = "") -> Response:
+    """What `make` makes in a thread; 304 for who has it already.
 
     The ETag is the snapshot's version and, where one address answers in several forms, the `form`.
     """

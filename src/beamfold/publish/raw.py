@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from beamfold.model.errors import BeamfoldError
-from beamfold.publish.answers import OCTETS
+from beamfold.publish.answers import OCTETS, Body
 from beamfold.publish.leaf import Array, DType, leaf
 from beamfold.publish.table import Note, Table
 
@@ -25,7 +25,7 @@ class NoArray(BeamfoldError):
     """What was asked for has no bytes of its own; the text says what it is."""
 
 
-def raw(node: Any, form: Form) -> tuple[bytes, str, dict[str, str]]:
+def raw(node: Any, form: Form) -> Body:
     """Body, media type and headers of an array, a number or a list of numbers. Raises NoArray.
 
     Elements are little-endian and in C order, whatever the app has. The headers name dtype ("<f8"; a JSON list

@@ -25,6 +25,7 @@ from beamfold.publish.answers import (
     NOT_MODIFIED,
     OCTETS,
     STATE_ERRORS,
+    Body,
     NoneMatch,
     answer,
     preferred,
@@ -116,7 +117,7 @@ def _state(app: FastAPI, snapshots: Snapshots) -> None:
         snapshot = await snapshot_of(snapshots)
         wanted = form or _FORMS[preferred(request.headers.get("accept"), tuple(_FORMS))]
 
-        def make() -> tuple[bytes, str, dict[str, str]]:
+        def make() -> Body:
             if wanted == "json":
                 return encoded.get(snapshot, path), JSON, {}
             return raw(find(snapshot, path), wanted)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from beamfold.publish.answers import JSON, OCTETS, packed
+from beamfold.publish.answers import JSON, OCTETS, Body, packed
 from beamfold.publish.hdfrest.select import (
     SelectError,
     at_points,
@@ -63,8 +63,8 @@ def read_values(content: Leaf, wanted: Wanted) -> Leaf:
         part = at_points(part, _points(wanted.points, part))
     elif wanted.select:
         part = select(part, parse_select(wanted.select, part.shape))
-    # Of objects, one element comes without its array.
-    array: Array = part if not content.text else _as_array(part)
+    # One element comes without its array, and one text even without a dtype.
+    array: Array = np.asarray(part, dtype=content.array.dtype)
     return Leaf(fields_of(array, wanted.fields) if wanted.fields else array, content.text)
 
 
@@ -72,11 +72,7 @@ def _points(points: Any, array: Array) -> Array:
     return parse_points(points, array.shape) if isinstance(points, bytes) else points_of(points, array.shape)
 
 
-def _as_array(part: Any) -> Array:
-    return part if isinstance(part, np.ndarray) else np.array(part, dtype=object)
-
-
-def values_body(content: Leaf, wanted: Wanted, octets: bool, gzip: bool) -> tuple[bytes, str, dict[str, str]]:
+def values_body(content: Leaf, wanted: Wanted, octets: bool, gzip: bool) -> Body:
     """Body, media type and headers. Raises SelectError.
 
     What is null or has no elements is JSON in any case: h5pyd takes an answer of no bytes for a broken one.

@@ -18,6 +18,8 @@ from beamfold.publish.answers import (
     NOT_MODIFIED,
     OCTETS,
     STATE_ERRORS,
+    Body,
+    Make,
     NoneMatch,
     answer,
     preferred,
@@ -76,12 +78,15 @@ def hdf_routes(snapshots: Snapshots) -> APIRouter:
 
 async def domain_answer(snapshots: Snapshots, domain: str | None, none_match: str | None) -> Response:
     """The domain's document. HTTPException 404, 410, 500 or 503."""
+    return await _json(await _of_domain(snapshots, domain), none_match, Objects.domain_json)
+
+
+async def _of_domain(snapshots: Snapshots, domain: str | None) -> Snapshot:
     try:
         version = version_of(domain)
     except NotThere as error:
         raise refuse(HTTPStatus.NOT_FOUND, str(error)) from None
-    snapshot = await snapshot_of(snapshots, version)
-    return await _json(snapshot, none_match, Objects.domain_json)
+    return await snapshot_of(snapshots, version)
 
 
 def _snapshot(snapshots: Snapshots) -> Any:
@@ -90,28 +95,23 @@ def _snapshot(snapshots: Snapshots) -> Any:
     async def of_domain(
         domain: Annotated[str | None, Query(description="/live, or /live@VERSION for one that is kept")] = None,
     ) -> Snapshot:
-        try:
-            version = version_of(domain)
-        except NotThere as error:
-            raise refuse(HTTPStatus.NOT_FOUND, str(error)) from None
-        return await snapshot_of(snapshots, version)
+        return await _of_domain(snapshots, domain)
 
     return Depends(of_domain)
 
 
 async def _json(snapshot: Snapshot, none_match: str | None, document: Callable[[Objects], Any]) -> Response:
-    def make() -> tuple[bytes, str, dict[str, str]]:
+    def make() -> Body:
         return msgspec.json.encode(document(Objects.of(snapshot))), JSON, {}
 
-    return await _found(answer(snapshot, none_match, make))
+    return await _found(snapshot, none_match, make)
 
 
-async def _found(answered: Any) -> Response:
+async def _found(snapshot: Snapshot, none_match: str | None, make: Make, form: str = "") -> Response:
     try:
-        found: Response = await answered
+        return await answer(snapshot, none_match, make, form)
     except NotThere as error:
         raise refuse(HTTPStatus.NOT_FOUND, str(error)) from None
-    return found
 
 
 def _groups(router: APIRouter, pinned: Any) -> None:
@@ -180,7 +180,8 @@ def _datasets(router: APIRouter, pinned: Any) -> None:
         snapshot: Snapshot = pinned,
     ) -> Response:
         """Values, or some of them: little- or big-endian as the type says, in C order; or JSON."""
-        return await _values(request, snapshot, none_match, dataset_id, Wanted(select or None, None, fields or None))
+        wanted = Wanted(select or None, None, fields or None)
+        return await _values(request, snapshot, none_match, dataset_id, lambda: wanted)
 
     @router.post(
         "/datasets/{dataset_id}/value",
@@ -191,8 +192,8 @@ def _datasets(router: APIRouter, pinned: Any) -> None:
     async def points(request: Request, dataset_id: str, snapshot: Snapshot = pinned) -> Response:
         """Values at points, (n, rank) little-endian uint64; or a long `select`, as JSON."""
         body = await read_body(request, MAX_BODY)
-        wanted = Wanted.of_body(body, request.headers.get("content-type", ""))
-        return await _values(request, snapshot, None, dataset_id, wanted)
+        media_type = request.headers.get("content-type", "")
+        return await _values(request, snapshot, None, dataset_id, lambda: Wanted.of_body(body, media_type))
 
 
 def _only(part: str, objects: Objects, dataset_id: str) -> dict[str, Any]:
@@ -201,16 +202,17 @@ def _only(part: str, objects: Objects, dataset_id: str) -> dict[str, Any]:
 
 
 async def _values(
-    request: Request, snapshot: Snapshot, none_match: str | None, dataset_id: str, wanted: Wanted
+    request: Request, snapshot: Snapshot, none_match: str | None, dataset_id: str, wanted: Callable[[], Wanted]
 ) -> Response:
+    """Values; `wanted` is called in the thread too, as a body may be long."""
     octets = preferred(request.headers.get("accept"), (JSON, OCTETS)) == OCTETS
     gzip = takes_gzip(request)
 
-    def make() -> tuple[bytes, str, dict[str, str]]:
-        return values_body(Objects.of(snapshot).dataset(dataset_id).leaf, wanted, octets, gzip)
+    def make() -> Body:
+        return values_body(Objects.of(snapshot).dataset(dataset_id).leaf, wanted(), octets, gzip)
 
     form = ("-octets" if octets else "") + ("-gzip" if gzip else "")
-    return await _found(answer(snapshot, none_match, make, form))
+    return await _found(snapshot, none_match, make, form)
 
 
 def _attributes(router: APIRouter, pinned: Any) -> None:

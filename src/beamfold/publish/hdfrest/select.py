@@ -127,11 +127,13 @@ def parse_points(body: bytes, shape: tuple[int, ...]) -> Array:
 def points_of(items: Any, shape: tuple[int, ...]) -> Array:
     """Coordinates from JSON: a list of indices (one dimension) or of lists of them. Raises SelectError."""
     rank = len(shape)
+    if not rank:
+        raise SelectError("a single value has no dimensions, and so no points in them")
     rows = [[item] if type(item) is int else item for item in items] if isinstance(items, list) else [None]
     for row in rows:
         if not isinstance(row, list) or len(row) != rank or not all(type(i) is int and 0 <= i < 1 << 63 for i in row):
             raise SelectError(f"points are expected as a list of lists of {rank} indices")
-    return _checked(np.array(rows, dtype=np.uint64).reshape(-1, rank), shape)
+    return _checked(np.array(rows, dtype=np.uint64).reshape(len(rows), rank), shape)
 
 
 def _checked(points: Array, shape: tuple[int, ...]) -> Array:
