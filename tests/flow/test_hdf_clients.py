@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,13 +12,8 @@ import pytest
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.reducer_http import HttpThread, build_reducer_app
 from beamfold.publish.tree import snapshot
+from flow.hdf_clients import CLIENTS, differences, flat, run_client
 from zoo import zoo
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).parents[1] / "hdf_client.py"
-OLD = ROOT / ".venv" / "h5pyd-0.24"
-
-CLIENTS = ["h5pyd", "h5pyd 0.24", "silx"]
 
 NAMES = {"/odd/named å": "names of fields are ASCII for all clients, so that they are percent-encoded"}
 FLAGS = {"/odd/sub_bool": "no client takes arrays of enums, so that they are arrays of int8"}
@@ -45,23 +35,6 @@ KNOWN = {
 """Where a client gives something else than h5py does of the file, and why."""
 
 
-def run_client(client: str, where: str) -> dict[str, Any]:
-    """What the script prints with this client, which runs in a process of its own."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("HS_", "H5PYD_", "PYTHON"))}
-    name, _, version = client.partition(" ")
-    if version:
-        if not OLD.is_dir():
-            pytest.skip(f"h5pyd {version} is not in {OLD.name}: `make test` installs it")
-        env["PYTHONPATH"] = str(OLD)
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), name, where], capture_output=True, text=True, env=env, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert not version or found["version"].startswith(version)
-    return found
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     http = HttpThread(build_reducer_app(_read_of(snapshot(zoo()))))
@@ -80,31 +53,7 @@ def in_file(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return flat(run_client("h5py", str(path))["tree"])
 
 
-def flat(node: Any, path: str = "") -> dict[str, Any]:
-    """Everything by where it is: "/group/dataset/part", "/group@attribute"."""
-    if not isinstance(node, dict):
-        return {path: node}
-    found: dict[str, Any] = {f"{path}@{name}": value for name, value in node["attrs"].items()}
-    if "members" not in node:
-        found |= {f"{path}/{part}": value for part, value in node.items() if part != "attrs"}
-        return found
-    found[path] = sorted(node["members"])
-    for name, child in node["members"].items():
-        found |= flat(child, f"{path}/{name}")
-    return found
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    missing = "nothing"
-    return {
-        path: (one.get(path, missing), other.get(path, missing))
-        for path in sorted(one.keys() | other.keys())
-        if one.get(path, missing) != other.get(path, missing)
-    }
-
-
-@pytest.mark.parametrize("domain", ["/live", "/"])
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(("client", "domain"), list(zip(CLIENTS, ["/live", "/", "/live"], strict=True)))
 def test_a_client_reads_what_is_in_the_file(client: str, domain: str, url: str, in_file: dict[str, Any]) -> None:
     found = run_client(client, url + domain)
     known = KNOWN[client]

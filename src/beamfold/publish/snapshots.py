@@ -2,7 +2,8 @@
 
 `read` waits for the reducer between two folds. However many ask, one read at a time is under way, in a thread
 that ends when nobody asks any more; all who asked before it began share its snapshot. The last few snapshots
-are kept, so that a client whose questions belong together can pin one.
+are kept, so that a client whose questions belong together can pin one; and so are the last few that somebody
+was told of or has pinned, since of the others there may be very many in a second.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ READ_TIMEOUT = 5.0
 """Seconds that a request waits for the user's `process_result` to come back."""
 
 KEEP = 8
-"""Snapshots that are kept."""
+"""Snapshots that are kept because they are new, and as many because they are pinned."""
 
 KEEP_BYTES = 256 << 20
 """Bytes of them together, roughly; the newest is kept however large it is."""
@@ -82,8 +83,10 @@ class Snapshots:
         self._busy = False
         self._closed = False
         self._given: Any = None
-        self._kept: dict[int, tuple[Snapshot, int]] = {}
         self._newest: Snapshot | None = None
+        self._sizes: dict[int, int] = {}
+        self._recent: dict[int, Snapshot] = {}
+        self._held: dict[int, Snapshot] = {}  # what was asked for last comes last
 
     async def newest(self) -> Snapshot:
         """The state as it is now. TimeoutError when the reducer does not come back or ends; AppError."""
@@ -98,19 +101,20 @@ class Snapshots:
         return await asyncio.wrap_future(future)
 
     def pinned(self, version: int) -> Snapshot:
-        """A kept snapshot. SnapshotGone."""
+        """A kept snapshot, which is then kept for longer. SnapshotGone."""
         with self._lock:
-            found = self._kept.get(version)
-            kept = list(self._kept)
-        if found is None:
-            there = ", ".join(map(str, kept)) or "none yet"
-            raise SnapshotGone(f"version {version} of the published state is not kept (there are: {there})")
-        return found[0]
+            found = self._held.pop(version, None) or self._recent.get(version)
+            if found is None:
+                there = ", ".join(map(str, self._versions())) or "none yet"
+                raise SnapshotGone(f"version {version} of the published state is not kept (there are: {there})")
+            self._held[version] = found
+            self._drop()
+            return found
 
     def versions(self) -> list[int]:
         """The versions that are kept, oldest first."""
         with self._lock:
-            return list(self._kept)
+            return self._versions()
 
     def close(self) -> None:
         """Answer nobody any more: those who wait get a TimeoutError, and so does whoever comes."""
@@ -155,13 +159,26 @@ class Snapshots:
         size = rough_size(made.tree)
         with self._lock:
             self._given, self._newest = given, made
-            self._kept[made.version] = (made, size)
-            while len(self._kept) > self._keep or (len(self._kept) > 1 and self._total() > self._keep_bytes):
-                del self._kept[next(iter(self._kept))]
+            self._recent[made.version], self._sizes[made.version] = made, size
+            self._drop()
         return made
 
-    def _total(self) -> int:
-        return sum(size for _, size in self._kept.values())
+    def _versions(self) -> list[int]:
+        return sorted({*self._recent, *self._held})
+
+    def _drop(self) -> None:
+        """Let go of what is more than may be kept; the newest stays."""
+        for kept in (self._recent, self._held):
+            while len(kept) > self._keep:
+                del kept[next(iter(kept))]
+        while self._too_large():
+            kept = self._recent if len(self._recent) > 1 else self._held
+            del kept[next(iter(kept))]
+
+    def _too_large(self) -> bool:
+        there = self._versions()
+        self._sizes = {version: self._sizes[version] for version in there}
+        return sum(self._sizes.values()) > self._keep_bytes and len(self._recent) + len(self._held) > 1
 
 
 def rough_size(node: Any) -> int:

@@ -63,6 +63,30 @@ def test_large_ones_are_kept_while_there_is_room_and_the_newest_always() -> None
     assert kept == [[1], [1, 2], [2, 3], [4]]
 
 
+def test_what_is_pinned_outlives_many_newer_ones() -> None:
+    """Of a state that changes all the time, the last few are gone before a client comes back for one."""
+    states = iter([{"a": n} for n in range(20)])
+    snapshots = Snapshots(lambda _: next(states), keep=2, clock=clock(*range(100, 120)))
+    for pinned in (100, 101, 102):
+        newest(snapshots)
+        snapshots.pinned(pinned)
+    for _ in range(10):
+        newest(snapshots)
+    assert snapshots.versions() == [101, 102, 111, 112]
+    assert snapshots.pinned(101).tree == {"a": 1}
+
+
+def test_pinned_ones_go_too_when_there_is_no_room() -> None:
+    states = iter([{"a": np.zeros(1000)} for _ in range(4)])
+    snapshots = Snapshots(lambda _: next(states), keep_bytes=20_000, clock=clock(1, 2, 3, 4))
+    for pinned in (1, 2, 3):
+        newest(snapshots)
+        snapshots.pinned(pinned)
+    assert snapshots.versions() == [2, 3]
+    newest(snapshots)
+    assert snapshots.versions() == [3, 4]
+
+
 def test_nothing_to_pin_says_so() -> None:
     with pytest.raises(SnapshotGone, match="none yet"):
         Snapshots(lambda _: None).pinned(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from http import HTTPStatus
 from importlib.metadata import version as version_of_package
@@ -30,17 +31,15 @@ from beamfold.publish.hdfrest import models
 from beamfold.publish.hdfrest.objects import LIVE, NotThere, Objects, version_of
 from beamfold.publish.hdfrest.reading import Wanted, values_body
 from beamfold.publish.problems import read_body, refuse, responses
-from beamfold.publish.snapshots import Snapshot, Snapshots
+from beamfold.publish.snapshots import Snapshot, SnapshotGone, Snapshots
 
 MAX_BODY = 64 << 20
 """Bytes of a POST: coordinates of a few million points."""
 
-MAX_LIST = 100_000
-"""Links or attributes that are answered in one list at most, and if nobody asks for less."""
-
 _ERRORS = {**STATE_ERRORS, **responses(404, 410, 422)}
 
-Limit = Annotated[int, Query(alias="Limit", ge=1, le=MAX_LIST, description="entries at most")]
+# Without a limit all are answered: clients take what they get for all that there is.
+Limit = Annotated[int | None, Query(alias="Limit", ge=1, description="entries at most")]
 Marker = Annotated[str | None, Query(alias="Marker", description="name of the entry before the first")]
 Creation = Annotated[bool, Query(alias="CreateOrder", description="in the app's order, not by name")]
 
@@ -78,7 +77,10 @@ def hdf_routes(snapshots: Snapshots) -> APIRouter:
 
 async def domain_answer(snapshots: Snapshots, domain: str | None, none_match: str | None) -> Response:
     """The domain's document. HTTPException 404, 410, 500 or 503."""
-    return await _json(await _of_domain(snapshots, domain), none_match, Objects.domain_json)
+    snapshot = await _of_domain(snapshots, domain)
+    with suppress(SnapshotGone):  # the client is told how to pin it, so it is held until it comes back to that
+        snapshots.pinned(snapshot.version)
+    return await _json(snapshot, none_match, Objects.domain_json)
 
 
 async def _of_domain(snapshots: Snapshots, domain: str | None) -> Snapshot:
@@ -134,7 +136,7 @@ def _groups(router: APIRouter, pinned: Any) -> None:
     async def links(
         group_id: str,
         creation: Creation = False,
-        limit: Limit = MAX_LIST,
+        limit: Limit = None,
         marker: Marker = None,
         none_match: NoneMatch = None,
         snapshot: Snapshot = pinned,
@@ -224,7 +226,7 @@ def _attributes(router: APIRouter, pinned: Any) -> None:
         collection: Collection,
         object_id: str,
         creation: Creation = False,
-        limit: Limit = MAX_LIST,
+        limit: Limit = None,
         marker: Marker = None,
         values: Annotated[bool, Query(alias="IncludeData")] = False,
         none_match: NoneMatch = None,
