@@ -115,6 +115,7 @@ def _numbers() -> dict[str, Any]:
         "n_nan": np.array([1.0, np.nan, np.inf, -np.inf]),
         "n_none": np.zeros((0, 3), dtype=np.int32),
         "n_cube": np.arange(24, dtype=np.int32).reshape(2, 3, 4),
+        "n_long": np.arange(120).reshape(60, 2),
         "n_fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
         "n_strided": np.arange(10)[::-3],
     }

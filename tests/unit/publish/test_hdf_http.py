@@ -274,7 +274,7 @@ def test_fields_and_points_of_a_structured_dataset(people: People) -> None:
     headers = {**OCTETS, "Content-Type": "application/octet-stream"}
     assert len(people.ask(value, "POST", content=body, headers=headers).content) == 20
     assert people.ask(value, "POST", json={"points": [1], "fields": "a"}).json() == {"value": [[2]]}
-    assert people.ask(value, "POST", json={"select": "[0:1]"}).json() == {"value": [[1, "NaN"]]}
+    assert people.ask(value, "POST", content=b'{"select": "[0:1]"}').json() == {"value": [[1, "NaN"]]}
 
 
 @pytest.mark.parametrize("select", ["[0:4,:]", "0", "[", "[1:0,:]"])

@@ -1,10 +1,13 @@
-"""The JSON of HDF over HTTP, for the OpenAPI document."""
+"""HDF over HTTP in the OpenAPI document: the shapes of its JSON, and which answers there are."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from beamfold.publish.answers import JSON, NOT_MODIFIED, OCTETS, STATE_ERRORS
+from beamfold.publish.problems import responses
 
 ID = r"^[gd]-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
@@ -137,3 +140,32 @@ class ValueAnswer(BaseModel):
     """Values of a dataset."""
 
     value: Value
+
+
+# -- what else the document says of a route ------------------------------------------------------------------
+
+JSON_ANSWERS: dict[int | str, dict[str, Any]] = {**STATE_ERRORS, **NOT_MODIFIED, **responses(404, 410, 422)}
+"""What any route may answer beside its own model."""
+
+_OCTETS: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+
+VALUE_ANSWERS: dict[int | str, dict[str, Any]] = {**JSON_ANSWERS, **responses(400), 200: {"content": _OCTETS}}
+
+POINTS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            OCTETS: {"schema": {"type": "string", "format": "binary"}},
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "select": {"type": "string"},
+                        "points": {"type": "array", "items": {}},
+                        "fields": {"type": "string"},
+                    },
+                }
+            },
+        },
+    }
+}

@@ -11,7 +11,6 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import islice
 from typing import TypeAlias
 
 from beamfold.model.errors import BeamfoldError
@@ -193,4 +192,4 @@ def _page(names: Iterable[str], creation: bool, limit: int | None, marker: str |
     ordered = list(names) if creation else sorted(names)
     if marker is not None:
         ordered = ordered[ordered.index(marker) + 1 :] if marker in ordered else []
-    return list(islice(ordered, limit))
+    return ordered[:limit]

@@ -16,9 +16,7 @@ from fastapi.responses import Response
 
 from beamfold.publish.answers import (
     JSON,
-    NOT_MODIFIED,
     OCTETS,
-    STATE_ERRORS,
     Body,
     Make,
     NoneMatch,
@@ -35,8 +33,6 @@ from beamfold.publish.snapshots import Snapshot, SnapshotGone, Snapshots
 
 MAX_BODY = 64 << 20
 """Bytes of a POST: coordinates of a few million points."""
-
-_ERRORS = {**STATE_ERRORS, **responses(404, 410, 422)}
 
 # Without a limit all are answered: clients take what they get for all that there is.
 Limit = Annotated[int | None, Query(alias="Limit", ge=1, description="entries at most")]
@@ -117,7 +113,7 @@ async def _found(snapshot: Snapshot, none_match: str | None, make: Make, form: s
 
 
 def _groups(router: APIRouter, pinned: Any) -> None:
-    @router.get("/groups/{group_id}", response_model=models.Group, responses=_JSON)
+    @router.get("/groups/{group_id}", response_model=models.Group, responses=models.JSON_ANSWERS)
     async def group(
         group_id: str,
         include_links: bool = False,
@@ -132,7 +128,7 @@ def _groups(router: APIRouter, pinned: Any) -> None:
             lambda objects: objects.group_json(objects.group(group_id), include_links, include_attrs),
         )
 
-    @router.get("/groups/{group_id}/links", response_model=models.Links, responses=_JSON)
+    @router.get("/groups/{group_id}/links", response_model=models.Links, responses=models.JSON_ANSWERS)
     async def links(
         group_id: str,
         creation: Creation = False,
@@ -146,14 +142,14 @@ def _groups(router: APIRouter, pinned: Any) -> None:
             snapshot, none_match, lambda objects: objects.links_json(objects.group(group_id), creation, limit, marker)
         )
 
-    @router.get("/groups/{group_id}/links/{name:path}", response_model=models.LinkAnswer, responses=_JSON)
+    @router.get("/groups/{group_id}/links/{name:path}", response_model=models.LinkAnswer, responses=models.JSON_ANSWERS)
     async def link(group_id: str, name: str, none_match: NoneMatch = None, snapshot: Snapshot = pinned) -> Response:
         """One link of a group."""
         return await _json(snapshot, none_match, lambda objects: objects.link_json(objects.group(group_id), name))
 
 
 def _datasets(router: APIRouter, pinned: Any) -> None:
-    @router.get("/datasets/{dataset_id}", response_model=models.Dataset, responses=_JSON)
+    @router.get("/datasets/{dataset_id}", response_model=models.Dataset, responses=models.JSON_ANSWERS)
     async def dataset(
         dataset_id: str, include_attrs: bool = False, none_match: NoneMatch = None, snapshot: Snapshot = pinned
     ) -> Response:
@@ -162,17 +158,17 @@ def _datasets(router: APIRouter, pinned: Any) -> None:
             snapshot, none_match, lambda objects: objects.dataset_json(objects.dataset(dataset_id), include_attrs)
         )
 
-    @router.get("/datasets/{dataset_id}/shape", response_model=models.ShapeAnswer, responses=_JSON)
+    @router.get("/datasets/{dataset_id}/shape", response_model=models.ShapeAnswer, responses=models.JSON_ANSWERS)
     async def shape(dataset_id: str, none_match: NoneMatch = None, snapshot: Snapshot = pinned) -> Response:
         """A dataset's shape alone."""
         return await _json(snapshot, none_match, lambda objects: _only("shape", objects, dataset_id))
 
-    @router.get("/datasets/{dataset_id}/type", response_model=models.TypeAnswer, responses=_JSON)
+    @router.get("/datasets/{dataset_id}/type", response_model=models.TypeAnswer, responses=models.JSON_ANSWERS)
     async def type_(dataset_id: str, none_match: NoneMatch = None, snapshot: Snapshot = pinned) -> Response:
         """A dataset's type alone."""
         return await _json(snapshot, none_match, lambda objects: _only("type", objects, dataset_id))
 
-    @router.get("/datasets/{dataset_id}/value", response_model=models.ValueAnswer, responses=_VALUES)
+    @router.get("/datasets/{dataset_id}/value", response_model=models.ValueAnswer, responses=models.VALUE_ANSWERS)
     async def value(
         request: Request,
         dataset_id: str,
@@ -188,8 +184,8 @@ def _datasets(router: APIRouter, pinned: Any) -> None:
     @router.post(
         "/datasets/{dataset_id}/value",
         response_model=models.ValueAnswer,
-        responses={**_VALUES, **responses(413)},
-        openapi_extra=_POINTS_BODY,
+        responses={**models.VALUE_ANSWERS, **responses(413)},
+        openapi_extra=models.POINTS_BODY,
     )
     async def points(request: Request, dataset_id: str, snapshot: Snapshot = pinned) -> Response:
         """Values at points, (n, rank) little-endian uint64; or a long `select`, as JSON."""
@@ -221,7 +217,7 @@ def _attributes(router: APIRouter, pinned: Any) -> None:
     def node(objects: Objects, collection: Collection, object_id: str) -> Any:
         return objects.group(object_id) if collection is Collection.groups else objects.dataset(object_id)
 
-    @router.get("/{collection}/{object_id}/attributes", response_model=models.Attributes, responses=_JSON)
+    @router.get("/{collection}/{object_id}/attributes", response_model=models.Attributes, responses=models.JSON_ANSWERS)
     async def attributes(
         collection: Collection,
         object_id: str,
@@ -241,7 +237,11 @@ def _attributes(router: APIRouter, pinned: Any) -> None:
             ),
         )
 
-    @router.get("/{collection}/{object_id}/attributes/{name:path}", response_model=models.Attribute, responses=_JSON)
+    @router.get(
+        "/{collection}/{object_id}/attributes/{name:path}",
+        response_model=models.Attribute,
+        responses=models.JSON_ANSWERS,
+    )
     async def attribute(
         collection: Collection, object_id: str, name: str, none_match: NoneMatch = None, snapshot: Snapshot = pinned
     ) -> Response:
@@ -249,29 +249,3 @@ def _attributes(router: APIRouter, pinned: Any) -> None:
         return await _json(
             snapshot, none_match, lambda objects: objects.attribute_json(node(objects, collection, object_id), name)
         )
-
-
-_JSON: dict[int | str, dict[str, Any]] = {**_ERRORS, **NOT_MODIFIED}
-
-_OCTETS: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
-
-_VALUES: dict[int | str, dict[str, Any]] = {**_JSON, **responses(400), 200: {"content": _OCTETS}}
-
-_POINTS_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            OCTETS: {"schema": {"type": "string", "format": "binary"}},
-            JSON: {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "select": {"type": "string"},
-                        "points": {"type": "array", "items": {}},
-                        "fields": {"type": "string"},
-                    },
-                }
-            },
-        },
-    }
-}
