@@ -17,8 +17,8 @@ MAX_LINES = 2000
 class FluorescenceReducer:
     """Publishes the map twice: `map` has every point at its exact position, `image` is a regular array.
 
-    The image is NXdata with axes x and y. It grows by a row or a column where a point lies further than
-    `resolution` from all there are, so it needs to know nothing about the scan beforehand.
+    The image is NXdata with axes x and y, and what viewers plot first. It grows by a row or a column where a
+    point lies further than `resolution` from all there are, so it needs to know nothing about the scan beforehand.
     """
 
     @staticmethod
@@ -33,7 +33,12 @@ class FluorescenceReducer:
 
     def __init__(self, parameters: Any = None, **kwargs: Any) -> None:
         self.image = Image(parameters["resolution"].value if parameters else 0.02)
-        self.publish: dict[str, Any] = {"map": {}, "image": self.image.published, "image_attrs": NXDATA}
+        self.publish: dict[str, Any] = {
+            "_attrs": {"default": "image"},
+            "map": {},
+            "image": self.image.published,
+            "image_attrs": NXDATA,
+        }
 
     def process_result(self, result: ResultData, parameters: Any = None) -> None:
         if not result.payload:

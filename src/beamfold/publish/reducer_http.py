@@ -1,8 +1,7 @@
-"""The reducer's HTTP: the published state as JSON, while the scan runs.
+"""The reducer's HTTP: the published state while the scan runs, as JSON, as bytes, and as HDF for h5pyd and silx.
 
-`read` waits for the reducer between two folds. However many ask, one read at a time is under way, in a thread
-that ends when nobody asks any more; all who asked before it began share its snapshot and what was encoded of
-it.
+All of it is answered from `Snapshots`, the one thing that this knows of the reducer. What takes time (encoding,
+indexing, packing) runs in threads, so that whoever asks for much keeps nobody else waiting.
 """
 
 from __future__ import annotations
@@ -10,120 +9,77 @@ from __future__ import annotations
 import asyncio
 import html
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from http import HTTPStatus
 from importlib.metadata import version as version_of
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from beamfold.model.errors import AppError
+from beamfold.publish.answers import (
+    JSON,
+    NOT_MODIFIED,
+    OCTETS,
+    STATE_ERRORS,
+    Body,
+    NoneMatch,
+    answer,
+    preferred,
+    snapshot_of,
+)
+from beamfold.publish.hdfrest.models import Domain
+from beamfold.publish.hdfrest.routes import domain_answer, hdf_routes
 from beamfold.publish.problems import install, refuse, responses
+from beamfold.publish.raw import DTYPE_HEADER, NPY, SHAPE_HEADER, Form, NoArray, raw
 from beamfold.publish.serve import HttpThread
+from beamfold.publish.snapshots import Read, Snapshot, Snapshots
 from beamfold.publish.tree import resolve, to_json
-
-READ_TIMEOUT = 5.0
-"""Seconds that a request waits for the user's `process_result` to come back."""
 
 MAX_KEYS = 100
 """Keys named in an answer that says which there are."""
 
-ENDING = "the reducer is about to end"
+MAX_ENCODED = 64
+"""Paths of which the newest snapshot's JSON is kept."""
 
-Read = Callable[[float], Any]
+_FORMS: dict[str, Form] = {JSON: "json", OCTETS: "raw", NPY: "npy"}
 
 
-class Snapshots:
-    """Answers requests for parts of the state as JSON bytes; see the module's text."""
+class Encoded:
+    """The JSON of parts of the newest snapshot, made once for all who poll it."""
 
-    def __init__(self, read: Read, timeout: float = READ_TIMEOUT) -> None:
-        self._read = read
-        self._timeout = timeout
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[tuple[str, Future[bytes]]] = []
-        self._answering: list[tuple[str, Future[bytes]]] = []
-        self._busy = False
-        self._closed = False
-        self._snapshot: Any = None
-        self._encoded: dict[str, bytes] = {}
+        self._version = 0
+        self._known: dict[str, bytes] = {}
 
-    async def get(self, path: str) -> bytes:
-        """JSON of the node at `path` ("" for all). LookupError, with the keys there are; TimeoutError; AppError."""
-        future: Future[bytes] = Future()
+    def get(self, snapshot: Snapshot, path: str) -> bytes:
+        """JSON of the node at `path` ("" for all). LookupError, with the keys there are."""
         with self._lock:
-            if self._closed:
-                raise TimeoutError(ENDING)
-            self._waiting.append((path, future))
-            start, self._busy = not self._busy, True
-        if start:
-            threading.Thread(target=self._serve, name="snapshots", daemon=True).start()
-        return await asyncio.wrap_future(future)
-
-    def close(self) -> None:
-        """Answer nobody any more: those who wait get a TimeoutError, and so does whoever comes."""
-        with self._lock:
-            self._closed = True
-            for _, future in (*self._waiting, *self._answering):
-                if not future.done():
-                    future.set_exception(TimeoutError(ENDING))
-            self._waiting.clear()
-
-    def _serve(self) -> None:
-        while True:
-            with self._lock:
-                batch = [(path, f) for path, f in self._waiting if f.set_running_or_notify_cancel()]
-                self._waiting, self._answering = [], batch
-                if not batch or self._closed:
-                    self._busy = False
-                    return
-            self._answer(batch)
-
-    def _answer(self, batch: list[tuple[str, Future[bytes]]]) -> None:
-        try:
-            snapshot = self._read(self._timeout)
-        except (TimeoutError, AppError) as error:
-            for _, future in batch:
-                self._give(future, error)
-            return
-        if snapshot is not self._snapshot:
-            self._snapshot, self._encoded = snapshot, {}
-        for path, future in batch:
-            try:
-                self._give(future, self._encode(snapshot, path))
-            except (LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
-                self._give(future, error)
-
-    def _give(self, future: Future[bytes], answer: bytes | Exception) -> None:
-        with self._lock:
-            if future.done():
-                return  # closed meanwhile
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-    def _encode(self, snapshot: Any, path: str) -> bytes:
-        data = self._encoded.get(path)
-        if data is None:
-            tree = {} if snapshot is None else snapshot
-            data = self._encoded[path] = msgspec.json.encode(to_json(_find(tree, path)))
-        return data
+            if snapshot.version > self._version or len(self._known) >= MAX_ENCODED:
+                self._version, self._known = snapshot.version, {}
+            data = self._known.get(path) if snapshot.version == self._version else None
+            if data is None:
+                data = msgspec.json.encode(to_json(find(snapshot, path)))
+                if snapshot.version == self._version:
+                    self._known[path] = data
+            return data
 
 
-def _find(snapshot: Any, path: str) -> Any:
+def find(snapshot: Snapshot, path: str) -> Any:
     """The node, or a LookupError that names what there is at the last level that exists."""
     try:
-        return resolve(snapshot, path)
+        return resolve(snapshot.tree, path)
     except KeyError:
         pass
     names = [name for name in path.split("/") if name]
     for depth in range(len(names) - 1, -1, -1):
         above = "/".join(names[:depth])
         try:
-            node = resolve(snapshot, above)
+            node = resolve(snapshot.tree, above)
         except KeyError:
             continue
         keys = [str(key) for key in node] if isinstance(node, dict) else []
@@ -139,47 +95,83 @@ def build_reducer_app(read: Read) -> FastAPI:
     install(app)
     snapshots = Snapshots(read)
     app.state.on_stop = snapshots.close
+    # Viewers are pages of other origins, and no page can do more here than read what anybody who reaches this
+    # address can read: nothing is changed, and no cookie or other credential is looked at or sent along.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["GET"],
+        allow_headers=["If-None-Match"],
+        expose_headers=["ETag", DTYPE_HEADER, SHAPE_HEADER],
+    )
+    _state(app, snapshots)
+    _root(app, snapshots)
+    app.include_router(hdf_routes(snapshots))
+    return app
 
-    async def answer(path: str) -> Response:
+
+def _state(app: FastAPI, snapshots: Snapshots) -> None:
+    encoded = Encoded()
+
+    async def part_of(request: Request, path: str, form: Form | None, none_match: str | None) -> Response:
+        snapshot = await snapshot_of(snapshots)
+        wanted = form or _FORMS[preferred(request.headers.get("accept"), tuple(_FORMS))]
+
+        def make() -> Body:
+            if wanted == "json":
+                return encoded.get(snapshot, path), JSON, {}
+            return raw(find(snapshot, path), wanted)
+
         try:
-            return Response(await snapshots.get(path), media_type="application/json")
+            return await answer(snapshot, none_match, make, "" if wanted == "json" else f"-{wanted}")
         except LookupError as error:
             raise refuse(HTTPStatus.NOT_FOUND, str(error.args[0])) from None
-        except TimeoutError as error:
-            raise refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
-        except AppError as error:
-            raise refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from None
+        except NoArray as error:
+            status = HTTPStatus.NOT_ACCEPTABLE if form is None else HTTPStatus.BAD_REQUEST
+            raise refuse(status, str(error)) from None
 
-    @app.get("/api/v1/state", responses=responses(500, 503))
-    async def whole() -> Any:
+    @app.get("/api/v1/state", responses=_PART)
+    async def whole(request: Request, form: FormQuery = None, none_match: NoneMatch = None) -> Any:
         """The published state: groups as objects, arrays as lists, tables as `keys` and `values`."""
-        return await answer("")
+        return await part_of(request, "", form, none_match)
 
-    @app.get("/api/v1/state/{path:path}", responses=responses(404, 500, 503))
-    async def part(path: str) -> Any:
-        """One group, table or value of the published state."""
-        return await answer(path)
+    @app.get("/api/v1/state/{path:path}", responses=_PART)
+    async def part(request: Request, path: str, form: FormQuery = None, none_match: NoneMatch = None) -> Any:
+        """One group, table or value of the published state; an array also as bytes."""
+        return await part_of(request, path, form, none_match)
 
     @app.get("/api/v1/status")
     async def status() -> bool:
         """Whether the reducer is there: true."""
         return True
 
-    @app.get("/", response_class=HTMLResponse)
-    async def page() -> HTMLResponse:
-        """A plain page for a person: the top of the published state."""
-        try:
-            top = list(msgspec.json.decode(await snapshots.get("")))
-        except (TimeoutError, AppError):
-            top = []
-        return HTMLResponse(_page(top))
 
-    return app
+def _root(app: FastAPI, snapshots: Snapshots) -> None:
+    @app.get("/", responses=_ROOT, response_model=Domain)
+    async def root(
+        request: Request,
+        domain: Annotated[str | None, Query(description="/live, or /live@VERSION for one that is kept")] = None,
+        none_match: NoneMatch = None,
+    ) -> Response:
+        """For HDF clients (a `domain`, or Accept says JSON) the domain; else a plain page for a person."""
+        accept = request.headers.get("accept", "").lower()
+        if domain is not None or (JSON in accept and "text/html" not in accept):
+            return await domain_answer(snapshots, domain, none_match)
+        try:
+            snapshot = await snapshot_of(snapshots)
+            names = await asyncio.to_thread(_names, snapshot)
+        except HTTPException:
+            names = []
+        return HTMLResponse(_page(names))
+
+
+def _names(snapshot: Snapshot) -> list[str]:
+    return list(to_json(dict.fromkeys(snapshot.tree))) if isinstance(snapshot.tree, dict) else ["keys", "values"]
 
 
 def _page(names: list[str]) -> str:
     links = "".join(
-        f'<li><a href="/api/v1/state/{html.escape(name)}">{html.escape(name)}</a></li>' for name in names[:MAX_KEYS]
+        f'<li><a href="/api/v1/state/{quote(name)}">{html.escape(name)}</a></li>' for name in names[:MAX_KEYS]
     )
     return (
         '<!doctype html><meta charset="utf-8"><title>Beamfold: published state</title>'
@@ -189,4 +181,30 @@ def _page(names: list[str]) -> str:
     )
 
 
-__all__ = ["HttpThread", "Snapshots", "build_reducer_app"]
+FormQuery = Annotated[
+    Form | None, Query(alias="format", description="json, or an array's bytes; without it Accept decides")
+]
+
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+
+_PART: dict[int | str, dict[str, Any]] = {
+    **STATE_ERRORS,
+    **NOT_MODIFIED,
+    **responses(400, 404, 406, 422),
+    200: {
+        "content": {OCTETS: _BINARY, NPY: _BINARY},
+        "headers": {
+            DTYPE_HEADER: {"schema": {"type": "string"}, "description": "of bytes: numpy's dtype"},
+            SHAPE_HEADER: {"schema": {"type": "string"}, "description": "of bytes: the shape, like 2,3"},
+        },
+    },
+}
+
+_ROOT: dict[int | str, dict[str, Any]] = {
+    **STATE_ERRORS,
+    **NOT_MODIFIED,
+    **responses(404, 410, 422),
+    200: {"content": {"text/html": {"schema": {"type": "string"}}}},
+}
+
+__all__ = ["HttpThread", "build_reducer_app"]
