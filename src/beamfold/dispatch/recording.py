@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from beamfold.app.declared import DUMP_PREFIX
 from beamfold.dispatch.scan import Scan
 from beamfold.model.errors import ParameterError
 from beamfold.model.parameters import name_fault
 from beamfold.model.triggermap import TooLong, WrittenMap, shown
 from beamfold.protocols.messages import Block, StreamInfo
 from beamfold.protocols.recordings import ABOUT, FORMAT, HISTORY, MAP, REPORT, dump_name, plain_values
-
-DUMP_PREFIX = "dump_prefix"
-"""The parameter that asks for dumps: what the paths of their files begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +39,9 @@ def dump_prefix(values: Mapping[str, bytes], output: str) -> str:
 
     Raises ParameterError for what cannot begin a path.
     """
-    try:
-        prefix = values.get(DUMP_PREFIX, b"").decode()
-    except UnicodeDecodeError:
-        raise ParameterError(f"parameter {DUMP_PREFIX!r} is not UTF-8: set it to the beginning of a path") from None
+    prefix = DUMP_PREFIX.from_bytes(values.get(DUMP_PREFIX.name, b""))
     if prefix and (fault := name_fault(prefix)):
-        raise ParameterError(f"parameter {DUMP_PREFIX!r}: {fault}")
+        raise ParameterError(f"parameter {DUMP_PREFIX.name!r} is to begin a path, but {fault}")
     return f"{output}/{prefix}" if prefix and not prefix.startswith("/") else prefix
 
 

@@ -182,7 +182,7 @@ def test_the_lists_of_a_report_that_grow_with_the_scan_are_cut(
     controller: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = controller.submit(UNIFORM)
-    controller.say("reducer", m.PartsDone(controller.number, [], {}, 0, ticks=[1, 2, 3, 4]))
+    controller.say("reducer", m.PartsDone(controller.number, [], {}, 0, ticks=[(n, 0) for n in (1, 2, 3, 4)]))
     assert controller.get(f"/scans/{scan}/report")["ticks"] == [1, 2, 3, 4]
     monkeypatch.setitem(scans_module.MOST, "ticks", 2)
     assert controller.get(f"/scans/{scan}/report")["ticks"] == [3, 4]
