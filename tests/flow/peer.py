@@ -1,9 +1,11 @@
-"""dranspose's own models, in its own environment, reading what we answer."""
+"""dranspose's own code, in its own environment, reading what we answer and write, and writing what we read."""
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,50 @@ print(json.dumps(readers[what](value)))
 
 def read(what: str, value: Any) -> Any:
     """What the peer makes of an answer: of config, load, times (of status), parameters or sequence."""
+    return run(_SCRIPT, [what, value])
+
+
+_REPLAY = """
+import json, sys
+import dranspose.replay
+
+worker, reducer, files, parameters = json.load(sys.stdin)
+dranspose.replay.replay(worker, reducer, files, None, parameters, nworkers=1)
+print(json.dumps(dranspose.replay.reducer.publish))
+"""
+
+
+def replay(worker: str, reducer: str, files: list[Path], folder: Path, parameters: Path | None = None) -> Any:
+    """What the peer's own replay publishes, with the classes of an app in `folder`."""
+    told = [worker, reducer, list(map(str, files)), None if parameters is None else str(parameters)]
+    return run(_REPLAY, told, folder)
+
+
+_DUMP = """
+import base64, json, sys
+from dranspose.event import InternalWorkerMessage, StreamData
+from dranspose.ingester import Dumper
+
+path, stream, typ, messages = json.load(sys.stdin)
+dumper = Dumper(path)
+for number, frames in enumerate(messages):
+    data = StreamData(typ=typ, frames=[base64.b64decode(frame) for frame in frames])
+    dumper.write_dump(InternalWorkerMessage(event_number=number, streams={stream: data}))
+dumper.close()
+print("null")
+"""
+
+
+def dump(path: Path, stream: str, typ: str, messages: Iterable[Sequence[bytes]]) -> None:
+    """Have the peer's own writer dump these messages as events 0, 1, …"""
+    coded = [[base64.b64encode(frame).decode() for frame in frames] for frames in messages]
+    run(_DUMP, [str(path), stream, typ, coded])
+
+
+def run(script: str, told: Any, folder: Path | None = None) -> Any:
+    """The last line that a script prints in the peer's environment, from JSON; `told` is JSON on its stdin."""
     ran = subprocess.run(
-        [str(PYTHON), "-c", _SCRIPT], input=json.dumps([what, value]), capture_output=True, text=True, check=False
+        [str(PYTHON), "-c", script], input=json.dumps(told), capture_output=True, text=True, check=False, cwd=folder
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])

@@ -118,6 +118,7 @@ class Report(BaseModel):
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""
+    recording: str = ""
     summary: str = ""
 
 
