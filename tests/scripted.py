@@ -10,7 +10,7 @@ from typing import Any
 from beamfold.model.events import Buffer
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.envelopes import FrameBatch, Gap, Grant, ResultBatch, encode_header
-from beamfold.protocols.messages import Arm, Beat, IngesterInfo, Message, Shutdown, WorkerInfo
+from beamfold.protocols.messages import Arm, Beat, Hello, IngesterInfo, Message, Shutdown, WorkerInfo
 
 Step = Message | Callable[[], Any]
 
@@ -27,6 +27,7 @@ class Control:
 
     def __init__(self, *steps: Step | Until) -> None:
         self.socket = always_readable()
+        self.hello = Hello("service", "name", "uuid", "version", 1, "host")
         self.steps = list(steps)
         self.sent: list[Any] = []
         self.announced: dict[str, Any] = {}

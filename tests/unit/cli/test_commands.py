@@ -50,6 +50,28 @@ def test_a_wrong_call_is_a_usage_error() -> None:
     assert invoke("demo", "--points", "0").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "nothing to replay: name a recording's folder"),
+        (["-w", "w:W", "x.cbors"], "name both classes"),
+        (["x.cbors"], "captured streams do not say which app they are for"),
+        (["."], "is not the folder of one recording: it has no recording.json; its recordings are 000001-a, 000002-b"),
+        ([".", "x.cbors"], "a recording is replayed by itself"),
+    ],
+)
+def test_what_cannot_be_replayed_is_said(
+    arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("000001-a", "000002-b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recording.json").write_text("{}")
+    result = invoke("replay", *arguments)
+    assert result.exit_code == 1
+    assert text in result.stderr and "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(("error", "code"), [(ConfigError("text"), 1), (KeyboardInterrupt(), INTERRUPTED)])
 def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     import typer
@@ -72,7 +94,7 @@ def test_replay_hands_everything_over(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(arguments)
         return report
 
-    monkeypatch.setattr("beamfold.offline.replay.replay", replay)
+    monkeypatch.setattr("beamfold.cli.replay.replay", replay)
     arguments = ("replay", "-w", "w:W", "-r", "r:R", "-p", "p.json", "-o", "o.h5", "--nworkers", "3")
     result = invoke(*arguments, "-f", "a.cbors", "b.cbors")
     assert (result.exit_code, result.stdout) == (0, "2 events: 2 reduced\n")

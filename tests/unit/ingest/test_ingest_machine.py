@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamfold.ingest.machine import BATCH_FRAMES, IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.ingest.machine import (
+    BATCH_FRAMES,
+    Dump,
+    IngestMachine,
+    Pause,
+    Resume,
+    SendFrames,
+    SendGap,
+    StreamSpec,
+    Tell,
+)
 from beamfold.model.triggermap import TriggerMap, compile_map
 from beamfold.protocols import messages as m
 from beamfold.protocols.items import Data, End, Malformed, Start
@@ -473,3 +483,48 @@ def test_an_attempt_that_is_overtaken_by_the_first_ones_result_sends_nothing() -
     bench.do(bench.machine.release(m.Release(1, [(1, 3)])))
     bench.do(bench.machine.grant(1, 0, PLENTY))
     assert bench.got(1) == [(0, b"s"), (3, b"frame 2")]
+
+
+# -- dumps --------------------------------------------------------------------------------------------------------
+
+
+def dumped(bench: Bench) -> list[tuple[int, bytes]]:
+    """(event, first message part) of all that is to be dumped, in order."""
+    rows = [zip(a.events.tolist(), a.frames, strict=True) for a in bench.actions if isinstance(a, Dump)]
+    return [(event, bytes(parts[0])) for row in rows for event, parts in row]
+
+
+def test_every_frame_that_the_map_has_a_place_for_is_dumped_with_its_event() -> None:
+    bench = Bench(uniform(5), dump=True)
+    bench.start()
+    bench.feed(data(0, 1), data(3), data(3, 4, 5), End([b"end"]))
+    assert dumped(bench) == [(0, b"start"), (1, b"frame 0"), (2, b"frame 1"), (4, b"frame 3"), (5, b"frame 4")]
+    bench.do(bench.machine.close(5))
+    assert dumped(bench)[5:] == [(6, b"end")]
+
+
+def test_the_end_message_is_dumped_as_the_event_that_it_came_to_be() -> None:
+    bench = Bench(uniform(None), dump=True)
+    bench.start()
+    bench.feed(data(0, 1), End([b"end"]))
+    bench.do(bench.machine.close(2))
+    assert dumped(bench) == [(0, b"start"), (1, b"frame 0"), (2, b"frame 1"), (3, b"end")]
+
+
+def test_frames_that_go_to_nobody_are_dumped_all_the_same_and_what_has_no_cell_is_not() -> None:
+    bench = Bench(sequence([own(0), [], None, own(1)], wrap=False), dump=True)
+    bench.start()
+    bench.feed(data(0, 1, 2), End([b"end"]))
+    assert dumped(bench) == [(0, b"start"), (1, b"frame 0"), (3, b"frame 1")]
+    nothing = Bench(sequence([None, None], wrap=False), dump=True)
+    nothing.start()
+    nothing.feed(End([b"end"]))
+    assert dumped(nothing) == []
+
+
+def test_nothing_is_dumped_unless_it_is_asked_for() -> None:
+    bench = Bench(uniform(5))
+    bench.start()
+    bench.feed(data(0, 1), End([b"end"]))
+    bench.do(bench.machine.close(2))
+    assert dumped(bench) == []

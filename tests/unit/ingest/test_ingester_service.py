@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ from beamfold.ingest import service
 from beamfold.ingest.service import IngesterService, Input
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols import framer
+from beamfold.protocols.dumps import DumpWriter, read_dump
 from beamfold.protocols.envelopes import Grant, decode_header
-from beamfold.protocols.messages import Armed, Beat, End, Halt
+from beamfold.protocols.messages import Armed, Beat, End, Halt, Trouble
 from beamfold.testing.simulators import stins_series
 from scripted import Control, Hub, always_readable, arm
 
@@ -95,3 +98,40 @@ def test_its_last_word_about_a_scan_is_how_much_it_read() -> None:
     rig.run(arm(MAP, 1), lambda: rig.series(10), lambda: None, End(1))
     (beat,) = rig.control.said(Beat)
     assert beat.stats == {"scan": 1, "events": 10, "last_event": 10, "frames": 10, "scans": 1}
+
+
+def test_a_place_that_cannot_be_dumped_to_is_said_before_the_scan(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    rig = Rig()
+    rig.run(arm(MAP, 1, record=f"{tmp_path}/file/recording"), arm(MAP, 2, record=str(tmp_path / "recording")), End(2))
+    first, second = rig.control.said(Armed)
+    assert f"cannot dump to {tmp_path}/file" in first.error and "name another place" in first.error
+    assert second.error == ""
+    assert not list((tmp_path / "recording").iterdir()), "a dump that stays empty is taken away"
+
+
+def test_a_full_disk_ends_the_dump_with_a_word_and_not_the_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = DumpWriter.write
+
+    def fill_up(self: DumpWriter, event_number: int, *rest: Any) -> None:
+        if event_number == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(event_number)
+        write(self, event_number, *rest)
+
+    monkeypatch.setattr(DumpWriter, "write", fill_up)
+    rig = Rig(1 << 20)
+    rig.run(
+        arm(MAP, 1, record=str(tmp_path)),
+        lambda: rig.series(5),
+        lambda: None,
+    )
+    (trouble,) = rig.control.said(Trouble)
+    assert "the dumps end here" in trouble.text and "No space left" in trouble.text
+    assert written == [0, 1, 2]
+    assert [e.event_number for e in read_dump(tmp_path / "camera.cbors")] == [0, 1, 2]
+    (scan,) = rig.service._scans.values()
+    assert [seen.frames for seen in scan.machine.progress()] == [5]

@@ -1,0 +1,87 @@
+"""A recording is read back as it was written, and what is wrong with one is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beamfold.model.errors import ConfigError
+from beamfold.protocols.recordings import FORMAT, is_recording, plain_values, read_recording
+
+ABOUT = {
+    "format": FORMAT,
+    "scan_id": "id",
+    "all_wrap": True,
+    "streams": {"a": {"typ": "T", "numbered": True, "dump": "a.cbors"}},
+    "workers": [{"name": "w0", "tags": ["generic"]}],
+    "policy": {"incomplete": "process"},
+    "app": {"worker": "w:W", "reducer": "r:R", "directory": "/app"},
+}
+FIRST = {"parameters": {"version": 3, "from_event": 0, "values": {"p": {"text": "1"}}}}
+
+
+def write(folder: Path, *history: Any, about: Any = ABOUT, rest: str = "") -> Path:
+    (folder / "recording.json").write_text(about if isinstance(about, str) else json.dumps(about))
+    (folder / "map.json").write_text('{"streams": ["a"], "events": 5}')
+    lines = "".join(json.dumps(line) + "\n" for line in history)
+    (folder / "history.jsonl").write_text(lines + rest)
+    return folder
+
+
+def test_what_happened_is_read_in_its_order(tmp_path: Path) -> None:
+    second = {"parameters": {"version": 4, "from_event": 3, "values": {"p": {"base64": "/w=="}}}}
+    lines = [FIRST, {"blocks": [[0, 2, 0]]}, {"ticks": [[1, 0]]}, second, {"later": 1}, {"blocks": [[2, 5, 0]]}]
+    found = read_recording(write(tmp_path, *lines, {"closed": 4}))
+    assert found.parameters == [(3, 0, {"p": b"1"}), (4, 3, {"p": b"\xff"})]
+    assert found.blocks == [(0, 2, 0), (2, 5, 0)]
+    assert found.ticks == [(1, 0)]
+    assert found.closed == 4 and found.map.n_events == 7 and found.report is None
+    assert found.streams["a"].dump == tmp_path / "a.cbors"
+    assert is_recording(tmp_path) and not is_recording(tmp_path / "nothing")
+
+
+def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
+    found = read_recording(write(tmp_path, FIRST, {"blocks": [[0, 2, 0]]}, rest='{"blocks": [[2'))
+    assert found.blocks == [(0, 2, 0)] and found.closed is None
+
+
+@pytest.mark.parametrize(
+    ("history", "about", "text"),
+    [
+        ([], ABOUT, "does not say with which parameters"),
+        ([FIRST], {**ABOUT, "format": 99}, "has format 99, this Beamfold reads"),
+        ([FIRST], {"format": FORMAT}, "not what a recording's should be"),
+        ([FIRST], "{", "is not JSON"),
+        ([FIRST], [1], "not what a recording's should be"),
+        ([FIRST, {"blocks": [[0, 2, 9]]}], ABOUT, "line 2"),
+        ([FIRST, {"blocks": [[2, 0, 0]]}], ABOUT, "line 2"),
+        ([FIRST, {"blocks": 5}], ABOUT, "line 2"),
+        ([FIRST, 5], ABOUT, "line 2"),
+        ([{"parameters": {"version": 1}}], ABOUT, "line 1"),
+        ([{"parameters": {"version": 1, "from_event": 0, "values": {"p": {"base64": "?"}}}}], ABOUT, "line 1"),
+        ([{"parameters": {"version": 1, "from_event": 0, "values": {"": {"text": ""}}}}], ABOUT, "line 1"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_file(history: list[Any], about: Any, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=text):
+        read_recording(write(tmp_path, *history, about=about))
+
+
+@pytest.mark.parametrize("name", ["recording.json", "map.json", "history.jsonl"])
+def test_a_file_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    (write(tmp_path, FIRST) / name).unlink()
+    with pytest.raises(ConfigError, match=f"cannot read .*{name}.*a recording needs it"):
+        read_recording(tmp_path)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), st.binary()))
+def test_parameters_travel_unchanged(values: dict[str, bytes]) -> None:
+    from beamfold.protocols.recordings import _raw
+
+    plain = json.loads(json.dumps(plain_values(values)))
+    assert {name: _raw(name, value) for name, value in plain.items()} == values
