@@ -86,8 +86,28 @@ def test_fields_with_names_that_no_client_takes_are_read_under_others(url: str) 
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_a_dataset_that_grows_with_every_look_is_read_all_the_same(client: str) -> None:
+    """h5pyd 1.0 asks for all values without saying how many it expects: those that its dataset's shape promised."""
+    points = 10
+
+    def read(_timeout: float) -> Any:
+        nonlocal points
+        points += 1
+        return {"x": np.arange(points), "image": np.ones((points, 3)), "text": ["a"] * points}
+
+    http = HttpThread(build_reducer_app(read))
+    try:
+        found = flat(run_client(client, http.url + "/live")["tree"])
+    finally:
+        http.stop()
+    assert not [value for value in found.values() if isinstance(value, str) and "Error" in value]
+    for name in ("x", "image", "text"):
+        assert len(found[f"/{name}/value"][1]) == found[f"/{name}/shape"][0] > 10
+    assert found["/x/value"][1] == list(range(found["/x/shape"][0]))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_pinned_version_stays_while_the_state_changes(client: str) -> None:
-    """h5pyd keeps a dataset's shape, so that it can read one that grows only where its version is pinned."""
     points = 3
 
     def read(_timeout: float) -> Any:

@@ -16,7 +16,7 @@ from flow.deployment import PATIENCE, Deployment, Stream, wait_until
 from flow.hdf_clients import CLIENTS, differences, flat, run_client
 
 APP = Path(__file__).parents[2] / "apps" / "fluorescence"
-SAMPLE = FluorescenceSample((8, 9))
+SAMPLE = FluorescenceSample((12, 9))
 REGION = (630, 651)
 AT_ONCE = 12
 """Points that are there before a client begins to read, and as many come while it reads."""
@@ -62,6 +62,10 @@ class Mesh:
     def _shown(self) -> int:
         return len(self.deployment.state("map").get("keys", []))  # an empty dict is no table yet
 
+    def live(self) -> str:
+        """The address of the state as it is whenever somebody looks."""
+        return self.deployment.reducer_url + "/live"
+
     def pinned(self) -> str:
         """The address of the state as it is now."""
         url = self.deployment.reducer_url
@@ -82,6 +86,23 @@ def expected(points: int) -> tuple[list[list[str]], list[int]]:
     readings = [SAMPLE.readings(n)["pseudo"] for n in range(points)]
     positions = [[str(float(each[axis][0])) for axis in ("x", "y")] for each in readings]
     return positions, [int(SAMPLE.spectrum(n)[3, slice(*REGION)].sum()) for n in range(points)]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_growing_map_is_read_as_it_is(mesh: Mesh, client: str) -> None:
+    for thread in mesh.play(2):
+        thread.join()
+    mesh.wait_shown()
+    there = mesh.sent
+    growing = mesh.play(8, RATE)
+    tree = flat(run_client(client, mesh.live())["tree"])
+    for thread in growing:
+        thread.join()
+    mesh.wait_shown()
+    assert not [value for value in tree.values() if isinstance(value, str) and "Error" in value]
+    counts = tree["/map/roi1/value"][1]
+    assert there <= len(counts) <= mesh.sent
+    assert counts == expected(len(counts))[1]
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -117,4 +138,4 @@ def test_the_finished_map_is_what_is_in_its_file(mesh: Mesh) -> None:
         found = run_client(client, mesh.deployment.reducer_url + "/live")
         assert {path.partition("_")[0] for path in differences(in_file, flat(found["tree"]))} == {"@beamfold"}
         if client == "silx":
-            assert found["plot"]["shape"] == [8, 9]
+            assert found["plot"]["shape"] == [12, 9]

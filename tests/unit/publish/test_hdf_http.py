@@ -163,6 +163,29 @@ def test_each_form_of_an_answer_has_an_etag_of_its_own(people: People) -> None:
 _OCTETS = {"Accept": "application/octet-stream"}
 
 
+def test_all_of_a_dataset_is_as_much_as_was_promised() -> None:
+    points = 3
+
+    def read(_timeout: float) -> Any:
+        return {"x": np.arange(points), "y": np.ones((points, 2))}
+
+    people = People()
+    people.app = build_reducer_app(read)
+    x, y = people.id_of("x"), people.id_of("y")
+    assert people.get(f"{x}/value") == {"value": [0, 1, 2]}, "nothing was promised yet"
+    assert people.get(x)["shape"]["dims"] == [3] and people.get(y)["shape"]["dims"] == [3, 2]
+    whole = people.ask(f"{x}/value").headers["etag"]
+    points = 5
+    grown = people.ask(f"{x}/value")
+    assert grown.json() == {"value": [0, 1, 2]} and grown.headers["etag"] != whole
+    assert len(people.get(f"{y}/value")["value"]) == 3
+    assert people.get(f"{x}/value?select=[0:5]") == {"value": [0, 1, 2, 3, 4]}
+    assert people.get(x)["shape"]["dims"] == [5]
+    assert people.get(f"{x}/value") == {"value": [0, 1, 2, 3, 4]}
+    points = 2  # a new scan: what was promised is not there
+    assert people.get(f"{x}/value") == {"value": [0, 1]}
+
+
 def test_what_user_code_raises_is_said() -> None:
     def read(_timeout: float) -> Any:
         raise AppError("R.publish is a list")

@@ -28,6 +28,8 @@ from beamfold.publish.answers import (
 from beamfold.publish.hdfrest import models
 from beamfold.publish.hdfrest.objects import LIVE, NotThere, Objects, version_of
 from beamfold.publish.hdfrest.reading import Wanted, values_body
+from beamfold.publish.hdfrest.told import Told
+from beamfold.publish.leaf import Leaf
 from beamfold.publish.problems import read_body, refuse, responses
 from beamfold.publish.snapshots import Snapshot, SnapshotGone, Snapshots
 
@@ -149,14 +151,24 @@ def _groups(router: APIRouter, pinned: Any) -> None:
 
 
 def _datasets(router: APIRouter, pinned: Any) -> None:
+    told = Told()
+
     @router.get("/datasets/{dataset_id}", response_model=models.Dataset, responses=models.JSON_ANSWERS)
     async def dataset(
-        dataset_id: str, include_attrs: bool = False, none_match: NoneMatch = None, snapshot: Snapshot = pinned
+        request: Request,
+        dataset_id: str,
+        include_attrs: bool = False,
+        none_match: NoneMatch = None,
+        snapshot: Snapshot = pinned,
     ) -> Response:
         """A dataset's shape and type."""
-        return await _json(
-            snapshot, none_match, lambda objects: objects.dataset_json(objects.dataset(dataset_id), include_attrs)
-        )
+
+        def document(objects: Objects) -> Any:
+            node = objects.dataset(dataset_id)
+            told.tell(request, dataset_id, node.leaf)
+            return objects.dataset_json(node, include_attrs)
+
+        return await _json(snapshot, none_match, document)
 
     @router.get("/datasets/{dataset_id}/shape", response_model=models.ShapeAnswer, responses=models.JSON_ANSWERS)
     async def shape(dataset_id: str, none_match: NoneMatch = None, snapshot: Snapshot = pinned) -> Response:
@@ -177,9 +189,15 @@ def _datasets(router: APIRouter, pinned: Any) -> None:
         none_match: NoneMatch = None,
         snapshot: Snapshot = pinned,
     ) -> Response:
-        """Values, or some of them: little- or big-endian as the type says, in C order; or JSON."""
-        wanted = Wanted(select or None, None, fields or None)
-        return await _values(request, snapshot, none_match, dataset_id, lambda: wanted)
+        """Values, or some of them: little- or big-endian as the type says, in C order; or JSON.
+
+        All of a dataset that has grown since its shape was asked for over the same connection are as many as then.
+        """
+
+        def wanted(content: Leaf) -> Wanted:
+            return Wanted(select or told.select(request, dataset_id, content), None, fields or None)
+
+        return await _values(request, snapshot, none_match, dataset_id, wanted)
 
     @router.post(
         "/datasets/{dataset_id}/value",
@@ -191,7 +209,7 @@ def _datasets(router: APIRouter, pinned: Any) -> None:
         """Values at points, (n, rank) little-endian uint64; or a long `select`, as JSON."""
         body = await read_body(request, MAX_BODY)
         media_type = request.headers.get("content-type", "")
-        return await _values(request, snapshot, None, dataset_id, lambda: Wanted.of_body(body, media_type))
+        return await _values(request, snapshot, None, dataset_id, lambda _: Wanted.of_body(body, media_type))
 
 
 def _only(part: str, objects: Objects, dataset_id: str) -> dict[str, Any]:
@@ -200,16 +218,22 @@ def _only(part: str, objects: Objects, dataset_id: str) -> dict[str, Any]:
 
 
 async def _values(
-    request: Request, snapshot: Snapshot, none_match: str | None, dataset_id: str, wanted: Callable[[], Wanted]
+    request: Request, snapshot: Snapshot, none_match: str | None, dataset_id: str, wanted: Callable[[Leaf], Wanted]
 ) -> Response:
-    """Values; `wanted` is called in the thread too, as a body may be long."""
+    """Values; which of the content is `wanted` is found out in the thread too, as a body may be long."""
     octets = preferred(request.headers.get("accept"), (JSON, OCTETS)) == OCTETS
     gzip = takes_gzip(request)
+    form = ("-octets" if octets else "") + ("-gzip" if gzip else "")
 
     def make() -> Body:
-        return values_body(Objects.of(snapshot).dataset(dataset_id).leaf, wanted(), octets, gzip)
+        content = Objects.of(snapshot).dataset(dataset_id).leaf
+        found = wanted(content)
+        body, media_type, headers = values_body(content, found, octets, gzip)
+        if found.select and request.method == "GET" and not request.query_params.get("select"):
+            # Not what another client would get at this address.
+            headers = {**headers, "ETag": f'"{snapshot.version}{form}-{found.select}"'}
+        return body, media_type, headers
 
-    form = ("-octets" if octets else "") + ("-gzip" if gzip else "")
     return await _found(snapshot, none_match, make, form)
 
 
