@@ -32,6 +32,7 @@ class Ceiling:
                 for _ in range(frames + 2):
                     pull.recv_multipart()
             except zmq.Again:
+                source.check()
                 raise BenchFailure(f"ceiling: the source paused for {self._deadline_s:.0f} s") from None
             ended = time.time()
             return Measured(frames, ended - source.started(self._deadline_s))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -27,7 +26,11 @@ from sidebyside.source import Source
 POLL_S = 0.05
 """Between two questions whether the scan has ended. They do not make it seem longer: the report says when it ended."""
 
+ANSWER_S = 30.0
+"""Seconds for an answer: that to a new trigger map comes when everything is armed."""
+
 ENDING_S = 20.0
+"""Seconds for an orderly end, with that of a scan before it."""
 
 _READY = re.compile(r"controller (http://\S+)  reducer (http://\S+)")
 
@@ -57,10 +60,11 @@ class Beamfold:
         self._workers = workers
         self._deadline_s = deadline_s
         self._url = f"tcp://127.0.0.1:{free_port()}"
-        self._folder = Path(tempfile.mkdtemp(prefix="beamfold-bench-"))
+        self._temporary = tempfile.TemporaryDirectory(prefix="beamfold-bench-")
+        self._folder = Path(self._temporary.name)
         self._process: Process | None = None
         self._controller = self._reducer = ""
-        self._http = httpx.Client(timeout=deadline_s, trust_env=False)
+        self._http = httpx.Client(timeout=ANSWER_S, trust_env=False)
 
     def start(self) -> None:
         """Start it, and read from its output where it is."""
@@ -81,16 +85,12 @@ class Beamfold:
         """One scan; the report and what the reducer publishes must both account for every event."""
         process = self._running()
         before = cpu_seconds([process.pid])
-        answer = self._http.post(
-            f"{self._controller}/sequence", json={"streams": [STREAM], "events": frames, "batch": batch}
-        )
-        if answer.is_error:
-            raise BenchFailure(f"beamfold refuses the trigger map: {answer.text}")
+        scan = self._submit({"streams": [STREAM], "events": frames, "batch": batch})
         with Source(self._url, frames) as source:
-            wait_for(self._finished, self._deadline_s, lambda: self._late(frames, batch), POLL_S)
+            wait_for(lambda: self._finished(source), self._deadline_s, lambda: self._late(frames, batch), POLL_S)
             cpu = spent(before, cpu_seconds([process.pid]))
             started = source.started(self._deadline_s)
-        report = self._get(f"{self._controller}/scans/{answer.json()}/report")
+        report = self._get(f"{self._controller}/scans/{scan}/report")
         self._check(frames, report)
         return Measured(frames, report["finished"] - started, cpu)
 
@@ -100,7 +100,16 @@ class Beamfold:
             self._process.end(signal.SIGINT, ENDING_S)
             self._process = None
         self._http.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.cleanup()
+
+    def _submit(self, trigger_map: dict[str, Any]) -> str:
+        try:
+            answer = self._http.post(f"{self._controller}/sequence", json=trigger_map)
+        except httpx.HTTPError as error:
+            raise BenchFailure(f"beamfold does not take the trigger map: {error!r}") from None
+        if answer.is_error:
+            raise BenchFailure(f"beamfold refuses the trigger map: {answer.text}")
+        return str(answer.json())
 
     def _running(self) -> Process:
         if self._process is None:
@@ -108,8 +117,9 @@ class Beamfold:
         self._process.check()
         return self._process
 
-    def _finished(self) -> bool:
+    def _finished(self, source: Source) -> bool:
         self._running()
+        source.check()
         return bool(self._get(f"{self._controller}/progress")["finished"])
 
     def _check(self, frames: int, report: dict[str, Any]) -> None:
@@ -119,11 +129,16 @@ class Beamfold:
         check_tally(self.name, frames, Tally(state["count"], state["sum"]))
 
     def _late(self, frames: int, batch: int) -> str:
-        progress = self._get(f"{self._controller}/progress")
         return (
             f"beamfold HANGS: a scan of {frames:,} events in batches of {batch} has not ended after "
-            f"{self._deadline_s:.0f} s; its progress: {progress}; its last words:{self._running().tail()}"
+            f"{self._deadline_s:.0f} s; {self._standing()}; its last words:{self._running().tail()}"
         )
+
+    def _standing(self) -> str:
+        try:
+            return f"its progress: {self._get(f'{self._controller}/progress')}"
+        except BenchFailure as silence:
+            return str(silence)
 
     def _get(self, url: str) -> Any:
         try:

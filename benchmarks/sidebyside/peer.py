@@ -8,11 +8,10 @@ of a scan is read from its own message instead of asking for it again and again,
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,8 @@ class Dranspose:
         self._workers = workers
         self._deadline_s = deadline_s
         self._url = f"tcp://127.0.0.1:{free_port()}"
-        self._folder = Path(tempfile.mkdtemp(prefix="beamfold-bench-"))
+        self._temporary = tempfile.TemporaryDirectory(prefix="beamfold-bench-")
+        self._folder = Path(self._temporary.name)
         self._store = EmbeddedStore()
         self._redis: redis.Redis | None = None
         self._processes: list[Process] = []
@@ -76,10 +76,9 @@ class Dranspose:
                 f"there is no dranspose at {PYTHON}: `make bench` puts it there, or leave it out (--only)"
             )
         env = clean_environment(REDIS_URL=self._start_store(), LOG_LEVEL="WARNING")
-        for service, url in (("controller", self._controller), ("reducer", self._reducer)):
-            more = {"REDUCER_CLASS": "tally:Reducer", "REDUCER_URL": _local()} if service == "reducer" else {}
-            self._spawn(service, [str(_HTTP), service, url.rpartition(":")[2]], {**env, **more})
-            self._wait_until(f"the {service}", lambda url=url: self._answers(url))
+        self._spawn_http("controller", self._controller, env)
+        reducer = {"REDUCER_CLASS": "tally:Reducer", "REDUCER_URL": _local()}
+        self._spawn_http("reducer", self._reducer, {**env, **reducer})
         self._wait_until("the reducer's entry in Redis", lambda: self._config()["reducer"])
         cli = ["-m", "dranspose.cli"]
         ingester = [*cli, "ingester", "-c", "ZmqPullSingleIngester", "-n", STREAM, "-u", self._url]
@@ -99,11 +98,13 @@ class Dranspose:
                 raise BenchFailure(f"the control store cannot serve dranspose ({name}: {error})") from None
         return f"redis://127.0.0.1:{port}/0"
 
+    def _spawn_http(self, service: str, url: str, env: Mapping[str, str]) -> None:
+        self._spawn(service, [str(_HTTP), service, url.rpartition(":")[2]], env)
+        self._wait_until(f"the {service}", lambda: self._answers(url))
+
     def _spawn(self, name: str, arguments: list[str], env: Mapping[str, str]) -> None:
         # The app's folder is where it looks for classes.
-        process = Process(
-            f"dranspose-{name}", [str(PYTHON), *arguments], folder=self._folder, cwd=APP, env={**_QUIET, **env}
-        )
+        process = Process(f"dranspose-{name}", [str(PYTHON), *arguments], folder=self._folder, cwd=APP, env=env)
         self._processes.append(process)
 
     def close(self) -> None:
@@ -115,7 +116,7 @@ class Dranspose:
             self._redis.close()
         self._store.stop()
         self._http.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.cleanup()
 
     # -- a scan ----------------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class Dranspose:
         before = cpu_seconds(roots)
         uuid = self._submit(body)
         with Source(self._url, frames) as source:
-            ended = self._wait_finished(uuid, seen, frames, batch)
+            ended = self._wait_finished(uuid, seen, source, lambda: self._late(frames, batch))
             cpu = spent(before, cpu_seconds(roots))
             started = source.started(self._deadline_s)
         self._wait_until("every service having finished", lambda: self._progress()["finished"])
@@ -138,11 +139,13 @@ class Dranspose:
     def _submit(self, body: Mapping[str, Any]) -> str:
         try:
             answer = self._http.post(f"{self._controller}/api/v1/sequence", json=body)
-            return str(answer.raise_for_status().json())
         except httpx.HTTPError as error:
             raise BenchFailure(f"dranspose does not take the trigger map: {error!r}{self._last_words()}") from None
+        if answer.is_error:
+            raise BenchFailure(f"dranspose refuses the trigger map: {answer.text}{self._last_words()}")
+        return str(answer.json())
 
-    def _wait_finished(self, uuid: str, seen: str, frames: int, batch: int) -> float:
+    def _wait_finished(self, uuid: str, seen: str, source: Source, late: Callable[[], str]) -> float:
         """When the controller told its services that the scan is finished, in seconds since the epoch, by the
         store's clock, in whole milliseconds."""
         deadline = time.monotonic() + self._deadline_s
@@ -153,8 +156,9 @@ class Dranspose:
                     return int(entry.partition("-")[0]) / 1000
                 seen = entry
             self._check_processes()
+            source.check()
             if time.monotonic() > deadline:
-                raise BenchFailure(self._late(frames, batch))
+                raise BenchFailure(late())
 
     def _newest_update(self) -> str:
         newest: Any = self._connected().xrevrange(_UPDATES, count=1)
@@ -188,7 +192,7 @@ class Dranspose:
         if not self._store.alive:
             raise BenchFailure("dranspose's control store ended")
 
-    def _wait_until(self, what: str, condition: Any) -> None:
+    def _wait_until(self, what: str, condition: Callable[[], Any]) -> None:
         def look() -> Any:
             self._check_processes()
             return condition()
@@ -216,15 +220,18 @@ class Dranspose:
     def _late(self, frames: int, batch: int) -> str:
         return (
             f"dranspose HANGS: a scan of {frames:,} events in batches of {batch} has not ended after "
-            f"{self._deadline_s:.0f} s; its progress: {self._progress()}; folded: {self._tally()}{self._last_words()}"
+            f"{self._deadline_s:.0f} s; {self._standing()}{self._last_words()}"
         )
+
+    def _standing(self) -> str:
+        try:
+            return f"its progress: {self._progress()}; folded: {self._tally()}"
+        except BenchFailure as silence:
+            return str(silence)
 
     def _last_words(self) -> str:
         said = [(p.name, p.tail(4)) for p in self._processes if p.output()]
         return "".join(f"\n  {name} said last:{tail}" for name, tail in said)
-
-
-_QUIET = {"PYTHONDONTWRITEBYTECODE": "1"}  # the app's folder is part of the checkout
 
 
 def _local() -> str:

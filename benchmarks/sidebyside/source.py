@@ -38,8 +38,13 @@ class Source:
         except subprocess.TimeoutExpired:
             raise BenchFailure(f"not all frames were taken from the source within {seconds:.0f} s") from None
         if self._process.returncode:
-            raise BenchFailure(f"the source failed with exit code {self._process.returncode}: {err.strip()}")
+            raise BenchFailure(f"the source ended with exit code {self._process.returncode}: {err.strip()}")
         return float(json.loads(out.splitlines()[-1])["started"])
+
+    def check(self) -> None:
+        """Raises BenchFailure when it has failed, so that nobody waits for its frames."""
+        if self._process.poll():
+            self.started(0)
 
     def __enter__(self) -> Self:
         return self
