@@ -141,7 +141,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         systems=tuple(name for name in SYSTEMS if name in options.only),
         repeat=options.repeat or (1 if quick else 5),
         batches=batches,
-        frames=options.frames or (5000 if quick else 150_000),
+        frames=options.frames or (5000 if quick else 200_000),
         peer_frames={batch: given or _peer_frames(batch) for batch in batches},
         deadline_s=options.deadline,
     )
@@ -155,7 +155,7 @@ def _peer_frames(batch: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeat", type=_count, help="repetitions (default 5)")
-    parser.add_argument("--frames", type=_count, help="frames per scan of the ceiling and Beamfold (default 150000)")
+    parser.add_argument("--frames", type=_count, help="frames per scan of the ceiling and Beamfold (default 200000)")
     parser.add_argument("--peer-frames", type=_count, help="of dranspose (default 3000 to 10000, by batch size)")
     parser.add_argument("--batches", type=_batches, help="events that share a virtual worker (default 1,10,100)")
     parser.add_argument("--only", type=_systems, default=SYSTEMS, help=f"of {','.join(SYSTEMS)}")
