@@ -141,7 +141,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         systems=tuple(name for name in SYSTEMS if name in options.only),
         repeat=options.repeat or (1 if quick else 5),
         batches=batches,
-        frames=options.frames or (5000 if quick else 200_000),
+        frames=options.frames or (5000 if quick else 400_000),
         peer_frames={batch: given or _peer_frames(batch) for batch in batches},
         deadline_s=options.deadline,
     )
@@ -149,14 +149,14 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _peer_frames(batch: int) -> int:
     """So many that its scan takes some seconds, like those of the others: it is faster with larger batches."""
-    return 3000 if batch < 10 else 5000 if batch < 100 else 10_000
+    return 4000 if batch < 10 else 5000 if batch < 100 else 10_000
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeat", type=_count, help="repetitions (default 5)")
-    parser.add_argument("--frames", type=_count, help="frames per scan of the ceiling and Beamfold (default 200000)")
-    parser.add_argument("--peer-frames", type=_count, help="of dranspose (default 3000 to 10000, by batch size)")
+    parser.add_argument("--frames", type=_count, help="frames per scan of the ceiling and Beamfold (default 400000)")
+    parser.add_argument("--peer-frames", type=_count, help="of dranspose (default 4000 to 10000, by batch size)")
     parser.add_argument("--batches", type=_batches, help="events that share a virtual worker (default 1,10,100)")
     parser.add_argument("--only", type=_systems, default=SYSTEMS, help=f"of {','.join(SYSTEMS)}")
     parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="seconds per scan (default 60)")
