@@ -1,8 +1,9 @@
 """Detectors to try things with: `python -m beamfold.testing.simulate fluorescence|stins|capture …`.
 
 Every line on stdout is one JSON object: first where each stream can be received (`"event": "listening"`), at
-the end what was sent (`"event": "sent"`), so that scripts need no fixed ports and can check that nothing was
-missed. The process ends when everything was handed over to the receivers, or after `--linger` seconds.
+the end what was sent (`"event": "sent"`) and since when (`"started"`, in seconds since the epoch), so that
+scripts need no fixed ports and can check that nothing was missed. The process ends when everything was handed
+over to the receivers, or after `--linger` seconds.
 """
 
 from __future__ import annotations
@@ -199,12 +200,14 @@ def _sender(context: zmq.Context[zmq.Socket[bytes]], url: str, kind: str, common
 
 
 def _summary(name: str, sender: StreamSender, frames: int, seconds: float) -> dict[str, Any]:
+    """What a sender has sent that began so many seconds ago."""
     return {
         "event": "sent",
         "stream": name,
         "frames": frames,
         "messages": sender.sent,
         "bytes": sender.sent_bytes,
+        "started": round(time.time() - seconds, 6),
         "seconds": round(seconds, 6),
     }
 

@@ -1,0 +1,72 @@
+"""No figure without exactness: what a benchmark refuses to go on with."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidebyside.base import STREAM, BenchFailure, Tally, check_tally
+from sidebyside.peer import sequence
+from sidebyside.processes import family, parse_stat, spent, wait_for
+
+
+@pytest.mark.parametrize(
+    ("tally", "said"),
+    [
+        (Tally(9, 45), "1 of 10 events were MISSED"),
+        (Tally(0, 0), "10 of 10 events were MISSED"),
+        (Tally(11, 56), "some were DOUBLED"),
+        (Tally(10, 54), "some were MISSED and as many DOUBLED"),
+    ],
+)
+def test_an_event_that_was_missed_or_doubled_fails(tally: Tally, said: str) -> None:
+    with pytest.raises(BenchFailure, match=f"peer: .*{said}"):
+        check_tally("peer", 10, tally)
+
+
+def test_events_one_to_n_once_each_pass() -> None:
+    check_tally("peer", 10, Tally(10, 55))
+
+
+@pytest.mark.parametrize("frames", [1, 99, 1000, 1001, 3050])
+@pytest.mark.parametrize("batch", [1, 10, 100, 300, 5000])
+def test_a_sequence_has_every_frame_once_in_batches(frames: int, batch: int) -> None:
+    """Constraints are scoped to one occurrence of a part, so a batch must not cross from one to the next."""
+    spec = sequence(frames, batch)
+    assert set(spec["sequence"]) == set(spec["parts"])  # all are used, and all are there
+    sizes: list[int] = []
+    for part in spec["sequence"]:
+        cells = spec["parts"][part][STREAM]
+        constraints = [cell[0]["constraint"] for cell in cells]
+        sizes += [constraints.count(c) for c in sorted(set(constraints))]
+    assert sum(sizes) == frames
+    assert set(sizes[:-1]) <= {batch}
+    assert sizes[-1] <= batch
+
+
+def test_cpu_time_is_that_of_user_and_system() -> None:
+    fields = "S 7 1 1 0 -1 4194304 100 0 0 0 250 50 9 9 20 0 3 0 100 1000 10"
+    parent, seconds = parse_stat(f"42 (a (strange) name) {fields}")
+    assert parent == 7
+    assert seconds == pytest.approx(3.0)  # in hundredths of a second, on every Linux that we know of
+
+
+def test_a_system_is_its_roots_and_all_below_them() -> None:
+    parents = {2: 1, 3: 2, 4: 3, 5: 1, 6: 5, 1: 0}
+    assert family({2, 6}, parents) == {2, 3, 4, 6}
+    assert family({9}, parents) == {9}
+
+
+def test_a_process_that_came_during_a_scan_counts_whole() -> None:
+    assert spent({1: 1.0}, {1: 1.5, 2: 0.25}) == pytest.approx(0.75)
+
+
+def test_a_process_that_went_during_a_scan_fails_it() -> None:
+    with pytest.raises(BenchFailure, match=r"ended during a scan: \[2\]"):
+        spent({1: 1.0, 2: 1.0}, {1: 1.5})
+
+
+def test_nobody_waits_for_ever() -> None:
+    answers = iter([None, None, "there"])
+    assert wait_for(lambda: next(answers), 10.0, lambda: "late", poll=0.0) == "there"
+    with pytest.raises(BenchFailure, match="the third service HANGS"):
+        wait_for(lambda: None, 0.0, lambda: "the third service HANGS", poll=0.0)
