@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -100,11 +101,24 @@ def _serve(made: tuple[_Service, Callable[[], None]], supervised: bool) -> int:
     signal.signal(signal.SIGTERM, stop)
     if not supervised:
         signal.signal(signal.SIGINT, stop)
+    calm_garbage_collector()
     try:
         service.run()
     finally:
         close()
     return code
+
+
+def calm_garbage_collector() -> None:
+    """Collect cycles of what is made from now on, and less often.
+
+    At full speed a service makes some hundred thousand objects a second that live for milliseconds and are in no
+    cycle. With Python's defaults every 700 of them start a search for cycles: a fifth of the time of all services
+    together. Apps that make cycles are still cleaned up after.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _hello(role: str, name: str, **facts: Any) -> Hello:
@@ -280,6 +294,7 @@ async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, su
         loop.add_signal_handler(signal.SIGTERM, stop, 0)
         if not supervised:
             loop.add_signal_handler(signal.SIGINT, stop, INTERRUPTED)
+        calm_garbage_collector()
         async with asyncio.TaskGroup() as group:
             group.create_task(service.run(), name="controller")
             group.create_task(server.run_here(), name="http")

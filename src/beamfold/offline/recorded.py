@@ -241,9 +241,10 @@ class RecordedReplay:
         self._scan.done(done.message(SCAN, self._reduce.frontier, self._closed, 0), 0.0)
         for fold in self._reduce.fold(0.0):
             each = fold.batch
+            fold_one = self._app.folder.of_batch(each.header.worker, each.buffers)
             for i in fold.index:
                 if len(each.bodies[i]):
-                    self._app.folder.fold(int(each.events[i]), each.header.worker, each.bodies[i], each.buffers)
+                    fold_one(int(each.events[i]), each.bodies[i])
 
     def _finish(self) -> None:
         for seen in self._ingest.progress():

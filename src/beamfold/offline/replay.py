@@ -101,7 +101,7 @@ class Replay:
         self._fail(Failure(event, "process_event", name, text) for _, text in header.failures)
         body = result_bodies(header, parts[1])[0]
         if len(body):
-            self._folder.fold(event, header.worker, body, parts[2:])
+            self._folder.of_batch(header.worker, parts[2:])(event, body)
 
     def _fail(self, failures: Iterable[Failure]) -> None:
         for f in failures:

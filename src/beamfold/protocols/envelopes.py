@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any, TypeAlias
 
 import msgspec
@@ -26,6 +26,9 @@ Positions: TypeAlias = "int | NDArray[np.int16]"
 
 INLINE_BYTES = 16384
 """Parts from this size on travel as ZMQ parts of their own: about where a copy costs as much as a part does."""
+
+_SMALL_RESULT = 1024
+"""Bytes of a result, on average of a batch, up to which it is copied rather than viewed."""
 
 _BIG = 1 << 31
 _MAX_FRAMES = 1 << 20
@@ -284,19 +287,17 @@ def _split_mixed(sizes: array[int], blob: bytes, parts: Sequence[Buffer]) -> lis
     return out
 
 
-def result_bodies(header: ResultBatch, blob: Buffer) -> list[memoryview]:
-    """The encoded results of a batch, one memoryview per part (empty: nothing to reduce)."""
+def result_bodies(header: ResultBatch, blob: Buffer) -> list[Buffer]:
+    """The encoded results of a batch, one per part (empty: nothing to reduce).
+
+    Small ones are copied out as `bytes`, because a view costs more than their bytes do; large ones are views.
+    """
     sizes = array("I")
     if len(header.sizes) != header.n * sizes.itemsize or not 0 < header.n <= _MAX_FRAMES:
         raise CodecError(f"{len(header.sizes)} bytes of sizes for {header.n} results")
     sizes.frombytes(header.sizes)
-    view = memoryview(blob)
     ends = list(accumulate(sizes))
-    if ends[-1] != view.nbytes:
-        raise CodecError(f"a blob of {view.nbytes} bytes for results of {ends[-1]}")
-    start = 0
-    out = []
-    for end in ends:
-        out.append(view[start:end])
-        start = end
-    return out
+    if ends[-1] != len(blob):
+        raise CodecError(f"a blob of {len(blob)} bytes for results of {ends[-1]}")
+    data: Buffer = bytes(blob) if len(blob) < _SMALL_RESULT * header.n else memoryview(blob)
+    return [data[start:end] for start, end in pairwise([0, *ends])]

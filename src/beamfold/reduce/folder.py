@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.hooks import TIMER_DEFAULT_S, ReducerHooks
 from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer, ResultData
 from beamfold.model.parameters import ParameterHistory
-from beamfold.protocols.codec import TypeTable, decode
+from beamfold.protocols.codec import Reader, TypeTable
 from beamfold.protocols.messages import Failure, Run
 
 LONGEST_PAUSE = 1e6
@@ -34,24 +34,30 @@ class Folder:
         self.failed: list[Run] = []
         self.folded = 0
 
-    def fold(self, event: int, worker: int, body: Buffer, buffers: Sequence[Buffer]) -> None:
-        """Fold one result. Its arrays are the app's own, to change as it likes.
+    def of_batch(self, worker: int, buffers: Sequence[Buffer]) -> Callable[[int, Buffer], None]:
+        """What folds results of one batch: call it with event and body.
 
-        Whatever goes wrong is a failure of this event, and the scan goes on.
+        Their arrays are the app's own, to change as it likes. Whatever goes wrong is a failure of this event, and the
+        scan goes on.
         """
-        parameters = self.parameters.at(event)
         name = self._workers[worker]
-        self.folded += 1
-        try:
-            payload = decode(body, buffers, self._types, writable=True)
-        except CodecError as error:
-            self._fail(event, "result", name, str(error))
-            return
-        result = ResultData(event, name, payload, parameters.hash)
-        try:
-            self.hooks.process_result(result, parameters)
-        except USER_ERRORS as error:
-            self._fail(event, "process_result", name, user_traceback(error))
+        decode = Reader(buffers, self._types, writable=True).decode
+        at, process = self.parameters.at, self.hooks.process_result
+
+        def fold(event: int, body: Buffer) -> None:
+            parameters = at(event)
+            self.folded += 1
+            try:
+                payload = decode(body)
+            except CodecError as error:
+                self._fail(event, "result", name, str(error))
+                return
+            try:
+                process(ResultData(event, name, payload, parameters.hash), parameters)
+            except USER_ERRORS as error:
+                self._fail(event, "process_result", name, user_traceback(error))
+
+        return fold
 
     def _fail(self, event: int, where: str, worker: str, text: str) -> None:
         if self.failed and self.failed[-1][1] == event:

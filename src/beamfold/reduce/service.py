@@ -89,7 +89,7 @@ class _Batch:
         self.events = events.tolist()
         self.location = at
         self.size = sum(map(len, parts))
-        self.bodies: list[memoryview] | None = result_bodies(header, parts[1])
+        self.bodies: list[Buffer] | None = result_bodies(header, parts[1])
         self.buffers: list[Buffer] = parts[2:]
 
 
@@ -308,11 +308,11 @@ class ReducerService:
             header = decode_header(parts[0])
             assert isinstance(header, ResultBatch)
             bodies, buffers = result_bodies(header, parts[1]), parts[2:]
-        fold, events, worker = scan.folder.fold, batch.events, batch.worker
+        fold, events = scan.folder.of_batch(batch.worker, buffers), batch.events
         for done, i in enumerate(index, 1):
             body = bodies[i]
             if len(body):
-                fold(events[i], worker, body, buffers)
+                fold(events[i], body)
                 if done % 32 == 0 and time.monotonic() >= deadline:
                     self._folded(scan, batch, done)
                     return done

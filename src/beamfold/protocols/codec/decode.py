@@ -41,26 +41,11 @@ def decode(
     `writable` every array is a copy of its own instead. `types` is where an app's classes are looked up;
     without it none is known. Raises CodecError for anything that is not a whole, valid encoding.
     """
-    try:
-        return _unpack(body, ext_hook=_Reader(buffers, types, writable).extension)
-    except CodecError:
-        raise
-    except BeamfoldError as exc:
-        raise CodecError(f"the bytes are not a result: {exc}") from exc
-    except (
-        ArithmeticError,
-        AttributeError,
-        BufferError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as exc:
-        raise CodecError(f"the bytes are not a result ({type(exc).__name__}: {exc})") from exc
+    return Reader(buffers, types, writable).decode(body)
 
 
-class _Reader:
-    """One decoding: where buffers and types are found, and how deep it is."""
+class Reader:
+    """Decodes results that share their buffers, as those of one batch do. The arguments are those of `decode`."""
 
     __slots__ = ("buffers", "depth", "types", "used", "writable")
 
@@ -70,6 +55,26 @@ class _Reader:
         self.writable = writable
         self.used: set[int] = set()
         self.depth = 0
+
+    def decode(self, body: Buffer) -> Any:
+        """As `decode`; a buffer that another result of this reader had is not given again."""
+        self.depth = 0
+        try:
+            return _unpack(body, ext_hook=self.extension)
+        except CodecError:
+            raise
+        except BeamfoldError as exc:
+            raise CodecError(f"the bytes are not a result: {exc}") from exc
+        except (
+            ArithmeticError,
+            AttributeError,
+            BufferError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as exc:
+            raise CodecError(f"the bytes are not a result ({type(exc).__name__}: {exc})") from exc
 
     def extension(self, code: int, data: memoryview) -> Any:
         restore = _RESTORE.get(code)
@@ -117,22 +122,22 @@ def _strings_only(state: Any) -> dict[str, Any]:
     return state
 
 
-def _pairs(reader: _Reader, data: memoryview) -> dict[Any, Any]:
+def _pairs(reader: Reader, data: memoryview) -> dict[Any, Any]:
     flat = iter(reader.items(data))
     return dict(zip(flat, flat, strict=True))
 
 
-def _complex(_reader: _Reader, data: memoryview) -> complex:
+def _complex(_reader: Reader, data: memoryview) -> complex:
     if data.nbytes != _two_doubles.size:
         raise CodecError(f"the bytes are not a result: a complex number in {data.nbytes} bytes")
     return complex(*_two_doubles.unpack(data))
 
 
-def _text_with_surrogates(_reader: _Reader, data: memoryview) -> str:
+def _text_with_surrogates(_reader: Reader, data: memoryview) -> str:
     return bytes(data).decode("utf-8", "surrogatepass")
 
 
-def _buffer(reader: _Reader, data: memoryview) -> Any:
+def _buffer(reader: Reader, data: memoryview) -> Any:
     form, index = reader.items(data, 2)
     if form == codes.BYTES:
         return bytes(reader.buffer(index))
@@ -146,7 +151,7 @@ def _buffer(reader: _Reader, data: memoryview) -> Any:
 # -- numpy ---------------------------------------------------------------------------------------------------
 
 
-def _array(reader: _Reader, data: memoryview) -> np.ndarray[Any, Any]:
+def _array(reader: Reader, data: memoryview) -> np.ndarray[Any, Any]:
     wire, shape, content = reader.items(data, 3)
     buffer = content if type(content) is bytes else reader.buffer(content)
     array = _ndarray(dtype_from_wire(wire), shape, buffer)
@@ -164,14 +169,14 @@ def _ndarray(dtype: np.dtype[Any], shape: Any, buffer: Buffer) -> np.ndarray[Any
     return np.ndarray(tuple(shape), dtype, buffer)
 
 
-def _scalar(reader: _Reader, data: memoryview) -> Any:
+def _scalar(reader: Reader, data: memoryview) -> Any:
     wire, content = reader.items(data, 2)
     if type(content) is not bytes:
         raise CodecError("the bytes are not a result: a numpy scalar without bytes")
     return _ndarray(dtype_from_wire(wire), [], content)[()]
 
 
-def _numpy_text(reader: _Reader, data: memoryview) -> Any:
+def _numpy_text(reader: Reader, data: memoryview) -> Any:
     text = reader.unpack(data)
     if type(text) is str:
         return np.str_(text)
@@ -195,12 +200,12 @@ def _zone(wire: Any) -> tzinfo | None:
         raise CodecError(f"{wire!r} is not a time zone") from exc
 
 
-def _datetime(reader: _Reader, data: memoryview) -> datetime:
+def _datetime(reader: Reader, data: memoryview) -> datetime:
     year, month, day, hour, minute, second, micro, fold, zone = reader.items(data, 9)
     return datetime(year, month, day, hour, minute, second, micro, _zone(zone), fold=fold)
 
 
-def _time(reader: _Reader, data: memoryview) -> time:
+def _time(reader: Reader, data: memoryview) -> time:
     hour, minute, second, micro, fold, zone = reader.items(data, 6)
     return time(hour, minute, second, micro, _zone(zone), fold=fold)
 
@@ -208,7 +213,7 @@ def _time(reader: _Reader, data: memoryview) -> time:
 # -- types of the app and of Beamfold ------------------------------------------------------------------------
 
 
-def _enum(reader: _Reader, data: memoryview) -> Any:
+def _enum(reader: Reader, data: memoryview) -> Any:
     name, member = reader.items(data, 2)
     cls: type[Enum] = reader.named_type(name, codes.ENUM)
     if issubclass(cls, Flag):
@@ -221,7 +226,7 @@ def _enum(reader: _Reader, data: memoryview) -> Any:
     return found
 
 
-def _named_tuple(reader: _Reader, data: memoryview) -> Any:
+def _named_tuple(reader: Reader, data: memoryview) -> Any:
     name, items = reader.items(data, 2)
     cls = reader.named_type(name, codes.NAMED_TUPLE)
     if type(items) is not list or len(items) != len(cls._fields):
@@ -231,12 +236,12 @@ def _named_tuple(reader: _Reader, data: memoryview) -> Any:
     return tuple.__new__(cls, items)
 
 
-def _dataclass(reader: _Reader, data: memoryview) -> Any:
+def _dataclass(reader: Reader, data: memoryview) -> Any:
     name, state = reader.items(data, 2)
     return with_attributes(reader.named_type(name, codes.DATACLASS), _strings_only(state))
 
 
-def _model(reader: _Reader, data: memoryview) -> Any:
+def _model(reader: Reader, data: memoryview) -> Any:
     name, state, extra, fields_set, private = reader.items(data, 5)
     cls = reader.named_type(name, codes.MODEL)
     if type(fields_set) is not list or not all(type(field) is str for field in fields_set):
@@ -250,14 +255,14 @@ def _model(reader: _Reader, data: memoryview) -> Any:
     return obj
 
 
-def _own(reader: _Reader, data: memoryview) -> Any:
+def _own(reader: Reader, data: memoryview) -> Any:
     tag, parts = reader.items(data, 2)
     if type(tag) is not str or tag not in by_tag or type(parts) is not list:
         raise CodecError(f"the result contains a {tag!r}, which this version of Beamfold does not know")
     return by_tag[tag].restore(parts)
 
 
-_RESTORE: dict[int, Callable[[_Reader, memoryview], Any]] = {
+_RESTORE: dict[int, Callable[[Reader, memoryview], Any]] = {
     codes.TUPLE: lambda reader, data: tuple(reader.items(data)),
     codes.SET: lambda reader, data: set(reader.items(data)),
     codes.FROZENSET: lambda reader, data: frozenset(reader.items(data)),

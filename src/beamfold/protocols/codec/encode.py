@@ -47,6 +47,15 @@ def encode(obj: Any, buffers: list[Buffer], *, types: TypeTable | None = None, c
     Raises CodecError (and leaves `buffers` as they were) naming the type, its place in `obj`, and what to
     return instead.
     """
+    cls = type(obj)
+    if (cls is dict and _STR.issuperset(map(type, obj)) and USUALLY_PLAIN.issuperset(map(type, obj.values()))) or (
+        cls is list and USUALLY_PLAIN.issuperset(map(type, obj))
+    ):
+        # What most apps return, most of the time; what it does not fit is found out by the walk.
+        try:
+            return pack(obj)
+        except (OverflowError, UnicodeEncodeError):
+            pass
     before = len(buffers)
     try:
         try:
