@@ -427,7 +427,9 @@ class ControllerMachine:
     def trouble(self, scan_id: str, where: str, text: str) -> list[Action]:
         """The service could not do what it was told to for a scan: a person reads it in the report, or in the log."""
         for scan in (self.scan, self._next):
-            if scan is not None and scan.scan_id == scan_id and scan.active:
+            if scan is None or scan.scan_id != scan_id or not scan.active:
+                continue
+            if f"{where}: {text}" not in scan.report.troubles:  # a file may fail with every line
                 scan.trouble(where, text)
         return [Note("error", f"{where}: {text}")]
 

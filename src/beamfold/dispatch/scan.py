@@ -219,10 +219,9 @@ class Scan:
         )
 
     def trouble(self, where: str, text: str) -> None:
-        """Something that a person should read in the report; the same thing once."""
-        told = f"{where}: {text}"
-        if len(self.report.troubles) < MAX_TROUBLES and told not in self.report.troubles:
-            self.report.troubles.append(told)
+        """Something that a person should read in the report."""
+        if len(self.report.troubles) < MAX_TROUBLES:
+            self.report.troubles.append(f"{where}: {text}")
 
     def close(self, last_event: int, *, cut: bool) -> None:
         """The map ends with this data event: because the scan was `cut`, or because no series goes any further.
