@@ -68,14 +68,14 @@ class RecordedReplay:
         self._recording, self._map = recording, recording.map
         names, tags = [n for n, _ in recording.workers], [t for _, t in recording.workers]
         recorded = recording.app
-        worker, reducer = app or (recorded["worker"], recorded["reducer"])
+        worker, reducer = app or (recorded.worker, recorded.reducer)
         self._app = AppRun(
             worker,
             reducer,
-            Path.cwd() if app else Path(recorded["directory"]),
+            Path.cwd() if app else Path(recorded.directory),
             names,
             recording.parameters if parameters is None else [(0, 0, parameters)],
-            skip=recording.policy.get("incomplete") == "skip",
+            skip=recording.policy.incomplete == "skip",
         )
         streams = recording.streams
         infos = [StreamInfo(name, streams[name].typ, streams[name].numbered) for name in self._map.streams]
@@ -85,21 +85,22 @@ class RecordedReplay:
         self._ingest = IngestMachine(SCAN, self._map, specs, groups, retention_bytes=PLENTY)
         self._work = [WorkMachine(self._map, w, groups[w], infos) for w in range(len(names))]
         self._reduce: ReduceMachine[_Batch] = ReduceMachine(
-            self._map, targets, patience=math.inf, in_order=recording.policy.get("fold_order") != "arrival"
+            self._map, targets, patience=math.inf, in_order=recording.policy.fold_order != "arrival"
         )
         matching = {i.name: "numbered" if i.numbered else "counted" for i in infos}
-        number = int((recording.report or {}).get("number", 0))
+        number = recording.report.number if recording.report else 0
         now = time.time()
         self._scan = Scan(number, recording.scan_id, self._map, None, names, tags, matching, 0, now, {}, frozenset())
         self._ticks = [{event for event, who in recording.ticks if who == w} for w in range(len(names))]
         end = recording.closed + 1 if recording.closed is not None and self._map.wrapped else None
-        self._dumps = [_Dump(name, streams[name], end) for name in self._map.streams]
+        troubles = self._scan.report.troubles
+        self._dumps = [_Dump(name, streams[name], end, troubles) for name in self._map.streams]
         self._assigned = 0
         self._seen = -1
         self._closed = False
         self.report: ScanReport = self._scan.report
         self.report.troubles += self._app.troubles
-        if recording.out_of_order:
+        if recording.report and recording.report.out_of_order:
             self.report.troubles.append("the live scan folded some events before earlier ones; here all are in order")
 
     @property
@@ -186,7 +187,8 @@ class RecordedReplay:
 
     def _close(self) -> None:
         """The map has its last data event; what never came will not come."""
-        last, ended = self._recording.closed, (self._recording.report or {}).get("ended")
+        last, report = self._recording.closed, self._recording.report
+        ended = report.ended if report else ""
         if last is None and ended == "finished":  # without an end event a scan may end before its series do
             last = self._scan.last_data_event
         if last is None:
@@ -256,9 +258,10 @@ class RecordedReplay:
 
     def _verdict_of_live(self) -> None:
         """Whether the total of a counted stream was right depends on what is in no dump: frames beyond the map."""
-        for name, live in (self._recording.report or {}).get("streams", {}).items():
-            if live["phase"] == "ended":
-                self._scan.ended(StreamEnded(SCAN, name, live["frames"], 0, live["surplus"]))
+        live = self._recording.report.streams if self._recording.report else {}
+        for name in self._map.streams:
+            if name in live and live[name].phase == "ended":
+                self._scan.ended(StreamEnded(SCAN, name, live[name].frames, 0, live[name].surplus))
 
 
 class _Batch:
@@ -272,20 +275,30 @@ class _Batch:
 
 
 class _Dump:
-    """One stream's frames by event. `end` is the event that its end message belongs to, None where it has none."""
+    """One stream's frames by event. `end` is the event that its end message belongs to, None where it has none.
 
-    def __init__(self, name: str, stream: RecordedStream, end: int | None) -> None:
+    A dump that breaks off, because what wrote it was killed, ends there, and `troubles` gets a line about it.
+    """
+
+    def __init__(self, name: str, stream: RecordedStream, end: int | None, troubles: list[str]) -> None:
         self.path = stream.dump
         self._name = name
         self._end = end
         # A stream of which nothing came has no dump.
         self._events = iter(read_dump(self.path)) if self.path.is_file() else iter(())
+        self._troubles = troubles
         self._last = -1
         self.next: DumpEvent | None = None
         self._advance()
 
     def _advance(self) -> None:
-        self.next = next(self._events, None)
+        try:
+            self.next = next(self._events, None)
+        except MalformedFrame as error:
+            if self._last < 0:
+                raise
+            self.next = None
+            self._troubles.append(str(error))
         if self.next is None:
             return
         if self.next.event_number <= self._last or set(self.next.streams) != {self._name}:

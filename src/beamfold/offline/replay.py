@@ -174,7 +174,7 @@ def replay_recording(
     recording = read_recording(folder)
     raw = read_parameters(parameters) if parameters is not None else None
     player = RecordedReplay(recording, app, raw)
-    return _play(player, player.run(), (recording.report or {}).get("events"), output, progress)
+    return _play(player, player.run(), recording.report.events if recording.report else None, output, progress)
 
 
 def _play(player: Player, steps: Iterable[int], total: int | None, output: Path | None, progress: bool) -> ScanReport:

@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from beamfold.model.errors import ConfigError, MapError, ParameterError
 from beamfold.model.parameters import name_fault
 from beamfold.model.runs import Run
-from beamfold.model.triggermap import TriggerMap, WrittenMap
+from beamfold.model.triggermap import LARGEST, TriggerMap, WrittenMap
 
 FORMAT = 1
 
@@ -68,13 +70,65 @@ class RecordedStream:
     dump: Path
 
 
+class _AboutStream(msgspec.Struct):
+    typ: str
+    numbered: bool
+    dump: str
+
+
+class _AboutWorker(msgspec.Struct):
+    name: str
+    tags: list[str]
+
+
+class _AboutApp(msgspec.Struct):
+    """Where the app is: class paths, and the folder that they count from."""
+
+    worker: str
+    reducer: str
+    directory: str
+
+
+class _AboutPolicy(msgspec.Struct):
+    """What the run file said; later versions may say more."""
+
+    incomplete: str = "process"
+    fold_order: str = "event"
+
+
+class _About(msgspec.Struct):
+    scan_id: str
+    all_wrap: bool
+    streams: dict[str, _AboutStream]
+    workers: list[_AboutWorker]
+    policy: _AboutPolicy
+    app: _AboutApp
+
+
+class _ReportStream(msgspec.Struct):
+    phase: str
+    frames: int
+    surplus: int
+
+
+class _Report(msgspec.Struct):
+    """What a replay has to know of the report."""
+
+    number: int = 0
+    ended: str = ""
+    events: int = 0
+    out_of_order: list[Run] = []
+    streams: dict[str, _ReportStream] = {}
+
+
 @dataclass(slots=True)
 class Recording:
     """A recorded scan, but for the frames, which are read from the dumps.
 
     `closed` is the last data event that the map came to have, None where the scan did not come to its end. `parameters`
     are (version, first event, raw values by name), `blocks` (lo, hi, logical worker) of virtual workers, `ticks`
-    (event, logical worker).
+    (event, logical worker). `report` is None where the scan did not end; `out_of_order` in it are events that were
+    folded before earlier ones, because those were waited for in vain.
     """
 
     folder: Path
@@ -82,18 +136,13 @@ class Recording:
     map: TriggerMap
     streams: dict[str, RecordedStream]
     workers: list[tuple[str, frozenset[str]]]
-    policy: dict[str, Any]
-    app: dict[str, str]
+    policy: _AboutPolicy
+    app: _AboutApp
     parameters: list[tuple[int, int, dict[str, bytes]]] = field(default_factory=list)
     blocks: list[tuple[int, int, int]] = field(default_factory=list)
     ticks: list[tuple[int, int]] = field(default_factory=list)
     closed: int | None = None
-    report: dict[str, Any] | None = None
-
-    @property
-    def out_of_order(self) -> list[Run]:
-        """Events that were folded before earlier ones, because those were waited for in vain."""
-        return [(lo, hi) for lo, hi in (self.report or {}).get("out_of_order", [])]
+    report: _Report | None = None
 
 
 def read_recording(folder: Path) -> Recording:
@@ -102,21 +151,39 @@ def read_recording(folder: Path) -> Recording:
     try:
         if about["format"] != FORMAT:
             raise ConfigError(f"{folder / ABOUT} has format {about['format']!r}, this Beamfold reads {FORMAT}")
-        found = Recording(
-            folder,
-            str(about["scan_id"]),
-            _map(folder / MAP, bool(about["all_wrap"])),
-            {name: RecordedStream(s["typ"], s["numbered"], folder / s["dump"]) for name, s in about["streams"].items()},
-            [(w["name"], frozenset(w["tags"])) for w in about["workers"]],
-            dict(about["policy"]),
-            dict(about["app"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        found = _recording(folder, msgspec.convert(about, _About))
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{folder / ABOUT} is not what a recording's should be: {error!r}") from None
+    if strange := set(found.map.streams) - set(found.streams):
+        raise ConfigError(f"{folder / MAP} has streams that {ABOUT} does not know: {', '.join(sorted(strange))}")
     _read_history(found, folder / HISTORY)
     if (folder / REPORT).is_file():
-        found.report = _json(folder / REPORT)
+        try:
+            found.report = msgspec.convert(_json(folder / REPORT), _Report)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{folder / REPORT} is not what a recording's should be: {error}") from None
+        _refuse_missing(found, found.report)
     return found
+
+
+def _recording(folder: Path, about: _About) -> Recording:
+    return Recording(
+        folder,
+        about.scan_id,
+        _map(folder / MAP, about.all_wrap),
+        {name: RecordedStream(s.typ, s.numbered, folder / s.dump) for name, s in about.streams.items()},
+        [(w.name, frozenset(w.tags)) for w in about.workers],
+        about.policy,
+        about.app,
+    )
+
+
+def _refuse_missing(found: Recording, report: _Report) -> None:
+    """Refuse a recording that has lost a dump: without it the scan would look as if its frames had never come."""
+    for name, stream in found.streams.items():
+        frames = report.streams[name].frames if name in report.streams else 0
+        if frames and not (stream.dump.is_file() and stream.dump.stat().st_size):
+            raise ConfigError(f"{stream.dump} is missing or empty: it had {frames} frames of stream {name!r}")
 
 
 def _json(path: Path) -> Any:
@@ -165,14 +232,21 @@ def _take(found: Recording, entry: dict[str, Any]) -> None:
     if "parameters" in entry:
         p = entry["parameters"]
         values = {name: _raw(name, value) for name, value in p["values"].items()}
-        found.parameters.append((int(p["version"]), int(p["from_event"]), values))
+        found.parameters.append((_number(p["version"]), _number(p["from_event"]), values))
     for lo, hi, worker in entry.get("blocks", ()):
-        if not (0 <= lo < hi and 0 <= worker < len(found.workers)):
+        if not (_number(lo) < _number(hi) and _number(worker) < len(found.workers)):
             raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
         found.blocks.append((lo, hi, worker))
-    found.ticks += [(int(event), int(worker)) for event, worker in entry.get("ticks", ())]
+    found.ticks += [(_number(event), _number(worker)) for event, worker in entry.get("ticks", ())]
     if "closed" in entry:
-        found.closed = int(entry["closed"])
+        found.closed = _number(entry["closed"])
+        found.map.closed_at(found.closed)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise ValueError(f"{value!r} is no number of an event, a worker or a version")
+    return value
 
 
 def _raw(name: str, value: dict[str, str]) -> bytes:

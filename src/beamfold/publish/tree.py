@@ -30,6 +30,9 @@ __all__ = ["Group", "Note", "Table", "attributes", "members", "resolve", "snapsh
 
 Group: TypeAlias = dict[str, Any]
 
+_Trail: TypeAlias = tuple[int, ...]
+"""The containers around a value, by id: one that is among them again would be copied for ever."""
+
 _ATTRS = "_attrs"
 _MAX_DEPTH = 64
 _USER_ERRORS = (Exception, SystemExit)
@@ -45,7 +48,7 @@ def snapshot(publish: Any) -> Group | Table:
     become groups, tuples and sets lists (sets sorted where they can be), enums their plain value or else
     their name, times ISO 8601 text, durations seconds, masked numbers NaN.
     """
-    copied = _copy(publish, 0)
+    copied = _copy(publish, ())
     if isinstance(copied, dict | Table):
         return copied
     return {} if copied is None else {"publish": copied}
@@ -100,54 +103,56 @@ def _step(node: Any, pieces: list[str], path: str) -> tuple[Any, list[str]]:
 # -- copying -------------------------------------------------------------------------------------------------
 
 
-def _copy(value: Any, depth: int) -> Any:
+def _copy(value: Any, trail: _Trail) -> Any:
     cls = type(value)
     if cls in _IMMUTABLE:
         return value
-    if depth > _MAX_DEPTH:
-        return Note(f"nested deeper than {_MAX_DEPTH} levels, or contains itself")
+    if id(value) in trail:
+        return Note(f"a {_name(value)} that contains itself")
+    if len(trail) > _MAX_DEPTH:
+        return Note(f"nested deeper than {_MAX_DEPTH} levels")
     try:
-        return _copy_any(value, depth)
+        return _copy_any(value, (*trail, id(value)))
     except _USER_ERRORS as exc:  # copying runs code of the app's own types: what it raises is shown in their place
         why = "".join(traceback.format_exception_only(exc)).strip()
         return Note(f"a {_name(value)} cannot be copied ({why})")
 
 
-def _copy_any(value: Any, depth: int) -> Any:
+def _copy_any(value: Any, trail: _Trail) -> Any:
     cls = type(value)
     if isinstance(value, np.ndarray):
-        return _array(value, depth)
+        return _array(value, trail)
     if isinstance(value, Mapping):
         # One atomic step where it matters, so that the app's timer thread may add keys meanwhile.
-        return _mapping(dict(value), depth)
+        return _mapping(dict(value), trail)
     if cls in (list, tuple, deque):
-        return _items(list(value), depth)
-    return _rarer(value, depth)
+        return _items(list(value), trail)
+    return _rarer(value, trail)
 
 
-def _items(items: list[Any], depth: int) -> list[Any]:
+def _items(items: list[Any], trail: _Trail) -> list[Any]:
     if _IMMUTABLE.issuperset(map(type, items)):
         return items
-    return [_copy(item, depth + 1) for item in items]
+    return [_copy(item, trail) for item in items]
 
 
-def _array(array: np.ndarray[Any, Any], depth: int) -> Any:
+def _array(array: np.ndarray[Any, Any], trail: _Trail) -> Any:
     if isinstance(array, np.ma.MaskedArray):
         array = array.filled(np.nan) if array.dtype.kind in "fc" else array.filled()
     if array.dtype.hasobject:
-        return _copy(array.tolist(), depth + 1)
+        return _copy(array.tolist(), trail)
     return np.array(array)
 
 
-def _mapping(mapping: dict[Any, Any], depth: int) -> Group | Table:
+def _mapping(mapping: dict[Any, Any], trail: _Trail) -> Group | Table:
     if {str}.issuperset(map(type, mapping)):
-        return {key: _copy(value, depth + 1) for key, value in mapping.items()}
+        return {key: _copy(value, trail) for key, value in mapping.items()}
     names = [key for key in mapping if isinstance(key, str)]
-    named: Group = {str(name): _copy(mapping[name], depth + 1) for name in names}
+    named: Group = {str(name): _copy(mapping[name], trail) for name in names}
     others = {key: mapping[key] for key in mapping if not isinstance(key, str)} if names else mapping
     if not others:
         return named
-    table = Table(_keys(list(others), depth), _rows(list(others.values()), depth))
+    table = Table(_keys(list(others), trail), _rows(list(others.values()), trail))
     if not named:
         return table
     name = "_others"
@@ -156,34 +161,34 @@ def _mapping(mapping: dict[Any, Any], depth: int) -> Group | Table:
     return named | {name: table}
 
 
-def _keys(keys: list[Any], depth: int) -> list[Any]:
+def _keys(keys: list[Any], trail: _Trail) -> list[Any]:
     """The keys of a table. Positions, which are tuples of numbers, stay as they are."""
     if set(map(type, keys)) == {tuple} and _IMMUTABLE.issuperset(map(type, chain.from_iterable(keys))):
         return keys
-    return [tuple(_items(list(key), depth + 1)) if type(key) is tuple else _copy(key, depth + 1) for key in keys]
+    return [tuple(_items(list(key), trail)) if type(key) is tuple else _copy(key, trail) for key in keys]
 
 
-def _rows(values: list[Any], depth: int) -> list[Any]:
+def _rows(values: list[Any], trail: _Trail) -> list[Any]:
     """The values of a table. Dicts of scalars, which a map has very many of, are copied unseen."""
     if set(map(type, values)) == {dict}:
         fields = chain.from_iterable(values)
         inner = chain.from_iterable(map(dict.values, values))
         if {str}.issuperset(map(type, fields)) and _IMMUTABLE.issuperset(map(type, inner)):
             return list(map(dict.copy, values))
-    return _items(values, depth)
+    return _items(values, trail)
 
 
-def _rarer(value: Any, depth: int) -> Any:
+def _rarer(value: Any, trail: _Trail) -> Any:
     for types, plain in _PLAIN_FORMS:
         if isinstance(value, types):
-            return _copy(plain(value), depth + 1)
+            return _copy(plain(value), trail)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value))
-        return _mapping({name: getattr(value, name) for name in fields if hasattr(value, name)}, depth)
+        return _mapping({name: getattr(value, name) for name in fields if hasattr(value, name)}, trail)
     if hasattr(type(value), "__pydantic_fields__"):
-        return _mapping(dict(vars(value)), depth)
+        return _mapping(dict(vars(value)), trail)
     if hasattr(type(value), "__array__"):
-        return _array(np.array(value), depth)
+        return _array(np.array(value), trail)
     return Note(f"a {_name(value)} cannot be published; publish numbers, text, arrays, lists and dicts of them")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from beamfold.model.errors import ConfigError
 from beamfold.protocols.recordings import FORMAT, is_recording, plain_values, read_recording
 
-ABOUT = {
+ABOUT: dict[str, Any] = {
     "format": FORMAT,
     "scan_id": "id",
     "all_wrap": True,
@@ -61,6 +61,11 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
         ([FIRST, {"blocks": [[0, 2, 9]]}], ABOUT, "line 2"),
         ([FIRST, {"blocks": [[2, 0, 0]]}], ABOUT, "line 2"),
         ([FIRST, {"blocks": 5}], ABOUT, "line 2"),
+        ([FIRST, {"blocks": [[0, 1e30, 0]]}], ABOUT, "line 2"),
+        ([FIRST, {"blocks": [[0, 10**30, 0]]}], ABOUT, "line 2"),
+        ([FIRST, {"closed": 99}], ABOUT, "line 2"),
+        ([FIRST], {**ABOUT, "app": {}}, "not what a recording's should be"),
+        ([FIRST], {**ABOUT, "streams": {"b": ABOUT["streams"]["a"]}}, "map.json has streams that .* does not know: a"),
         ([FIRST, 5], ABOUT, "line 2"),
         ([{"parameters": {"version": 1}}], ABOUT, "line 1"),
         ([{"parameters": {"version": 1, "from_event": 0, "values": {"p": {"base64": "?"}}}}], ABOUT, "line 1"),
@@ -70,6 +75,20 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_with_the_file(history: list[Any], about: Any, text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
         read_recording(write(tmp_path, *history, about=about))
+
+
+def test_a_dump_that_was_lost_is_not_taken_for_frames_that_never_came(tmp_path: Path) -> None:
+    """Without it all of its events would look incomplete, as if the detector had not sent them."""
+    write(tmp_path, FIRST, {"closed": 4})
+    stream = {"phase": "ended", "frames": 4, "surplus": 0}
+    (tmp_path / "report.json").write_text(json.dumps({"ended": "finished", "streams": {"a": stream}}))
+    with pytest.raises(ConfigError, match=r"a\.cbors is missing or empty: it had 4 frames"):
+        read_recording(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"ended": "stopped", "streams": {"a": {**stream, "frames": 0}}}))
+    assert read_recording(tmp_path).report is not None
+    (tmp_path / "report.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"report\.json is not what"):
+        read_recording(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["recording.json", "map.json", "history.jsonl"])

@@ -244,3 +244,10 @@ def test_a_part_of_any_kind_of_value(value: Any, wanted: Wanted, expected: Any) 
     found = read_values(leaf(value), wanted).array
     assert found is not None
     assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("text", ["[" + " " * 100_000 + "x[]", "[" + " " * 100_000 + "[[]", "[" * 100_000 + "]"])
+def test_a_hostile_select_takes_no_time(text: str) -> None:
+    """A pattern that tries every way to share out the blanks would hold the whole reducer for hours."""
+    with pytest.raises(SelectError):
+        parse_select(text, (5,))

@@ -335,3 +335,14 @@ def test_what_cannot_be_copied_is_a_note_in_its_place(value: Any) -> None:
     assert isinstance(copied["bad"], Note)
     assert "cannot be copied" in copied["bad"].text
     assert json.loads(msgspec.json.encode(to_json(copied)))["good"] == 1
+
+
+def test_a_tree_that_contains_itself_more_than_once_is_copied_in_no_time() -> None:
+    """Following every way round until some depth would take for ever: there are two to the power of that."""
+    tree: dict[str, Any] = {"a": {}, "b": {}, "x": 1}
+    tree["a"]["again"] = tree["b"]["again"] = tree
+    found = snapshot(tree)
+    assert isinstance(found, dict) and found["x"] == 1
+    assert found["a"]["again"] == found["b"]["again"] == Note("a dict that contains itself")
+    shared = [1, 2]
+    assert snapshot({"a": shared, "b": [shared, shared]}) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
