@@ -79,8 +79,8 @@ def images(count: int) -> list[Any]:
 def test_live_is_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two streams, lost frames, an exception, ticks, two changes of a parameter, an endless map: all the same again.
 
-    The worker's results depend on the event, the parameters, the tick and who it is, and on nothing else: in which order
-    one worker gets its parts is not promised where frames are missing or parameters change.
+    The worker's results depend on the event, the parameters, the tick and who it is, and on nothing else: in which
+    order one worker gets its parts is not promised where frames are missing or parameters change.
     """
     files = {"worker.py": WORKER, "reducer.py": REDUCER}
     record = {"record": {"directory": str(tmp_path / "recordings")}}
