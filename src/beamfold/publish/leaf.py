@@ -84,6 +84,8 @@ def _bytes(value: bytes) -> Leaf:
 
 def _array(array: Array) -> Leaf:
     kind = array.dtype.kind
+    if kind == "O":  # texts of very different lengths
+        return _texts(array)
     if array.ndim > MAX_RANK or not _fits(array.dtype):
         return _rarer(array, kind)
     if kind == "S":

@@ -14,6 +14,9 @@ import numpy as np
 
 Column: TypeAlias = np.ndarray[Any, Any]
 
+_SMALL = 1 << 16
+"""Characters of an array of texts that may be wasted in any case."""
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -62,20 +65,29 @@ def _value_columns(values: list[Any]) -> dict[str, Column]:
 
 
 def column(items: list[Any]) -> Column:
-    """A list as one array, whatever is in it: never an object array, never a ragged one, and it never raises.
+    """A list as one array, whatever is in it: never a ragged one, and it never raises.
 
     Regular numbers, times, texts and arrays of one shape are stacked; None among numbers is NaN. Anything
-    else is an array of text with one JSON document per item.
+    else is an array of text with one JSON document per item. Texts are an object array of str where one of them is so
+    long that numpy's own array, in which all are as long, would be many times larger than they are.
     """
     found = _stacked(items)
     if found is None and any(item is None for item in items):
         found = _stacked(_filled(items))
     if found is None:
-        return np.array([_text(item) for item in items], dtype=np.str_)
+        return _texts([_text(item) for item in items])
     return found
 
 
+def _texts(items: list[str]) -> Column:
+    lengths = list(map(len, items))
+    uneven = max(lengths, default=0) * len(items) > 8 * sum(lengths) + _SMALL
+    return np.array(items, dtype=object if uneven else np.str_)
+
+
 def _stacked(items: list[Any]) -> Column | None:
+    if items and all(type(item) is str for item in items):
+        return _texts(items)
     if len({isinstance(item, str | bytes) for item in items}) > 1:
         return None  # numpy would write the numbers as text, and not as JSON has them
     try:

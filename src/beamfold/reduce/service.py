@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
@@ -456,8 +457,13 @@ class ReducerService:
             return None
         if self._cached is not None and self._cached[0] is folder and folder.hooks.timer is None:
             return self._cached[1]
-        with folder.hooks.publish_rlock:
-            snapshot = self._publisher.snapshot(folder.hooks.publish)
+        try:
+            with folder.hooks.publish_rlock:
+                snapshot = self._publisher.snapshot(folder.hooks.publish)
+        except AppError:
+            raise
+        except USER_ERRORS as error:  # the lock is the app's own
+            raise AppError(f"what the reducer publishes cannot be read: {user_traceback(error)}") from error
         self._cached = (folder, snapshot)
         return snapshot
 

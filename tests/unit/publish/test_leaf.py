@@ -16,7 +16,8 @@ from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.hdfrest.types import shape_json, type_json
 from beamfold.publish.hdfrest.values import value_json, wire_bytes
 from beamfold.publish.leaf import MAX_RANK, leaf
-from beamfold.publish.tree import snapshot
+from beamfold.publish.table import Table, column
+from beamfold.publish.tree import snapshot, to_json
 
 
 def array_of(value: Any) -> Any:
@@ -136,3 +137,15 @@ def test_any_array_is_taken_by_the_file_and_by_the_wire(tmp_path_factory: Any, a
 @given(st.text())
 def test_any_text_is_text(text: str) -> None:
     assert texts_of(text) == text.replace("\0", "�").encode("utf-8", "replace").decode()
+
+
+def test_one_long_text_among_many_short_ones_costs_no_more_than_itself() -> None:
+    """numpy makes all texts of an array as long as the longest: of these it would be eighty gigabytes."""
+    texts = ["x"] * 20_000 + ["y" * 1_000_000]
+    for value, found in ((texts, leaf(texts)), (texts, leaf(column(texts)))):
+        assert found.text and found.array is not None and found.array.tolist() == value
+    ragged = [["x"]] * 20_000 + [["y" * 1_000_000, "z"]]
+    irregular = leaf(ragged)
+    assert irregular.array is not None and irregular.array.shape == (20_001,)
+    table = Table([(n,) for n in range(20_001)], texts)
+    assert to_json(table.columns()["values"]) == texts

@@ -203,3 +203,22 @@ def test_results_beyond_the_map_are_nobodys_events(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.run(rig.results(batch(events=(1 << 60, 1))))
     assert not [c for m in rig.control.said(PartsDone) for c in m.completed]
+
+
+def test_a_lock_of_the_app_that_breaks_is_told_to_who_reads_and_harms_no_scan(tmp_path: Path) -> None:
+    class Broken:
+        def __enter__(self) -> None:
+            raise RuntimeError("the lock is broken")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    class Locked(App):
+        publish_rlock = Broken()
+
+    rig = Rig(tmp_path, Locked)
+    got, ask = rig.read()
+    rig.run(*rig.start(), *ask, Finish(1))
+    assert isinstance(got[0], AppError) and "the lock is broken" in str(got[0])
+    (finished,) = rig.control.said(Finished)
+    assert "the lock is broken" in finished.error
