@@ -42,12 +42,12 @@ def replayed(rig: Rig, folder: Path) -> tuple[list[Any], ScanReport]:
     (folder / "app.py").write_text(APP)
     for file in rig.files:
         write_file(file)
-    recording = read_recording(Path(rig.report["recording"]))
+    recorded = Path(rig.report["recording"])
     for stream, frames in rig.dumps.items():
-        with DumpWriter(recording.folder / dump_name(stream)) as writer:
+        with DumpWriter(recorded / dump_name(stream)) as writer:
             for event, frame in frames:
                 writer.write(event, {stream: StreamData("T", frame)})
-    player = RecordedReplay(recording)
+    player = RecordedReplay(read_recording(recorded))
     list(player.run())
     assert isinstance(player.publish, dict)
     return player.publish["folded"], player.report

@@ -239,7 +239,8 @@ def _take(found: Recording, entry: dict[str, Any]) -> None:
         found.blocks.append((lo, hi, worker))
     found.ticks += [(_number(event), _number(worker)) for event, worker in entry.get("ticks", ())]
     if "closed" in entry:
-        found.closed = _number(entry["closed"])
+        # A map without a start event may come to have no event at all: it is closed with the one before the first.
+        found.closed = -1 if entry["closed"] == -1 else _number(entry["closed"])
         found.map.closed_at(found.closed)
 
 
