@@ -51,7 +51,8 @@ class AppRun:
         self.names = list(names)
         self.troubles: list[str] = []
         self.history = self._history(declared, parameters)
-        first, version = self.history.at(0), version_of("beamfold")
+        # As live: constructed with what the scan was armed with, though a change may hold from event 0 on, too.
+        first, version = self.history.entries()[0][1], version_of("beamfold")
         for name, each in zip(names, hooks, strict=True):
             each.construct(parameters=first, context={}, state=ServiceState(name, version))
         travelling = TypeTable(modules_of(worker_class))

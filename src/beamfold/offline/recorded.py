@@ -102,6 +102,11 @@ class RecordedReplay:
         self.report.troubles += self._app.troubles
         if recording.report and recording.report.out_of_order:
             self.report.troubles.append("the live scan folded some events before earlier ones; here all are in order")
+        elif recording.policy.fold_order == "arrival":
+            text = (
+                "the live scan folded results as they arrived, in an order that is not recorded; the state may differ"
+            )
+            self.report.troubles.append(text)
 
     @property
     def publish(self) -> object:

@@ -11,6 +11,7 @@ import pytest
 
 from beamfold.model.errors import AppError, ConfigError
 from beamfold.model.events import EventData, StreamData
+from beamfold.offline.apprun import AppRun
 from beamfold.offline.parameters import read_parameters
 from beamfold.offline.playback import Capture, events, parse_capture
 from beamfold.offline.replay import Replay, replay
@@ -185,3 +186,22 @@ def test_an_empty_source_is_an_empty_report(app: Path) -> None:
     nothing: list[EventData] = []
     list(player.run(nothing))
     assert player.report.summary == "0 events: none came"
+
+
+def test_an_app_is_constructed_with_what_the_scan_was_armed_with(tmp_path: Path) -> None:
+    """A parameter that was set before the first frame holds from event 0 on; the constructor has seen the older one."""
+    (tmp_path / "late.py").write_text(
+        "class Worker:\n"
+        "    def __init__(self, parameters=None, **kwargs):\n"
+        "        self.gain = parameters['gain'].data\n"
+        "    def process_event(self, event, parameters=None):\n"
+        "        return [self.gain, parameters['gain'].data]\n"
+        "class Reducer(Worker):\n"
+        "    publish = {}\n"
+        "    def process_result(self, result, parameters=None):\n"
+        "        pass\n"
+    )
+    versions = [(1, 0, {"gain": b"7"}), (2, 0, {"gain": b"700"})]
+    app = AppRun("late:Worker", "late:Reducer", tmp_path, ["worker-0"], versions)
+    assert app.runners[0].hooks.instance.gain == app.folder.hooks.instance.gain == b"7"
+    assert app.history.at(0)["gain"].data == b"700"
