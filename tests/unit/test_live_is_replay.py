@@ -87,5 +87,6 @@ def test_live_is_replay(data: st.DataObject) -> None:
         folded, report = replayed(rig, folder)
         expected = live(rig)
         assert (folded if rig.in_order else sorted(folded)) == (expected if rig.in_order else sorted(expected))
+        assert report.troubles == []
         for what in ("states", "events"):
             assert (what, getattr(report, what)) == (what, rig.report[what])

@@ -266,6 +266,10 @@ class RecordedReplay:
         live = self._recording.report.streams if self._recording.report else {}
         for name in self._map.streams:
             if name in live and live[name].phase == "ended":
+                here = self.report.streams[name]
+                if self._map.wrapped and (here.phase, here.frames) != ("ended", live[name].frames):
+                    text = f"stream {name}: the dump has {here.frames} of {live[name].frames} frames, {here.phase}"
+                    self.report.troubles.append(f"{text}: it is not whole")
                 self._scan.ended(StreamEnded(SCAN, name, live[name].frames, 0, live[name].surplus))
 
 

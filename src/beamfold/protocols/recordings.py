@@ -119,6 +119,8 @@ class _Report(msgspec.Struct):
     events: int = 0
     out_of_order: list[Run] = []
     streams: dict[str, _ReportStream] = {}
+    parameters: list[Any] = []
+    ticks: list[int] = []
 
 
 @dataclass(slots=True)
@@ -179,7 +181,13 @@ def _recording(folder: Path, about: _About) -> Recording:
 
 
 def _refuse_missing(found: Recording, report: _Report) -> None:
-    """Refuse a recording that has lost a dump: without it the scan would look as if its frames had never come."""
+    """Refuse a recording that has lost a dump, or lines of its history: the scan would look as if it had been so."""
+    counts = (len(report.parameters), len(report.ticks))
+    if report.parameters and counts != (len(found.parameters), len(found.ticks)):
+        there = f"{len(found.parameters)} versions of the parameters and {len(found.ticks)} ticks"
+        raise ConfigError(
+            f"{found.folder / HISTORY} has {there}, the report {counts[0]} and {counts[1]}: lines are missing"
+        )
     for name, stream in found.streams.items():
         frames = report.streams[name].frames if name in report.streams else 0
         if frames and not (stream.dump.is_file() and stream.dump.stat().st_size):
@@ -236,6 +244,8 @@ def _take(found: Recording, entry: dict[str, Any]) -> None:
     for lo, hi, worker in entry.get("blocks", ()):
         if not (_number(lo) < _number(hi) and _number(worker) < len(found.workers)):
             raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
+        if lo > max((block[1] for block in found.blocks[-1:]), default=0):
+            raise ValueError(f"virtual workers before {lo} were given to nobody: a line is missing")
         found.blocks.append((lo, hi, worker))
     found.ticks += [(_number(event), _number(worker)) for event, worker in entry.get("ticks", ())]
     if "closed" in entry:

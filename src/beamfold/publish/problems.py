@@ -39,6 +39,7 @@ def document(status: int, detail: str, headers: dict[str, str] | None = None) ->
     except ValueError:
         title = "Error"
     shown = detail if len(detail) <= MAX_DETAIL else detail[:MAX_DETAIL] + " …"
+    shown = shown.encode("utf-8", "replace").decode()  # it may quote a name of the app's that is no proper text
     body = {"type": "about:blank", "title": title, "status": status, "detail": shown}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 

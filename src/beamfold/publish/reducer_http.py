@@ -42,6 +42,9 @@ from beamfold.publish.tree import resolve, to_json
 MAX_KEYS = 100
 """Keys named in an answer that says which there are."""
 
+MAX_PIECES = 200
+"""Slashes in a path: three times as many as the state has levels, since names may have some too."""
+
 MAX_ENCODED = 64
 """Paths of which the newest snapshot's JSON is kept."""
 
@@ -71,6 +74,8 @@ class Encoded:
 
 def find(snapshot: Snapshot, path: str) -> Any:
     """The node, or a LookupError that names what there is at the last level that exists."""
+    if path.count("/") > MAX_PIECES:  # every beginning of it is looked up
+        raise LookupError(f"there is nothing so deep in the published state: {path[:100]!r} …")
     try:
         return resolve(snapshot.tree, path)
     except KeyError:

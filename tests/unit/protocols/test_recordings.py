@@ -104,3 +104,15 @@ def test_parameters_travel_unchanged(values: dict[str, bytes]) -> None:
 
     plain = json.loads(json.dumps(plain_values(values)))
     assert {name: _raw(name, value) for name, value in plain.items()} == values
+
+
+def test_lines_that_are_missing_from_the_history_are_noticed(tmp_path: Path) -> None:
+    write(tmp_path, FIRST, {"blocks": [[0, 2, 0]]}, {"blocks": [[4, 5, 0]]})
+    with pytest.raises(ConfigError, match="virtual workers before 4 were given to nobody"):
+        read_recording(tmp_path)
+    write(tmp_path, FIRST, {"ticks": [[1, 0]]})
+    (tmp_path / "report.json").write_text(json.dumps({"parameters": [{}, {}], "ticks": [1]}))
+    with pytest.raises(ConfigError, match="lines are missing"):
+        read_recording(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"parameters": [{}], "ticks": [1]}))
+    assert read_recording(tmp_path).ticks == [(1, 0)]

@@ -508,3 +508,9 @@ def test_a_page_of_another_origin_may_only_get(people: People, method: str, stat
     headers = {"Origin": "http://viewer.example", "Access-Control-Request-Method": method}
     answer = people.ask("/api/v1/state", "OPTIONS", headers=headers)
     assert answer.status_code == status
+
+
+def test_an_endless_path_is_refused_at_once_and_an_odd_name_is_no_server_error() -> None:
+    people = People({"\ud800": 1, "x": 2})
+    assert "so deep" in problem(people.ask("/api/v1/state/" + "a/" * 20_000), 404)
+    assert "there is no 'nosuch'" in problem(people.ask("/api/v1/state/nosuch"), 404)
