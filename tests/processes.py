@@ -30,16 +30,8 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE)
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process ended; one that nobody has reaped yet is gone all the same.
-
-    Its main thread may be through while others still end: only with the last of them its files and locks are let go.
-    """
-    if _stat(pid)[0] not in "ZX":
-        return False
-    try:
-        return len([*Path(f"/proc/{pid}/task").iterdir()]) <= 1
-    except OSError:
-        return True
+    """Whether a process ended; one that nobody has reaped yet is gone all the same."""
+    return _stat(pid)[0] in "ZX"
 
 
 def descendants(pid: int) -> set[int]:
