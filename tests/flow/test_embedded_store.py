@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -104,8 +105,19 @@ def test_what_a_killed_owner_left_is_swept_by_the_next_one() -> None:
     end(owner)
     wait_for(lambda: is_gone(pid), "the end of the store")
     assert left.exists()
+    # The kernel lets go of a killed process's files a moment after it is seen to be gone.
+    wait_for(lambda: _is_free(left / "lock"), "the end of its lock")
     with EmbeddedStore():
         assert not left.exists()
+
+
+def _is_free(lock: Path) -> bool:
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def test_it_needs_no_redis_url_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
