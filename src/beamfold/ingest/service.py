@@ -239,9 +239,7 @@ class IngesterService:
             for index, name in enumerate(trigger_map.streams)
             if name in self._inputs
         ]
-        groups = [
-            sum(1 << g for g, tags in enumerate(trigger_map.groups) if tags <= set(w.tags)) for w in message.workers
-        ]
+        groups = [trigger_map.groups_for(w.tags) for w in message.workers]
         try:
             dumps = self._open_dumps(message, specs)
         except OSError as error:

@@ -14,6 +14,14 @@ Run: TypeAlias = tuple[int, int]
 """The integers lo <= n < hi."""
 
 
+def append_event(runs: list[Run], event: int) -> None:
+    """Add an event that is not before the last ones: it prolongs the last run, is in it already, or begins another."""
+    if runs and runs[-1][1] == event:
+        runs[-1] = (runs[-1][0], event + 1)
+    elif not runs or not runs[-1][0] <= event < runs[-1][1]:
+        runs.append((event, event + 1))
+
+
 class RunSet:
     """A set of integers as sorted, disjoint, merged runs.
 

@@ -79,13 +79,12 @@ class RecordedReplay:
         )
         streams = recording.streams
         infos = [StreamInfo(name, streams[name].typ, streams[name].numbered) for name in self._map.streams]
-        groups = [sum(1 << g for g, wanted in enumerate(self._map.groups) if wanted <= t) for t in tags]
-        targets = [sum(1 << w for w, t in enumerate(tags) if wanted <= t) for wanted in self._map.groups]
+        groups = [self._map.groups_for(t) for t in tags]
         specs = [StreamSpec(i, name, True) for i, name in enumerate(self._map.streams)]
         self._ingest = IngestMachine(SCAN, self._map, specs, groups, retention_bytes=PLENTY)
         self._work = [WorkMachine(self._map, w, groups[w], infos) for w in range(len(names))]
         self._reduce: ReduceMachine[_Batch] = ReduceMachine(
-            self._map, targets, patience=math.inf, in_order=recording.policy.fold_order != "arrival"
+            self._map, self._map.targets(tags), patience=math.inf, in_order=recording.policy.fold_order != "arrival"
         )
         matching = {i.name: "numbered" if i.numbered else "counted" for i in infos}
         number = recording.report.number if recording.report else 0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beamfold.model.runs import append_event
 from beamfold.protocols.envelopes import ResultBatch, unpack_events, unpack_positions
 from beamfold.protocols.messages import Failure, PartsDone, Run
 
@@ -52,11 +53,7 @@ class Done:
     def _lacks(self, event: int, bits: int) -> None:
         for index, name in enumerate(self._streams):
             if bits >> index & 1:
-                runs = self._incomplete.setdefault(name, [])
-                if runs and runs[-1][1] == event:
-                    runs[-1] = (runs[-1][0], event + 1)
-                else:
-                    runs.append((event, event + 1))
+                append_event(self._incomplete.setdefault(name, []), event)
 
     def message(self, scan: int, frontier: int, closed: bool, duplicates: int) -> PartsDone:
         """All of it, for the controller."""

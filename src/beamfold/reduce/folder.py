@@ -10,6 +10,7 @@ from beamfold.app.hooks import TIMER_DEFAULT_S, ReducerHooks
 from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer, ResultData
 from beamfold.model.parameters import ParameterHistory
+from beamfold.model.runs import append_event
 from beamfold.protocols.codec import Reader, TypeTable
 from beamfold.protocols.messages import Failure, Run
 
@@ -60,10 +61,7 @@ class Folder:
         return fold
 
     def _fail(self, event: int, where: str, worker: str, text: str) -> None:
-        if self.failed and self.failed[-1][1] == event:
-            self.failed[-1] = (self.failed[-1][0], event + 1)
-        else:
-            self.failed.append((event, event + 1))
+        append_event(self.failed, event)
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(Failure(event, where, worker, text))
 

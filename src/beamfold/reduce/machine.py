@@ -18,6 +18,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from beamfold.model.runs import append_event
 from beamfold.model.states import PartTracker
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Run
@@ -153,7 +154,7 @@ class ReduceMachine(Generic[T]):
             if first >= frontier:
                 limit = first + 1
                 if self._in_order:
-                    _extend(self.out_of_order, first)
+                    append_event(self.out_of_order, first)
             heapq.heappop(self._heap)
             event, rank = self._heap[0].first() if self._heap else (limit, 0)
             if event == first:
@@ -192,10 +193,3 @@ def _ranks(k: int | NDArray[np.int16]) -> int | Ints:
         return k if k >= 0 else _BROADCAST - 1 - k
     wide = k.astype(np.int64)
     return np.where(wide >= 0, wide, _BROADCAST - 1 - wide)
-
-
-def _extend(runs: list[Run], event: int) -> None:
-    if runs and runs[-1][1] == event:
-        runs[-1] = (runs[-1][0], event + 1)
-    elif not runs or not runs[-1][0] <= event < runs[-1][1]:
-        runs.append((event, event + 1))

@@ -368,10 +368,7 @@ class ReducerService:
         first = ParameterSet.build(self._declared, message.parameters, message.version)
         hooks.construct(parameters=first, context=self._context, state=self._state)
         trigger_map = TriggerMap.from_wire(message.map)
-        targets = [
-            sum(1 << w for w, worker in enumerate(message.workers) if tags <= set(worker.tags))
-            for tags in trigger_map.groups
-        ]
+        targets = trigger_map.targets([w.tags for w in message.workers])
         machine: ReduceMachine[_Batch] = ReduceMachine(
             trigger_map, targets, patience=message.fold_patience, in_order=message.fold_order == "event"
         )

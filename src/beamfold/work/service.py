@@ -268,8 +268,7 @@ class WorkerService:
             self._control.send(Armed(message.scan, str(error)))
             return
         me = next(i for i, w in enumerate(message.workers) if w.name == self._name)
-        tags = set(message.workers[me].tags)
-        groups = sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= tags)
+        groups = trigger_map.groups_for(message.workers[me].tags)
         machine = WorkMachine(trigger_map, me, groups, infos, message.version)
         skip = message.incomplete == "skip"
         runner = Runner(hooks, history, ResultBuffer(message.scan, me), types=self._types, skip=skip)

@@ -129,6 +129,14 @@ class TriggerMap(ABC):
     def groups_of(self, event: int) -> int:
         """Groups (bits) that something is broadcast to in the event; 0 outside the map."""
 
+    def groups_for(self, tags: Collection[str]) -> int:
+        """Groups (bits) whose broadcasts reach a worker with these tags."""
+        return sum(1 << g for g, wanted in enumerate(self.groups) if wanted <= set(tags))
+
+    def targets(self, workers: Sequence[Collection[str]]) -> list[int]:
+        """Per group the logical workers (bits) that its broadcasts reach; `workers[w]` are the tags of worker w."""
+        return [sum(1 << w for w, tags in enumerate(workers) if wanted <= set(tags)) for wanted in self.groups]
+
     def part_count(self, event: int, targets: Sequence[int]) -> int:
         """Parts of the event: distinct virtual workers + distinct broadcast targets.
 
