@@ -128,12 +128,16 @@ class StreamSection(Section):
 
 
 class PolicySection(Section):
-    """What happens when not all is well; `fold_patience` in seconds."""
+    """What happens when not all is well; `fold_patience` in seconds.
+
+    `shared_memory`: workers on an ingester's host read large frames (64 KiB and more) out of its memory.
+    """
 
     incomplete: Literal["process", "skip"] = "process"
     fold_patience: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     fold_order: Literal["event", "arrival"] = "event"
     overload: Annotated[Literal["block"], BeforeValidator(_overload)] = "block"
+    shared_memory: bool = True
 
 
 class ControllerSection(Section):

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -141,28 +141,39 @@ def _framer(settings: RunFile, stream: str) -> Framer:
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
     from beamfold.ingest.service import IngesterService, Input
     from beamfold.sources.zeromq import ZmqSource
+    from beamfold.transport.arena import Arena
 
     names = settings.ingesters().get(name)
     if names is None:
         raise ConfigError(f"there is no ingester {name!r} in the run file: {', '.join(settings.ingesters())}")
     inputs: dict[str, Input] = {}
+    arena = Arena(_arena_bytes(settings, names)) if settings.policy.shared_memory else None
+    keep = arena.keep if arena is not None else memoryview.toreadonly
     for stream in names:
         s = settings.streams[stream]
         base = None if s.frame_base == "continuing" else s.frame_base
-        source = ZmqSource(context, s.url, s.socket, bind=s.bind, hwm=s.receive_hwm)
+        source = ZmqSource(context, s.url, s.socket, bind=s.bind, hwm=s.receive_hwm, keep=keep)
         inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
         structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
     data = DataHub(context, DATA_URL)
     offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
-    control = _connect(settings, context, _hello("ingester", name, url=data.url, streams=offered))
+    hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")
+    control = _connect(settings, context, hello)
 
     def close() -> None:
         control.close()
         data.close()
         for item in inputs.values():
             item.source.close()
+        if arena is not None:
+            arena.close()
 
-    return IngesterService(inputs, control, data), close
+    return IngesterService(inputs, control, data, arena), close
+
+
+def _arena_bytes(settings: RunFile, streams: Sequence[str]) -> int:
+    """Room for all that may be retained, and for what workers still look at after that."""
+    return sum(settings.streams[s].retention_bytes for s in streams) * 9 // 8 + (64 << 20)
 
 
 # -- worker --------------------------------------------------------------------------------------------------

@@ -348,7 +348,7 @@ class ControllerMachine:
             scan.map.to_wire(),
             [WorkerInfo(n, sorted(t)) for n, t in zip(scan.workers, scan.tags, strict=True)],
             [
-                IngesterInfo(s.hello.name, s.hello.url, [i.name for i in s.hello.streams])
+                IngesterInfo(s.hello.name, s.hello.url, [i.name for i in s.hello.streams], s.hello.arena)
                 for s in self._needed(scan, "ingester")
             ],
             reducer[0].hello.url if reducer else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,9 +22,18 @@ from beamfold.ingest.machine import (
     StreamSpec,
     Tell,
 )
+from beamfold.ingest.readers import Readers
 from beamfold.model.errors import CodecError
 from beamfold.model.triggermap import TriggerMap
-from beamfold.protocols.envelopes import Gap, Grant, decode_header, encode_frames, encode_header
+from beamfold.protocols.envelopes import (
+    Attach,
+    Gap,
+    Grant,
+    LetGo,
+    decode_header,
+    encode_frames,
+    encode_header,
+)
 from beamfold.protocols.items import Framer
 from beamfold.protocols.messages import (
     Arm,
@@ -42,9 +52,12 @@ from beamfold.protocols.messages import (
     Trouble,
 )
 from beamfold.sources.base import Source
+from beamfold.transport.arena import Arena
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
 from beamfold.transport.sockets import POLLIN, Poller
+
+logger = logging.getLogger(__name__)
 
 DRAIN_MESSAGES = 1000
 """Messages taken from a detector socket before anything else gets its turn: a few milliseconds of work."""
@@ -82,9 +95,14 @@ class _Armed:
 
 
 class IngesterService:
-    """Runs until it is told to shut down or `stop()` is called."""
+    """Runs until it is told to shut down or `stop()` is called.
 
-    def __init__(self, inputs: Mapping[str, Input], control: ControlChannel, data: DataHub) -> None:
+    `arena` is where the inputs' sources put large parts; None: nowhere, they are sent.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Input], control: ControlChannel, data: DataHub, arena: Arena | None = None
+    ) -> None:
         self._inputs = dict(inputs)
         self._control = control
         self._data = data
@@ -93,6 +111,9 @@ class IngesterService:
         self._poller = Poller()
         self._poller.register(control.socket, POLLIN)
         self._poller.register(data.socket, POLLIN)
+        self._arena = arena
+        self._readers = Readers(arena, self._poller)
+        self._refused = 0
         for item in self._inputs.values():
             if item.source.socket is not None:
                 self._poller.register(item.source.socket, POLLIN)
@@ -119,7 +140,8 @@ class IngesterService:
             for message in self._control.receive():
                 self._handle(message)
             if self._data.socket in ready:
-                self._take_grants()
+                self._hear_workers()
+            self._readers.look(ready)
             for item in self._inputs.values():
                 if item.source.socket in ready:
                     self._read(item)
@@ -129,6 +151,7 @@ class IngesterService:
                 for scan in self._scans.values():
                     self._tell_progress(scan)
                     self._dump(scan, Dumps.flush)
+                self._look_at_arena()
                 self._control.beat(self._stats)
         for scan in self._scans.values():
             self._dump(scan, Dumps.close)
@@ -167,28 +190,46 @@ class IngesterService:
 
     # -- workers ---------------------------------------------------------------------------------------------
 
-    def _take_grants(self) -> None:
+    def _hear_workers(self) -> None:
         for parts in self._data.receive(1 << 20):
             try:
                 header = decode_header(parts[1]) if len(parts) == 2 else None
             except CodecError:
                 continue  # a stranger on this port: nothing of it is used
-            if not isinstance(header, Grant):
-                continue
-            scan = self._scans.get(header.scan)
             peer = bytes(parts[0])
-            if scan is not None and peer in scan.workers:
-                worker = scan.workers.index(peer)
-                self._perform(scan, scan.machine.grant(worker, header.stream, header.credit))
+            if isinstance(header, Grant):
+                self._granted(peer, header)
+            elif isinstance(header, Attach):
+                self._readers.attach(peer, header.pid)
+            elif isinstance(header, LetGo):
+                self._readers.let_go(peer, header.leases)
+
+    def _granted(self, peer: bytes, grant: Grant) -> None:
+        scan = self._scans.get(grant.scan)
+        if scan is not None and peer in scan.workers:
+            worker = scan.workers.index(peer)
+            self._perform(scan, scan.machine.grant(worker, grant.stream, grant.credit))
+
+    def _look_at_arena(self) -> None:
+        """Say it, once for as long as that lasts, when frames do not fit into the arena."""
+        arena = self._arena
+        if arena is None or arena.refused == self._refused:
+            return
+        if not self._refused:
+            logger.warning(
+                "the arena is full: frames are sent over the network until workers let go of what they hold. "
+                "Does the app keep arrays of many events? Then let it keep copies, or raise retention_bytes"
+            )
+        self._refused = arena.refused
 
     def _perform(self, scan: _Armed, actions: list[Action]) -> None:
         machine = scan.machine
         for action in actions:
             if isinstance(action, SendFrames):
-                parts, _ = encode_frames(
-                    machine.scan, action.stream, action.version, action.events, action.k, action.frames, action.closed
-                )
-                self._data.send(scan.workers[action.worker], parts)
+                a, peer = action, scan.workers[action.worker]
+                lease = self._readers.lease(peer)
+                batch = encode_frames(machine.scan, a.stream, a.version, a.events, a.k, a.frames, a.closed, lease)
+                self._data.send(peer, batch[0])
             elif isinstance(action, Dump):
                 self._dump(scan, partial(Dumps.write, dump=action))
             elif isinstance(action, Tell):
@@ -299,6 +340,9 @@ class IngesterService:
         self._dump(scan, Dumps.close)
         for name in scan.streams:
             self._pause(name, message.scan, False)
+        if self._arena is not None and not self._scans:
+            self._refused = self._arena.refused = 0
+            self._arena.trim()
 
     def _tell_progress(self, scan: _Armed) -> None:
         for seen in scan.machine.progress():

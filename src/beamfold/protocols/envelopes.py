@@ -2,14 +2,15 @@
 
 A batch is `[header, blob, big part, big part, …]`. The header is msgpack; parts (or encoded results) below
 `INLINE_BYTES` are concatenated in the blob, because a ZMQ part of its own costs more than copying a kilobyte; larger
-ones travel as ZMQ parts of their own and are never copied here. Event numbers travel as a range where they are one.
+ones travel as ZMQ parts of their own and are never copied here, or, where reader and writer share an arena, not at all:
+then the header says in which slots they are. Event numbers travel as a range where they are one.
 Reading a batch checks every length against what arrived and raises CodecError before anything is used.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, islice, pairwise
 from typing import Any, TypeAlias
 
@@ -31,6 +32,13 @@ _SMALL_RESULT = 1024
 """Bytes of a result, on average of a batch, up to which it is copied rather than viewed."""
 
 _BIG = 1 << 31
+_SLOT = (1 << 32) - 1
+"""Stands for the size of a part that lies in an arena slot."""
+
+_SLOT_NUMBERS = 3
+Slot: TypeAlias = tuple[int, int, int]
+"""Number of the lease, offset in the arena, bytes."""
+
 _MAX_FRAMES = 1 << 20
 _POSITIONS = 1 << 15  # they are int16 wherever they are kept
 
@@ -40,7 +48,8 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
 
     `events` is (first, step) for n events in arithmetic progression, else int64 bytes; `k` the position of each part
     in its event, one int for all or int16 bytes; `parts` the number of message parts per frame, one int for all or
-    uint16 bytes; `sizes` uint32 per message part, with the top bit set for those that travel as ZMQ parts.
+    uint16 bytes; `sizes` uint32 per message part, with the top bit set for those that travel as ZMQ parts, all bits for
+    those in `slots`, which has three int64 for each of them: lease, offset, bytes.
     `version` is the newest parameter version that any of these events needs; `closed` says that the events are those
     of the closed map, whose end event has a number that was another event's before.
     """
@@ -54,6 +63,7 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
     parts: int | bytes
     sizes: bytes
     closed: bool = False
+    slots: bytes = b""
 
 
 class Gap(msgspec.Struct, frozen=True, tag="gap", array_like=True):
@@ -77,6 +87,18 @@ class Grant(msgspec.Struct, frozen=True, tag="grant", array_like=True):
     credit: int
 
 
+class Attach(msgspec.Struct, frozen=True, tag="attach", array_like=True):
+    """Reader to writer: this process maps your arena; large parts need not be sent to it."""
+
+    pid: int
+
+
+class LetGo(msgspec.Struct, frozen=True, tag="let-go", array_like=True):
+    """Reader to writer: nothing here refers any more to the slots of these leases (int64 bytes)."""
+
+    leases: bytes
+
+
 class ResultBatch(msgspec.Struct, frozen=True, tag="results", array_like=True):
     """Header of a batch of finished parts of one worker.
 
@@ -98,18 +120,19 @@ class ResultBatch(msgspec.Struct, frozen=True, tag="results", array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(FrameBatch | Gap | Grant | ResultBatch)
+Header: TypeAlias = FrameBatch | Gap | Grant | Attach | LetGo | ResultBatch
+_decoder = msgspec.msgpack.Decoder(Header)
 
 
-def encode_header(header: FrameBatch | Gap | Grant | ResultBatch) -> bytes:
+def encode_header(header: Header) -> bytes:
     """The first part of an envelope."""
     return _encoder.encode(header)
 
 
-def decode_header(data: Buffer) -> FrameBatch | Gap | Grant | ResultBatch:
+def decode_header(data: Buffer) -> Header:
     """Read the first part of an envelope; CodecError when it is none."""
     try:
-        header: FrameBatch | Gap | Grant | ResultBatch = _decoder.decode(data)
+        header: Header = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"not a data envelope: {error}") from error
     return header
@@ -185,10 +208,12 @@ def encode_frames(
     k: Positions,
     frames: Sequence[Sequence[Buffer]],
     closed: bool = False,
+    lease: Callable[[Buffer], Slot | None] = lambda part: None,
 ) -> tuple[list[Buffer], int]:
     """A batch of frames as message parts, and its payload in bytes.
 
-    The big parts are the given buffers themselves: they must stay unchanged until sent.
+    The big parts are the given buffers themselves: they must stay unchanged until sent. `lease` is asked for each of
+    them whether the reader has it in an arena slot.
     """
     n = len(frames)
     counts = list(map(len, frames))
@@ -198,14 +223,18 @@ def encode_frames(
     lengths = list(map(len, flat))  # memoryviews here are flat bytes, so len is their size
     total = sum(lengths)
     big: list[Buffer] = []
+    slots = array("q")
     if lengths and max(lengths) >= INLINE_BYTES:
         small: list[Buffer] = []
         for i, part in enumerate(flat):
-            if lengths[i] >= INLINE_BYTES:
+            if lengths[i] < INLINE_BYTES:
+                small.append(part)
+            elif (slot := lease(part)) is not None:
+                slots.extend(slot)
+                lengths[i] = _SLOT
+            else:
                 big.append(part)
                 lengths[i] |= _BIG
-            else:
-                small.append(part)
         flat = small
     header = FrameBatch(
         scan,
@@ -217,12 +246,23 @@ def encode_frames(
         parts,
         array("I", lengths).tobytes(),
         closed,
+        slots.tobytes(),
     )
     return [_encoder.encode(header), b"".join(flat), *big], total
 
 
-def decode_frames(header: FrameBatch, parts: Sequence[Buffer]) -> list[list[Buffer]]:
-    """The frames of a batch; `parts` are the message parts after the header.
+def slots_of(header: FrameBatch) -> list[Slot]:
+    """The arena slots that a batch speaks of: every one of them is leased to its reader, whatever it does with it."""
+    numbers = array("q")
+    if len(header.slots) % (numbers.itemsize * _SLOT_NUMBERS):
+        raise CodecError(f"{len(header.slots)} bytes of arena slots")
+    numbers.frombytes(header.slots)
+    it = iter(numbers)
+    return list(zip(it, it, it, strict=True))
+
+
+def decode_frames(header: FrameBatch, parts: Sequence[Buffer], slots: Sequence[Buffer] = ()) -> list[list[Buffer]]:
+    """The frames of a batch; `parts` are the message parts after the header, `slots` what is in its arena slots.
 
     Small parts are copied out as `bytes`, big ones are the given buffers. CodecError when the lengths do not add up.
     """
@@ -233,7 +273,7 @@ def decode_frames(header: FrameBatch, parts: Sequence[Buffer]) -> list[list[Buff
     if len(header.sizes) % sizes.itemsize or not parts:
         raise CodecError("a frame batch without sizes or blob")
     sizes.frombytes(header.sizes)
-    flat = _split(sizes, parts)
+    flat = _split(sizes, parts, slots)
     if isinstance(header.parts, int):
         width = header.parts
         if width < 0 or width * n != len(flat):
@@ -251,12 +291,12 @@ def decode_frames(header: FrameBatch, parts: Sequence[Buffer]) -> list[list[Buff
     return [list(islice(it, c)) for c in counts]
 
 
-def _split(sizes: array[int], parts: Sequence[Buffer]) -> list[Buffer]:
+def _split(sizes: array[int], parts: Sequence[Buffer], slots: Sequence[Buffer]) -> list[Buffer]:
     blob = parts[0] if isinstance(parts[0], bytes) else bytes(parts[0])
     if sizes and max(sizes) >= _BIG:
-        return _split_mixed(sizes, blob, parts)
-    if len(parts) != 1:
-        raise CodecError(f"{len(parts) - 1} message parts that no frame owns")
+        return _split_mixed(sizes, blob, parts, slots)
+    if len(parts) != 1 or slots:
+        raise CodecError(f"{len(parts) - 1} message parts and {len(slots)} arena slots that no frame owns")
     ends = list(accumulate(sizes))
     if (ends[-1] if ends else 0) != len(blob):
         raise CodecError(f"a blob of {len(blob)} bytes for sizes that differ")
@@ -269,11 +309,13 @@ def _split(sizes: array[int], parts: Sequence[Buffer]) -> list[Buffer]:
     return out
 
 
-def _split_mixed(sizes: array[int], blob: bytes, parts: Sequence[Buffer]) -> list[Buffer]:
+def _split_mixed(sizes: array[int], blob: bytes, parts: Sequence[Buffer], slots: Sequence[Buffer]) -> list[Buffer]:
     out: list[Buffer] = []
-    start, next_big = 0, 1
+    start, next_big, shared = 0, 1, iter(slots)
     for size in sizes:
-        if size & _BIG:
+        if size == _SLOT:
+            out.append(_next_slot(shared))
+        elif size & _BIG:
             size ^= _BIG
             if next_big >= len(parts) or len(parts[next_big]) != size:
                 raise CodecError(f"a message part of {size} bytes is missing or has another size")
@@ -282,9 +324,15 @@ def _split_mixed(sizes: array[int], blob: bytes, parts: Sequence[Buffer]) -> lis
         else:
             out.append(blob[start : start + size])
             start += size
-    if start != len(blob) or next_big != len(parts):
+    if start != len(blob) or next_big != len(parts) or any(True for _ in shared):
         raise CodecError(f"a blob of {len(blob)} bytes and {len(parts) - 1} big parts for sizes that differ")
     return out
+
+
+def _next_slot(slots: Iterator[Buffer]) -> Buffer:
+    for slot in slots:
+        return slot
+    raise CodecError("an arena slot is missing")
 
 
 def result_bodies(header: ResultBatch, blob: Buffer) -> list[Buffer]:

@@ -33,11 +33,12 @@ class WorkerInfo(msgspec.Struct, frozen=True):
 
 
 class IngesterInfo(msgspec.Struct, frozen=True):
-    """Where workers fetch which streams."""
+    """Where workers fetch which streams; those on the same host may map its `arena`."""
 
     name: str
     url: str
     streams: list[str]
+    arena: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -60,6 +61,7 @@ class Hello(Message, frozen=True):
     """First message of a service: what it is and offers. `url` is its data address, `http` its HTTP address.
 
     `error` is why its app cannot be used (a wrong class path, say); such a service is listed but not given work.
+    `arena` is the address of the shared memory that it puts large frames into.
     """
 
     role: str
@@ -74,6 +76,7 @@ class Hello(Message, frozen=True):
     tags: list[str] = []
     parameters: list[dict[str, Any]] = []
     error: str = ""
+    arena: str = ""
 
 
 class Beat(Message, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import zmq
@@ -28,6 +29,7 @@ class ZmqSource:
     `hwm` messages are queued per peer before ZeroMQ pushes back (PULL) or, at the publisher, throws messages
     away (SUB). A bind to port 0 or `*` takes a free port, which `url` names.
     A SUB socket that binds tells a publisher what it wants only when it is next polled or drained.
+    `keep` makes of ZeroMQ's buffer of a large part what is handed on: that buffer itself unless told otherwise.
 
     Raises ConfigError when the address cannot be understood, bound or connected to. That nobody answers at an
     address is no error: ZeroMQ connects when somebody does.
@@ -41,9 +43,11 @@ class ZmqSource:
         *,
         bind: bool = False,
         hwm: int = 1000,
+        keep: Callable[[memoryview], Buffer] = memoryview.toreadonly,
     ) -> None:
         if kind not in _KINDS:
             raise ConfigError(f"unknown socket kind {kind!r} for {url}: use one of {', '.join(_KINDS)}")
+        self._keep = keep
         self._socket = make_socket(context, _KINDS[kind], hwm=hwm)
         try:
             if kind == "sub":
@@ -75,7 +79,7 @@ class ZmqSource:
         messages: list[list[Buffer]] = []
         if self._socket.closed:
             return messages
-        recv = self._socket.recv
+        recv, keep = self._socket.recv, self._keep
         room = max_bytes
         try:
             while len(messages) < max_messages and room > 0:
@@ -88,7 +92,7 @@ class ZmqSource:
                     frame = recv(_WAIT, False)
                     size = len(frame)
                     room -= size
-                    parts.append(frame.bytes if size < LARGE else frame.buffer.toreadonly())
+                    parts.append(frame.bytes if size < LARGE else keep(frame.buffer))
                 messages.append(parts)
         except zmq.Again:
             pass

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+from array import array
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +21,15 @@ from beamfold.model.report import ServiceState
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
+    Attach,
     FrameBatch,
     Gap,
     Grant,
+    LetGo,
     decode_frames,
     decode_header,
     encode_header,
+    slots_of,
     unpack_events,
     unpack_positions,
 )
@@ -37,6 +43,7 @@ from beamfold.protocols.messages import (
     Failure,
     Finish,
     Finished,
+    IngesterInfo,
     Parameters,
     Shutdown,
     StreamInfo,
@@ -44,12 +51,15 @@ from beamfold.protocols.messages import (
     ToService,
     Trouble,
 )
+from beamfold.transport.arena import ArenaReader, NotShared
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import Context, DataLink
 from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
 from beamfold.work.results import ResultBuffer
 from beamfold.work.runner import Runner
+
+logger = logging.getLogger(__name__)
 
 SLICE = 0.01
 """Seconds of user code between two looks at the sockets: results leave at least this often."""
@@ -128,6 +138,7 @@ class WorkerService:
         self._state = state
         self._context: dict[str, Any] = {}
         self._links: dict[str, DataLink] = {}
+        self._arenas: dict[str, ArenaReader] = {}  # by the URL of the ingester whose it is
         self._scan: _Scan | None = None
         self._hooks: WorkerHooks | None = None
         self._declared: list[ParameterBase] = []
@@ -163,6 +174,7 @@ class WorkerService:
                     self._receive(link)
             if self._scan is not None:
                 self._work(self._scan)
+            self._let_go()
             self._control.beat(self._stats)
         if self._hooks is not None and self._hooks.close is not None:
             self._hooks.close(self._context)
@@ -193,22 +205,27 @@ class WorkerService:
     # -- data ------------------------------------------------------------------------------------------------
 
     def _receive(self, link: DataLink) -> None:
+        arena = self._arenas.get(link.url)
         for parts in link.receive(RECEIVE_BYTES):
             try:
-                self._envelope(parts)
+                self._envelope(parts, arena)
             except CodecError:
                 continue  # not from one of ours: nothing of it is used
 
-    def _envelope(self, parts: list[Buffer]) -> None:
+    def _envelope(self, parts: list[Buffer], arena: ArenaReader | None) -> None:
         scan = self._scan
         header = decode_header(parts[0])
-        if scan is None or header.scan != scan.arm.scan:
+        slots: list[Buffer] = []
+        if isinstance(header, FrameBatch) and header.slots and arena is not None:
+            # Also of a batch that comes too late: it is by making views that leases are given back.
+            slots = [arena.part(*slot) for slot in slots_of(header)]
+        if scan is None or isinstance(header, Attach | LetGo) or header.scan != scan.arm.scan:
             return
         if isinstance(header, FrameBatch) and 0 <= header.stream < len(scan.flows):
-            frames = decode_frames(header, parts[1:])
+            frames = decode_frames(header, parts[1:], slots)
             flow = scan.flows[header.stream]
             flow.frames_in += header.n
-            flow.payload_in += sum(map(len, parts)) - len(parts[0])
+            flow.payload_in += sum(map(len, parts)) - len(parts[0]) + sum(map(len, slots))
             events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
             scan.machine.frames(header.stream, header.version, events, k, frames, header.closed)
         elif isinstance(header, Gap):
@@ -273,9 +290,9 @@ class WorkerService:
         skip = message.incomplete == "skip"
         runner = Runner(hooks, history, ResultBuffer(message.scan, me), types=self._types, skip=skip)
         credit = CREDIT_BYTES // max(len(trigger_map.streams), 1)
-        where = {name: i.url for i in message.ingesters for name in i.streams}
-        self._close_links({*(where[name] for name in trigger_map.streams), message.reducer_url})
-        flows = [_Flow(self._link(where[name]), credit) for name in trigger_map.streams]
+        where = {name: i for i in message.ingesters for name in i.streams}
+        self._close_links({*(where[name].url for name in trigger_map.streams), message.reducer_url})
+        flows = [_Flow(self._ingester(where[name]), credit) for name in trigger_map.streams]
         self._scan = _Scan(message, machine, runner, flows, self._link(message.reducer_url))
         for index, flow in enumerate(flows):
             flow.link.send([encode_header(Grant(message.scan, index, credit))])
@@ -295,6 +312,26 @@ class WorkerService:
         self._hooks = hooks
         return hooks, ParameterHistory([(0, first)])
 
+    def _ingester(self, info: IngesterInfo) -> DataLink:
+        """The link to an ingester. Where it has an arena that can be mapped, it is told so before anything else."""
+        if info.url in self._links:
+            return self._links[info.url]
+        link = self._link(info.url)
+        if info.arena:
+            try:
+                self._arenas[info.url] = ArenaReader(info.arena)
+            except NotShared as why:
+                logger.info("frames of %s come over the network, not through shared memory: %s", info.name, why)
+            else:
+                link.send([encode_header(Attach(os.getpid()))])
+        return link
+
+    def _let_go(self) -> None:
+        """Give back leases of slots that the app and this service have let go of."""
+        for url, arena in self._arenas.items():
+            if leases := arena.let_go():
+                self._links[url].send([encode_header(LetGo(array("q", leases).tobytes()))])
+
     def _link(self, url: str) -> DataLink:
         link = self._links.get(url)
         if link is None:
@@ -306,6 +343,7 @@ class WorkerService:
         """Services that came back have other addresses: their old ones would be called for ever."""
         for url in self._links.keys() - wanted:
             link = self._links.pop(url)
+            self._arenas.pop(url, None)
             self._poller.unregister(link.socket)
             link.close()
 
