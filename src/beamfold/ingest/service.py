@@ -55,6 +55,7 @@ from beamfold.sources.base import Source
 from beamfold.transport.arena import Arena
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
+from beamfold.transport.pace import Pace
 from beamfold.transport.sockets import POLLIN, Poller
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class IngesterService:
         self._data = data
         self._scans: dict[int, _Armed] = {}
         self._running = True
+        self._pace = Pace()
         self._poller = Poller()
         self._poller.register(control.socket, POLLIN)
         self._poller.register(data.socket, POLLIN)
@@ -136,6 +138,7 @@ class IngesterService:
         """Serve until told to stop."""
         next_progress = 0.0
         while self._running:
+            self._pace.turn()
             ready = dict(self._poller.poll(int(PROGRESS_INTERVAL * 1000)))
             for message in self._control.receive():
                 self._handle(message)

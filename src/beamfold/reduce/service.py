@@ -54,6 +54,7 @@ from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
+from beamfold.transport.pace import Pace
 from beamfold.transport.sockets import POLLIN, Poller
 
 SLICE = 0.02
@@ -64,6 +65,9 @@ CREDIT_BYTES = 32 << 20
 
 BACKLOG_BYTES = 128 << 20
 """Unfolded results kept in memory; what comes beyond is read back from the log when its turn comes."""
+
+TELL_INTERVAL = 0.005
+"""Seconds between two messages about parts done while they are many: short against the work that a worker has ahead."""
 
 RECEIVE_BYTES = 32 << 20
 """Bytes of results taken in before folding gets its turn."""
@@ -109,6 +113,13 @@ class _Scan:
         self.finish = False
         self.closed = False
         self.finished_told = False
+        self.done = self.nothing_done()
+        self.told = 0.0
+        self.duplicates = 0
+
+    def nothing_done(self) -> Done:
+        """What was made durable, and not told of: nothing yet."""
+        return Done(self.map.streams, [w.name for w in self.arm.workers])
 
 
 class ReducerService:
@@ -139,6 +150,7 @@ class ReducerService:
         self._shown: Folder | None = None
         self._declared: list[ParameterBase] = []
         self._running = True
+        self._pace = Pace()
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
         self._asked: list[_Request] = []
@@ -169,6 +181,7 @@ class ReducerService:
     def run(self) -> None:
         """Serve until told to stop; then let the app close what it holds."""
         while self._running:
+            self._pace.turn()
             ready = dict(self._poller.poll(self._wait_ms()))
             for message in self._control.receive():
                 self._handle(message)
@@ -176,8 +189,10 @@ class ReducerService:
                 self._receive()
             if self._wake_read.fileno() in ready:
                 self._wake_read.recv(4096)
-            if self._scan is not None:
-                self._fold(self._scan)
+            if (scan := self._scan) is not None:
+                if time.monotonic() - scan.told >= TELL_INTERVAL:
+                    self._tell_done(scan)
+                self._fold(scan)
             self._answer()
             self._control.beat(self._stats)
         if self._scan is not None:
@@ -191,8 +206,10 @@ class ReducerService:
             return 500
         if scan.folds:
             return 0
-        deadline = scan.machine.deadline()
-        return 500 if deadline is None else max(1, min(500, int((deadline - time.monotonic()) * 1000) + 1))
+        deadlines = [scan.told + TELL_INTERVAL] if scan.done else []
+        if (hole := scan.machine.deadline()) is not None:
+            deadlines.append(hole)
+        return max(1, min([500, *(int((at - time.monotonic()) * 1000) + 1 for at in deadlines)]))
 
     def _stats(self) -> dict[str, Any]:
         scan = self._scan
@@ -215,8 +232,6 @@ class ReducerService:
 
     def _receive(self) -> None:
         scan = self._scan
-        done = Done(scan.map.streams, [w.name for w in scan.arm.workers]) if scan is not None else None
-        duplicates = scan.machine.duplicates if scan else 0
         for parts in self._data.receive(RECEIVE_BYTES):
             try:
                 header = decode_header(parts[1]) if len(parts) > 1 else None
@@ -231,11 +246,17 @@ class ReducerService:
             if fresh is None:
                 continue
             self._credit(scan, bytes(parts[0]), sum(map(len, parts[1:])))
-            assert done is not None
-            done.add(header, fresh, completed)
-        if scan is not None and done:
-            duplicates = scan.machine.duplicates - duplicates
-            self._control.send(done.message(scan.arm.scan, scan.machine.frontier, scan.closed, duplicates))
+            scan.done.add(header, fresh, completed)
+
+    def _tell_done(self, scan: _Scan) -> None:
+        """Tell the controller what became durable since it was last told."""
+        if not scan.done:
+            return
+        scan.told = time.monotonic()
+        duplicates, scan.duplicates = scan.duplicates, scan.machine.duplicates
+        new = scan.machine.duplicates - duplicates
+        self._control.send(scan.done.message(scan.arm.scan, scan.machine.frontier, scan.closed, new))
+        scan.done = scan.nothing_done()
 
     def _log(
         self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]
@@ -335,6 +356,7 @@ class ReducerService:
     def _tell_finished(self, scan: _Scan) -> None:
         if not scan.finished_told and scan.machine.finished:
             scan.finished_told = True
+            self._tell_done(scan)
             self._control.send(
                 PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, closed=scan.closed, finished=True)
             )
@@ -387,6 +409,7 @@ class ReducerService:
     def _close(self, message: Close) -> None:
         scan = self._scan
         assert scan is not None
+        self._tell_done(scan)  # by the map as it was
         scan.map = scan.map.closed_at(message.last_event)
         completed = scan.machine.close(scan.map)
         scan.closed = True

@@ -196,6 +196,11 @@ class ArenaReader:
         self._watches[number] = _watch(slot, number, self._gone)
         return slot.data
 
+    @property
+    def gone(self) -> bool:
+        """Whether there are leases to give back."""
+        return bool(self._gone)
+
     def let_go(self) -> list[int]:
         """The leases whose views are all gone since this was last asked: to be given back to the writer."""
         gone = self._gone

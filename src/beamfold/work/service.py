@@ -54,6 +54,7 @@ from beamfold.protocols.messages import (
 from beamfold.transport.arena import ArenaReader, NotShared
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import Context, DataLink
+from beamfold.transport.pace import Pace
 from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
 from beamfold.work.results import ResultBuffer
@@ -69,6 +70,9 @@ TAKE = 1024
 
 CREDIT_BYTES = 128 << 20
 """Frames under way to one worker, over all streams of a scan, at most (one frame of a stream may exceed its share)."""
+
+LET_GO_INTERVAL = 0.005
+"""Seconds between two messages to ingesters about slots that are not looked at any more, while they are many."""
 
 RECEIVE_BYTES = 16 << 20
 """Bytes taken from one ingester before user code gets its turn."""
@@ -144,6 +148,8 @@ class WorkerService:
         self._declared: list[ParameterBase] = []
         self._types: TypeTable | None = None
         self._running = True
+        self._pace = Pace()
+        self._next_let_go = 0.0
         self._poller = Poller()
         self._poller.register(control.socket, POLLIN)
         self._handlers: dict[type, Callable[..., None]] = {
@@ -164,9 +170,8 @@ class WorkerService:
     def run(self) -> None:
         """Serve until told to stop; then let the app close what it holds."""
         while self._running:
-            scan = self._scan
-            busy = scan is not None and scan.at < len(scan.parts) and scan.result_credit > 0
-            ready = dict(self._poller.poll(0 if busy else 500))
+            self._pace.turn()
+            ready = dict(self._poller.poll(self._wait_ms()))
             for message in self._control.receive():
                 self._handle(message)
             for link in self._links.values():
@@ -178,6 +183,12 @@ class WorkerService:
             self._control.beat(self._stats)
         if self._hooks is not None and self._hooks.close is not None:
             self._hooks.close(self._context)
+
+    def _wait_ms(self) -> int:
+        scan = self._scan
+        if scan is not None and scan.at < len(scan.parts) and scan.result_credit > 0:
+            return 0
+        return round(LET_GO_INTERVAL * 1000) if any(arena.gone for arena in self._arenas.values()) else 500
 
     def _stats(self) -> dict[str, Any]:
         scan = self._scan
@@ -327,10 +338,14 @@ class WorkerService:
         return link
 
     def _let_go(self) -> None:
-        """Give back leases of slots that the app and this service have let go of."""
+        """Give back leases of slots that the app and this service have let go of, together when they are many."""
+        now = time.monotonic()
+        if now < self._next_let_go:
+            return
         for url, arena in self._arenas.items():
-            if leases := arena.let_go():
-                self._links[url].send([encode_header(LetGo(array("q", leases).tobytes()))])
+            if arena.gone:
+                self._next_let_go = now + LET_GO_INTERVAL
+                self._links[url].send([encode_header(LetGo(array("q", arena.let_go()).tobytes()))])
 
     def _link(self, url: str) -> DataLink:
         link = self._links.get(url)
