@@ -12,6 +12,7 @@ from beamfold.model.errors import ConfigError
 from beamfold.model.events import Buffer
 from beamfold.protocols.dumps import RawWriter
 from beamfold.sources.base import LARGE, Source
+from beamfold.sources.direct import DirectSource
 from beamfold.sources.files import RawFileSource
 from beamfold.sources.zeromq import ZmqSource
 from beamfold.testing.stream import StreamSender
@@ -35,6 +36,13 @@ def plain(messages: list[list[Buffer]]) -> list[list[bytes]]:
     return [[bytes(part) for part in message] for message in messages]
 
 
+def readable(source: Source, milliseconds: int) -> bool:
+    """Whether the source has something to drain within this time."""
+    poller = zmq.Poller()
+    poller.register(source.socket, zmq.POLLIN)
+    return bool(poller.poll(milliseconds))
+
+
 class SourceContract:
     """Give `make`: a source for which exactly these messages are there or on their way."""
 
@@ -51,7 +59,7 @@ class SourceContract:
             if batch:
                 found.append(batch)
             elif source.socket is not None:
-                assert source.socket.poll(PATIENCE_MS), "messages did not come"
+                assert readable(source, PATIENCE_MS), "messages did not come"
             else:
                 assert not source.exhausted, "messages are missing"
         return found
@@ -134,7 +142,7 @@ class ZmqContract(SourceContract):
     @pytest.fixture(autouse=True)
     def _context(self) -> Iterator[None]:
         self.context = zmq.Context()
-        self.opened: list[StreamSender | ZmqSource] = []
+        self.opened: list[StreamSender | Source] = []
         yield
         for one in self.opened:
             one.close()
@@ -143,20 +151,23 @@ class ZmqContract(SourceContract):
     def make(self, messages: list[list[bytes]]) -> Source:
         sending = "push" if self.kind == "pull" else "pub"
         if self.bind:
-            source = ZmqSource(self.context, "tcp://127.0.0.1:0", self.kind, bind=True)  # type: ignore[arg-type]
+            source = self.open("tcp://127.0.0.1:0", bind=True)
             sender = StreamSender(self.context, source.url, sending, bind=False, linger_s=0)  # type: ignore[arg-type]
         else:
             sender = StreamSender(self.context, "tcp://127.0.0.1:0", sending, linger_s=0)  # type: ignore[arg-type]
-            source = ZmqSource(self.context, sender.url, self.kind)  # type: ignore[arg-type]
+            source = self.open(sender.url, bind=False)
         self.opened += [sender, source]
         self.meet(sender, source)
         assert sender.send(messages) == len(messages)
         return source
 
+    def open(self, url: str, *, bind: bool) -> Source:
+        return ZmqSource(self.context, url, self.kind, bind=bind)  # type: ignore[arg-type]
+
     @staticmethod
-    def meet(sender: StreamSender, source: ZmqSource) -> None:
+    def meet(sender: StreamSender, source: Source) -> None:
         for _ in range(PATIENCE_MS // 100):
-            source.socket.poll(0)  # as an ingester does all the time; see ZmqSource
+            assert source.drain(1, 1) == []  # as an ingester does all the time; see ZmqSource
             try:
                 sender.wait_for_peer(0.1)
             except ConfigError:
@@ -179,6 +190,17 @@ class TestSubThatConnects(ZmqContract):
 
 class TestSubThatBinds(ZmqContract):
     kind, bind = "sub", True
+
+
+class TestDirectThatConnects(ZmqContract):
+    kind, bind = "pull", False
+
+    def open(self, url: str, *, bind: bool) -> Source:
+        return DirectSource(url, bind=bind)
+
+
+class TestDirectThatBinds(TestDirectThatConnects):
+    bind = True
 
 
 class TestRawFile(SourceContract):
@@ -207,11 +229,15 @@ def test_unusable_addresses_say_what_to_write() -> None:
         for url in ("nonsense", "tcp://127.0.0.1", "tcp://127.0.0.1:99999"):
             with pytest.raises(ConfigError, match="Give an address like"):
                 ZmqSource(context, url, "pull")
+            with pytest.raises(ConfigError, match="Give an address like"):
+                DirectSource(url)
         with pytest.raises(ConfigError, match="unknown socket kind 'req'"):
             ZmqSource(context, "tcp://127.0.0.1:1", "req")  # type: ignore[arg-type]
         taken = ZmqSource(context, "tcp://127.0.0.1:0", "pull", bind=True)
         with pytest.raises(ConfigError, match="cannot listen on"):
             ZmqSource(context, taken.url, "pull", bind=True)
+        with pytest.raises(ConfigError, match="cannot listen on"):
+            DirectSource(taken.url, bind=True)
         taken.close()
     finally:
         context.destroy(linger=0)

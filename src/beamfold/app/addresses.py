@@ -57,6 +57,11 @@ def connecting_url(url: str) -> str:
     return url
 
 
+def readable_directly(url: str) -> bool:
+    """Whether a detector at this URL can be read without ZeroMQ's library: TCP, a host's name or an IPv4 number."""
+    return re.fullmatch(r"tcp://[A-Za-z0-9_.*-]+:(\d{1,5}|\*)", url) is not None
+
+
 def _after_tcp(url: str) -> str | None:
     scheme, _, rest = url.partition("://")
     if scheme == "ipc" and rest:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from beamfold.app.addresses import connecting_url, listening_http, listening_url
+from beamfold.app.addresses import connecting_url, listening_http, listening_url, readable_directly
 
 Loopback = Annotated[str, AfterValidator(listening_http)]
 _STORES = ("redis://", "rediss://", "unix://")
@@ -85,8 +85,11 @@ class StreamSection(Section):
 
     `socket`, `frame_base` and `ingester` are filled in where the file leaves them out. `frame_base` is the
     number of a series' first frame, "continuing" where numbers run on from series to series, None for counted
-    protocols. `retention_bytes` bounds what is kept until it is done, `receive_hwm` (messages) what waits in
-    the socket.
+    protocols. `retention_bytes` bounds what is kept until it is done.
+
+    `receiver`: "direct" reads a detector's PUSH socket straight into place, which is faster; "libzmq" uses ZeroMQ's
+    library, where `receive_hwm` bounds the messages that wait in the socket. The default is direct for pull sockets
+    with a tcp address, libzmq for all else.
     """
 
     protocol: Literal["stins", "xspress3", "contrast"]
@@ -96,6 +99,7 @@ class StreamSection(Section):
     frame_base: Annotated[Literal[0, 1, "continuing"] | None, BeforeValidator(_number)]
     retention_bytes: int = Field(default=1 << 30, ge=1)
     receive_hwm: int = Field(default=1000, ge=1)
+    receiver: Literal["direct", "libzmq"]
     ingester: str
 
     @model_validator(mode="before")
@@ -105,7 +109,8 @@ class StreamSection(Section):
             return given
         protocol = given.get("protocol")
         socket, base = ("pull" if protocol == "stins" else "sub"), (None if protocol == "contrast" else 0)
-        return {"socket": socket, "frame_base": base, **given}
+        direct = given.get("socket", socket) == "pull" and readable_directly(str(given.get("url")))
+        return {"socket": socket, "frame_base": base, "receiver": "direct" if direct else "libzmq", **given}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -114,6 +119,10 @@ class StreamSection(Section):
             raise ValueError("contrast frames have no numbers, they are counted; leave frame_base out")
         if self.frame_base == "continuing" and self.protocol != "stins":
             raise ValueError('frame_base = "continuing" exists for stins only; use 0 or 1')
+        if self.receiver == "direct" and not (self.socket == "pull" and readable_directly(self.url)):
+            raise ValueError(
+                'receiver = "direct" needs socket = "pull" and an address like tcp://host:port; leave it out'
+            )
         return self
 
     @property

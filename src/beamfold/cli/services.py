@@ -21,6 +21,7 @@ from beamfold.app.declared import to_wire
 from beamfold.app.hooks import ReducerHooks, WorkerHooks
 from beamfold.app.loading import load_class, modules_of
 from beamfold.app.runfile import RunFile, load_runfile
+from beamfold.app.sections import StreamSection
 from beamfold.cli import logs
 from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger
 from beamfold.ledger.base import Ledger
@@ -30,6 +31,8 @@ from beamfold.protocols import framer
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.items import Framer
 from beamfold.protocols.messages import Hello, StreamInfo
+from beamfold.sources.base import Source
+from beamfold.transport.arena import Arena, elsewhere
 from beamfold.transport.control import Context, ControlChannel
 from beamfold.transport.data import DataHub
 
@@ -140,19 +143,16 @@ def _framer(settings: RunFile, stream: str) -> Framer:
 
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
     from beamfold.ingest.service import IngesterService, Input
-    from beamfold.sources.zeromq import ZmqSource
-    from beamfold.transport.arena import Arena
 
     names = settings.ingesters().get(name)
     if names is None:
         raise ConfigError(f"there is no ingester {name!r} in the run file: {', '.join(settings.ingesters())}")
     inputs: dict[str, Input] = {}
     arena = Arena(_arena_bytes(settings, names)) if settings.policy.shared_memory else None
-    keep = arena.keep if arena is not None else memoryview.toreadonly
     for stream in names:
         s = settings.streams[stream]
         base = None if s.frame_base == "continuing" else s.frame_base
-        source = ZmqSource(context, s.url, s.socket, bind=s.bind, hwm=s.receive_hwm, keep=keep)
+        source = _source(s, context, arena)
         inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
         structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
     data = DataHub(context, DATA_URL)
@@ -169,6 +169,17 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
             arena.close()
 
     return IngesterService(inputs, control, data, arena), close
+
+
+def _source(section: StreamSection, context: Context, arena: Arena | None) -> Source:
+    from beamfold.sources.direct import DirectSource
+    from beamfold.sources.zeromq import ZmqSource
+
+    s = section
+    if s.receiver == "direct":
+        return DirectSource(s.url, bind=s.bind, room=arena.room if arena is not None else elsewhere)
+    keep = arena.keep if arena is not None else memoryview.toreadonly
+    return ZmqSource(context, s.url, s.socket, bind=s.bind, hwm=s.receive_hwm, keep=keep)
 
 
 def _arena_bytes(settings: RunFile, streams: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from beamfold.ingest.dumps import Dumps, dump_paths
+from beamfold.ingest.inflow import Inflow
 from beamfold.ingest.machine import (
     Action,
     Dump,
@@ -55,7 +57,6 @@ from beamfold.sources.base import Source
 from beamfold.transport.arena import Arena
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
-from beamfold.transport.pace import Pace
 from beamfold.transport.sockets import POLLIN, Poller
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Input:
     base: int | None
     retention_bytes: int
     paused: set[int] = field(default_factory=set)  # by which scans: one may end while the next one has no room
+    inflow: Inflow = field(default_factory=lambda: Inflow(DRAIN_MESSAGES))
 
 
 class _Armed:
@@ -109,7 +111,6 @@ class IngesterService:
         self._data = data
         self._scans: dict[int, _Armed] = {}
         self._running = True
-        self._pace = Pace()
         self._poller = Poller()
         self._poller.register(control.socket, POLLIN)
         self._poller.register(data.socket, POLLIN)
@@ -138,17 +139,18 @@ class IngesterService:
         """Serve until told to stop."""
         next_progress = 0.0
         while self._running:
-            self._pace.turn()
-            ready = dict(self._poller.poll(int(PROGRESS_INTERVAL * 1000)))
+            ready = dict(self._poller.poll(self._wait_ms()))
             for message in self._control.receive():
                 self._handle(message)
             if self._data.socket in ready:
                 self._hear_workers()
             self._readers.look(ready)
+            now = time.monotonic()
             for item in self._inputs.values():
                 if item.source.socket in ready:
-                    self._read(item)
-            now = time.monotonic()
+                    item.inflow.add(item.source.drain(item.inflow.room, DRAIN_BYTES), now)
+                if item.inflow.due(now) == 0:
+                    self._take_in(item)
             if now >= next_progress:
                 next_progress = now + PROGRESS_INTERVAL
                 for scan in self._scans.values():
@@ -158,6 +160,11 @@ class IngesterService:
                 self._control.beat(self._stats)
         for scan in self._scans.values():
             self._dump(scan, Dumps.close)
+
+    def _wait_ms(self) -> int:
+        now = time.monotonic()
+        due = [d for item in self._inputs.values() if (d := item.inflow.due(now)) is not None]
+        return math.ceil(min([PROGRESS_INTERVAL, *due]) * 1000)
 
     def _stats(self) -> dict[str, Any]:
         """Of the newest scan: `events` are the frames of the stream that has most, `frames` those of all."""
@@ -180,16 +187,18 @@ class IngesterService:
 
     # -- detectors -------------------------------------------------------------------------------------------
 
-    def _read(self, item: Input) -> None:
-        messages = item.source.drain(DRAIN_MESSAGES, DRAIN_BYTES)
-        if not messages:
-            return
-        items = item.framer.feed(messages)
+    def _take_in(self, item: Input) -> None:
+        items = item.framer.feed(item.inflow.take())
         for number in reversed(self._scans):  # the newest scan reads; an older one has stopped reading
             scan = self._scans[number]
             if item.name in scan.streams:
                 self._perform(scan, scan.machine.feed(scan.streams[item.name], items))
                 return
+
+    def _take_all_in(self) -> None:
+        for item in self._inputs.values():
+            if item.inflow.messages:
+                self._take_in(item)
 
     # -- workers ---------------------------------------------------------------------------------------------
 
@@ -277,6 +286,7 @@ class IngesterService:
     # -- the controller --------------------------------------------------------------------------------------
 
     def _arm(self, message: Arm) -> None:
+        self._take_all_in()  # it was sent before, and is not of this scan
         trigger_map = TriggerMap.from_wire(message.map)
         specs = [
             StreamSpec(index, name, self._inputs[name].framer.numbered, self._inputs[name].base)
@@ -319,6 +329,7 @@ class IngesterService:
             self._perform(scan, scan.machine.release(message))
 
     def _halt(self, message: Halt) -> None:
+        self._take_all_in()
         if (scan := self._scans.get(message.scan)) is not None:
             self._perform(scan, scan.machine.halt())
 

@@ -24,8 +24,9 @@ class Source(Protocol):
         """Where the messages come from, for people and reports; the real port where one was chosen freely."""
 
     @property
-    def socket(self) -> zmq.Socket[bytes] | None:
-        """What to poll before draining. None: there is nothing to wait for, drain until `exhausted`.
+    def socket(self) -> zmq.Socket[bytes] | int | None:
+        """What to poll before draining: a socket or a descriptor. None: there is nothing to wait for, drain until
+        `exhausted`.
 
         A ZeroMQ socket's file descriptor signals edges, not levels: after a wake-up, drain until an empty
         list comes back, or the next wake-up may never come.

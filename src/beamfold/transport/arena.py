@@ -79,7 +79,6 @@ class Arena:
         self._map[:_TOKEN_BYTES] = token
         self.address = f"{_here()}/{os.getpid()}/{self._fd}/{token.hex()}"
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)[_FIRST_PAGE:]
-        self._view = memoryview(self._map)[_FIRST_PAGE:]
         self._extents = Extents(nbytes)
         self._watches: dict[int, _Watch] = {}
         self._gone: deque[int] = deque()
@@ -88,23 +87,27 @@ class Arena:
         self._touched = 0
         self.refused = 0
 
-    def keep(self, part: memoryview) -> memoryview:
-        """The bytes of `part` in a slot, read-only; the slot is used again once no view of it is left.
+    def room(self, nbytes: int) -> memoryview:
+        """A slot of so many bytes, to be written to; it is used again once no view of it is left.
 
-        Where there is no room the part itself, read-only, and `refused` counts one more.
+        Where there is no room it is other memory, and `refused` counts one more.
         """
         self._reclaim()
-        nbytes = len(part)
         offset = self._extents.take(nbytes) if nbytes else None
         if offset is None:
             self.refused += 1
-            return part.toreadonly()
+            return elsewhere(nbytes)
         self._touched = max(self._touched, offset + nbytes)
-        self._view[offset : offset + nbytes] = part
         slot = self._bytes[offset : offset + nbytes].view(_Slot)
         slot.offset = offset
         self._watches[offset] = _watch(slot, offset, self._gone)
-        return slot.data.toreadonly()
+        return slot.data
+
+    def keep(self, part: memoryview) -> memoryview:
+        """The bytes of `part` in a slot, or in other memory where there is no room; read-only."""
+        room = self.room(len(part))
+        room[:] = part
+        return room.toreadonly()
 
     def lease(self, part: Buffer, reader: int) -> Lease | None:
         """Keep the slot of this part until `reader` gives the lease back; None for what is no slot of this arena."""
@@ -229,6 +232,11 @@ def _boot() -> str:
 def _namespace() -> str:
     """Names the world of process numbers that this process lives in: a container has its own."""
     return str(Path("/proc/self/ns/pid").stat().st_ino)
+
+
+def elsewhere(nbytes: int) -> memoryview:
+    """Memory of this process alone."""
+    return memoryview(bytearray(nbytes))
 
 
 def process_of(pid: int) -> int | None:

@@ -117,6 +117,7 @@ def test_what_a_small_file_leaves_out(load: Load) -> None:
         "fold_patience": 2.0,
         "fold_order": "event",
         "overload": "block",
+        "shared_memory": True,
     }
     assert (run.controller.http, run.controller.control) == ("127.0.0.1:0", "tcp://127.0.0.1:0")
     assert run.reducer.http == "127.0.0.1:0"
