@@ -47,7 +47,7 @@ class Inflow:
         """Seconds until they are to go on, 0 at once; None where there are none."""
         if not self.messages:
             return None
-        return max(self._since + self._hold - now, 0.0) if self.room > 0 else 0.0
+        return max(self._hold - (now - self._since), 0.0) if self.room > 0 else 0.0
 
     def take(self) -> list[list[Buffer]]:
         """All of them, to be passed on."""

@@ -48,7 +48,7 @@ ROUTE_STEP = 8192
 BATCH_FRAMES = 2048
 """Frames per batch at most: a worker should get its first work of a burst before the burst is over."""
 
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 16 << 20
 """Payload per batch at most (one frame may be larger): keeps credit flowing in steps of a few milliseconds."""
 
 FOREVER = 1 << 62

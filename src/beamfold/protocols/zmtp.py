@@ -123,7 +123,7 @@ class Inbox:
                 size, body = data[at + 1], at + _SHORT_HEAD
             stop = body + size
             if flags > _MORE | _LONG or not self._ready:
-                _check_command(flags, size, self._ready)
+                _check_command(flags, size)
                 if stop > end:
                     break
                 self._obey(data[body:stop])
@@ -191,9 +191,9 @@ def _check_greeting(data: bytes) -> None:
         )
 
 
-def _check_command(flags: int, size: int, ready: bool) -> None:
-    if not flags & _COMMAND or flags > _COMMAND | _LONG:
-        raise MalformedFrame(f"frame flags {flags}" if ready else "a message came before READY")
+def _check_command(flags: int, size: int) -> None:
+    if flags & ~_LONG != _COMMAND:
+        raise MalformedFrame("a message came before READY" if flags <= _MORE | _LONG else f"frame flags {flags}")
     if size > _LARGEST_COMMAND:
         raise MalformedFrame(f"a command of {size} bytes")
 

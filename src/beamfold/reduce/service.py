@@ -66,7 +66,7 @@ CREDIT_BYTES = 32 << 20
 BACKLOG_BYTES = 128 << 20
 """Unfolded results kept in memory; what comes beyond is read back from the log when its turn comes."""
 
-TELL_INTERVAL = 0.005
+TELL_INTERVAL = 0.01
 """Seconds between two messages about parts done while they are many: short against the work that a worker has ahead."""
 
 RECEIVE_BYTES = 32 << 20

@@ -1,0 +1,121 @@
+"""The direct source beside ZeroMQ's own sockets: detectors that come, go and come again, and what is no detector."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from beamfold.model.events import Buffer
+from beamfold.sources.direct import DirectSource
+
+PATIENCE_MS = 20_000
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+def push(context: zmq.Context[zmq.Socket[bytes]], url: str, *, bind: bool = True) -> zmq.Socket[bytes]:
+    made = context.socket(zmq.PUSH)
+    made.setsockopt(zmq.LINGER, 0)
+    made.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
+    made.setsockopt(zmq.HEARTBEAT_IVL, 50)
+    (made.bind if bind else made.connect)(url)
+    return made
+
+
+def receive(source: DirectSource, count: int) -> list[list[bytes]]:
+    """So many messages, waiting for them as an ingester does."""
+    found: list[list[Buffer]] = []
+    while len(found) < count:
+        poller = zmq.Poller()
+        poller.register(source.socket, zmq.POLLIN)
+        assert poller.poll(PATIENCE_MS), f"{len(found)} of {count} messages came"
+        found += source.drain(1000, 1 << 30)
+    return [[bytes(part) for part in message] for message in found]
+
+
+def test_a_detector_that_comes_back_is_read_again(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    first = push(context, "tcp://127.0.0.1:*")
+    url = first.getsockopt_string(zmq.LAST_ENDPOINT)
+    source = DirectSource(url)
+    for n in range(3):
+        first.send_multipart([b"%d" % n, bytes(200_000)])
+    assert [m[0] for m in receive(source, 3)] == [b"0", b"1", b"2"]
+    first.close()
+    for turn in range(3):
+        again = push(context, url)
+        again.send(b"back %d" % turn)
+        assert receive(source, 1) == [[b"back %d" % turn]]
+        again.close()
+    source.close()
+
+
+def test_a_detector_that_is_not_there_yet_is_waited_for(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    source = DirectSource(f"tcp://localhost:{port}")
+    assert source.drain(10, 1000) == []
+    sender = push(context, f"tcp://127.0.0.1:{port}")
+    sender.send(b"here")
+    assert receive(source, 1) == [[b"here"]]
+    source.close()
+
+
+def test_many_detectors_at_one_address_lose_nothing(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    source = DirectSource("tcp://127.0.0.1:0", bind=True)
+    senders = [push(context, source.url, bind=False) for _ in range(5)]
+    for n in range(200):
+        for at, sender in enumerate(senders):
+            sender.send_multipart([b"%d" % at, b"%d" % n, bytes([n]) * (70_000 if n % 10 == 0 else 10)])
+    found = receive(source, 1000)
+    for at in range(5):
+        mine = [m for m in found if m[0] == b"%d" % at]
+        assert [int(m[1]) for m in mine] == list(range(200))
+        assert all(set(m[2]) == {int(m[1])} for m in mine)
+    source.close()
+
+
+def test_strangers_and_other_sockets_are_named_and_harm_nobody(
+    context: zmq.Context[zmq.Socket[bytes]], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = DirectSource("tcp://127.0.0.1:0", bind=True)
+    port = int(source.url.rpartition(":")[2])
+    sender = push(context, source.url, bind=False)
+    for n in range(20):
+        sender.send(b"%d" % n)
+    with socket.create_connection(("127.0.0.1", port)) as browser:
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert len(receive(source, 20)) == 20
+        while not caplog.text:
+            source.drain(10, 1000)
+    assert "it does not speak ZeroMQ's protocol" in caplog.text
+    publisher = context.socket(zmq.PUB)
+    publisher.connect(source.url)
+    while "'PUB' socket, not PUSH" not in caplog.text:
+        source.drain(10, 1000)
+    publisher.close(linger=0)
+    sender.send(b"still here")
+    assert receive(source, 1) == [[b"still here"]]
+    source.close()
+
+
+def test_a_connection_that_breaks_in_a_message_gives_only_whole_ones(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    source = DirectSource("tcp://127.0.0.1:0", bind=True)
+    with socket.create_connection(("127.0.0.1", int(source.url.rpartition(":")[2]))) as detector:
+        from beamfold.protocols.zmtp import GREETING
+
+        ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x04PUSH"
+        whole, broken = b"\x01\x01a\x00\x01b", b"\x01\x01c\x02" + (100_000).to_bytes(8, "big") + b"half"
+        detector.sendall(GREETING + bytes([4, len(ready)]) + ready + whole + broken)
+        assert receive(source, 1) == [[b"a", b"b"]]
+    sender = push(context, source.url, bind=False)
+    sender.send(b"next")
+    assert receive(source, 1) == [[b"next"]]
+    source.close()
