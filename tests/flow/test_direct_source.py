@@ -10,6 +10,7 @@ import zmq
 
 from beamfold.model.events import Buffer
 from beamfold.sources.direct import DirectSource
+from flow.deployment import wait_until
 
 PATIENCE_MS = 20_000
 
@@ -28,6 +29,14 @@ def push(context: zmq.Context[zmq.Socket[bytes]], url: str, *, bind: bool = True
     made.setsockopt(zmq.HEARTBEAT_IVL, 50)
     (made.bind if bind else made.connect)(url)
     return made
+
+
+def freed(context: zmq.Context[zmq.Socket[bytes]], url: str) -> zmq.Socket[bytes] | None:
+    """A detector at this address, None while it is taken."""
+    try:
+        return push(context, url)
+    except zmq.ZMQError:
+        return None
 
 
 def receive(source: DirectSource, count: int) -> list[list[bytes]]:
@@ -50,7 +59,7 @@ def test_a_detector_that_comes_back_is_read_again(context: zmq.Context[zmq.Socke
     assert [m[0] for m in receive(source, 3)] == [b"0", b"1", b"2"]
     first.close()
     for turn in range(3):
-        again = push(context, url)
+        again = wait_until(lambda: freed(context, url), "the port, which the one before lets go of in its own time")
         again.send(b"back %d" % turn)
         assert receive(source, 1) == [[b"back %d" % turn]]
         again.close()
