@@ -39,6 +39,11 @@ def freed(context: zmq.Context[zmq.Socket[bytes]], url: str) -> zmq.Socket[bytes
         return None
 
 
+def meet(sender: zmq.Socket[bytes], source: DirectSource) -> None:
+    """They are connected. An ingester drains whenever there is something, and be it the end of a connection."""
+    wait_until(lambda: not source.drain(1, 1) and sender.poll(0, zmq.POLLOUT), "sender and source find each other")
+
+
 def receive(source: DirectSource, count: int) -> list[list[bytes]]:
     """So many messages, waiting for them as an ingester does."""
     found: list[list[Buffer]] = []
@@ -60,6 +65,7 @@ def test_a_detector_that_comes_back_is_read_again(context: zmq.Context[zmq.Socke
     first.close()
     for turn in range(3):
         again = wait_until(lambda: freed(context, url), "the port, which the one before lets go of in its own time")
+        meet(again, source)
         again.send(b"back %d" % turn)
         assert receive(source, 1) == [[b"back %d" % turn]]
         again.close()
@@ -72,6 +78,7 @@ def test_a_detector_that_is_not_there_yet_is_waited_for(context: zmq.Context[zmq
     source = DirectSource(f"tcp://localhost:{port}")
     assert source.drain(10, 1000) == []
     sender = push(context, f"tcp://127.0.0.1:{port}")
+    meet(sender, source)
     sender.send(b"here")
     assert receive(source, 1) == [[b"here"]]
     source.close()
