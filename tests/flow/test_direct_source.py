@@ -27,7 +27,11 @@ def push(context: zmq.Context[zmq.Socket[bytes]], url: str, *, bind: bool = True
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
     made.setsockopt(zmq.HEARTBEAT_IVL, 50)
-    (made.bind if bind else made.connect)(url)
+    try:
+        (made.bind if bind else made.connect)(url)
+    except zmq.ZMQError:
+        made.close()
+        raise
     return made
 
 
