@@ -14,15 +14,23 @@ from flow.deployment import wait_until
 
 PATIENCE_MS = 20_000
 
+_opened: list[zmq.Socket[bytes]] = []
+
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
 
 @pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+def context() -> Iterator[Context]:
+    made: Context = zmq.Context()
     yield made
+    for sender in _opened:
+        sender.close(linger=0)
+    _opened.clear()
     made.destroy(linger=0)
 
 
-def push(context: zmq.Context[zmq.Socket[bytes]], url: str, *, bind: bool = True) -> zmq.Socket[bytes]:
+def push(context: Context, url: str, *, bind: bool = True) -> zmq.Socket[bytes]:
     made = context.socket(zmq.PUSH)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.SNDTIMEO, PATIENCE_MS)
@@ -32,10 +40,11 @@ def push(context: zmq.Context[zmq.Socket[bytes]], url: str, *, bind: bool = True
     except zmq.ZMQError:
         made.close()
         raise
+    _opened.append(made)
     return made
 
 
-def freed(context: zmq.Context[zmq.Socket[bytes]], url: str) -> zmq.Socket[bytes] | None:
+def freed(context: Context, url: str) -> zmq.Socket[bytes] | None:
     """A detector at this address, None while it is taken."""
     try:
         return push(context, url)
@@ -59,7 +68,7 @@ def receive(source: DirectSource, count: int) -> list[list[bytes]]:
     return [[bytes(part) for part in message] for message in found]
 
 
-def test_a_detector_that_comes_back_is_read_again(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def test_a_detector_that_comes_back_is_read_again(context: Context) -> None:
     first = push(context, "tcp://127.0.0.1:*")
     url = first.getsockopt_string(zmq.LAST_ENDPOINT)
     source = DirectSource(url)
@@ -76,7 +85,7 @@ def test_a_detector_that_comes_back_is_read_again(context: zmq.Context[zmq.Socke
     source.close()
 
 
-def test_a_detector_that_is_not_there_yet_is_waited_for(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def test_a_detector_that_is_not_there_yet_is_waited_for(context: Context) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     source = DirectSource(f"tcp://localhost:{port}")
@@ -88,7 +97,7 @@ def test_a_detector_that_is_not_there_yet_is_waited_for(context: zmq.Context[zmq
     source.close()
 
 
-def test_many_detectors_at_one_address_lose_nothing(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def test_many_detectors_at_one_address_lose_nothing(context: Context) -> None:
     source = DirectSource("tcp://127.0.0.1:0", bind=True)
     senders = [push(context, source.url, bind=False) for _ in range(5)]
     for n in range(200):
@@ -103,7 +112,7 @@ def test_many_detectors_at_one_address_lose_nothing(context: zmq.Context[zmq.Soc
 
 
 def test_strangers_and_other_sockets_are_named_and_harm_nobody(
-    context: zmq.Context[zmq.Socket[bytes]], caplog: pytest.LogCaptureFixture
+    context: Context, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = DirectSource("tcp://127.0.0.1:0", bind=True)
     port = int(source.url.rpartition(":")[2])
@@ -126,7 +135,7 @@ def test_strangers_and_other_sockets_are_named_and_harm_nobody(
     source.close()
 
 
-def test_a_connection_that_breaks_in_a_message_gives_only_whole_ones(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def test_a_connection_that_breaks_in_a_message_gives_only_whole_ones(context: Context) -> None:
     source = DirectSource("tcp://127.0.0.1:0", bind=True)
     with socket.create_connection(("127.0.0.1", int(source.url.rpartition(":")[2]))) as detector:
         from beamfold.protocols.zmtp import GREETING
