@@ -111,9 +111,7 @@ def test_many_detectors_at_one_address_lose_nothing(context: Context) -> None:
     source.close()
 
 
-def test_strangers_and_other_sockets_are_named_and_harm_nobody(
-    context: Context, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stranger_is_told_of_and_harms_nobody(context: Context, caplog: pytest.LogCaptureFixture) -> None:
     source = DirectSource("tcp://127.0.0.1:0", bind=True)
     port = int(source.url.rpartition(":")[2])
     sender = push(context, source.url, bind=False)
@@ -125,11 +123,6 @@ def test_strangers_and_other_sockets_are_named_and_harm_nobody(
         while not caplog.text:
             source.drain(10, 1000)
     assert "it does not speak ZeroMQ's protocol" in caplog.text
-    publisher = context.socket(zmq.PUB)
-    publisher.connect(source.url)
-    while "'PUB' socket, not PUSH" not in caplog.text:
-        source.drain(10, 1000)
-    publisher.close(linger=0)
     sender.send(b"still here")
     assert receive(source, 1) == [[b"still here"]]
     source.close()
