@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from beamfold.dispatch.machine import ControllerMachine, Policy, RecordScan, Rep
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Plan
 from beamfold.ingest.machine import Dump, IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.ingest.retention import Frame
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols import messages as m
@@ -35,6 +36,29 @@ from beamfold.work.machine import Part, WorkMachine
 
 VERSION = "test"
 POLICY = Policy()
+
+
+class ListShelf:
+    """A shelf with room for `room` frames; what is discarded makes room again."""
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.room = room
+        self.fault = ""
+        self.held: list[tuple[Frame, ...]] = []
+        self.most = 0
+
+    def put(self, frames: Sequence[Frame]) -> Sequence[Frame] | None:
+        self.fault = "" if len(frames) <= self.room else "no room"
+        if self.fault:
+            return None
+        self.room -= len(frames)
+        self.held.append(tuple(frames))
+        self.most = max(self.most, len(self.held))
+        return self.held[-1]
+
+    def discard(self, frames: Sequence[Frame]) -> None:
+        self.room += len(frames)
+        self.held = [h for h in self.held if h is not frames]
 
 
 @dataclass
@@ -72,6 +96,7 @@ class Rig:
         seed: int = 0,
         policy: Policy = POLICY,
         retention_bytes: int = 1 << 30,
+        shelf_frames: int = 1 << 30,
         credit: int = 1 << 20,
         in_order: bool = True,
     ) -> None:
@@ -94,6 +119,8 @@ class Rig:
         self.in_order = in_order
         self.credit = credit
         self.retention_bytes = retention_bytes
+        self.shelf_frames = shelf_frames
+        self.shelves: list[ListShelf] = []
         self.folded: list[Folded] = []
         self.processed: list[tuple[int, Part]] = []
         self.replies: dict[int, Reply] = {}
@@ -224,7 +251,7 @@ class Rig:
         if isinstance(payload, m.Arm):
             trigger_map = TriggerMap.from_wire(payload.map)
             specs = [
-                StreamSpec(i, s, self.infos[s].numbered)
+                StreamSpec(i, s, self.infos[s].numbered, retention_bytes=self.retention_bytes)
                 for i, s in enumerate(trigger_map.streams)
                 if self.stream_of[s] == name
             ]
@@ -236,8 +263,9 @@ class Rig:
                 specs,
                 groups,
                 version=payload.version,
-                retention_bytes=self.retention_bytes,
                 dump=bool(payload.record),
+                shelf=self._shelf,
+                spill=payload.overload == "spill",
             )
             self.post(name, "controller", m.Armed(payload.scan))
             return
@@ -249,6 +277,8 @@ class Rig:
                 self._ingest(name, machine, machine.assign(payload.blocks))
             case m.Release():
                 self._ingest(name, machine, machine.release(payload))
+            case m.Waits():
+                self._ingest(name, machine, machine.waits(payload.streams))
             case m.Halt():
                 self._ingest(name, machine, machine.halt())
             case m.Close():
@@ -262,6 +292,10 @@ class Rig:
                 for stream in machine.map.streams:
                     if self.stream_of[stream] == name:
                         self.paused.get(stream, set()).discard(payload.scan)
+
+    def _shelf(self) -> ListShelf:
+        self.shelves.append(ListShelf(self.shelf_frames))
+        return self.shelves[-1]
 
     def _ingest(self, name: str, machine: IngestMachine, actions: list[Any]) -> None:
         for seen in machine.progress():
@@ -389,6 +423,11 @@ class Rig:
                 completed = self.reduce.close(self.reduce_map)
                 self.closed = True
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=True)
+                self.post("reducer", "controller", told)
+                self._fold()
+            elif isinstance(payload, m.Drop):
+                completed = [run for lo, hi in payload.blocks for run in self.reduce.drop(lo, hi)]
+                told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
                 self.post("reducer", "controller", told)
                 self._fold()
             elif isinstance(payload, m.Finish):

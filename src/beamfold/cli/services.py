@@ -42,6 +42,9 @@ DATA_URL = "tcp://127.0.0.1:0"
 RESULT_LOGS = ".results"
 """Folder of result logs of scans under way, below the output folder."""
 
+SPILL = ".spill"
+"""Folder of spilled frames, which have no names there, below the output folder."""
+
 INTERRUPTED = 130
 
 
@@ -143,6 +146,7 @@ def _framer(settings: RunFile, stream: str) -> Framer:
 
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
     from beamfold.ingest.service import IngesterService, Input
+    from beamfold.ingest.spill import Spill
 
     names = settings.ingesters().get(name)
     if names is None:
@@ -155,6 +159,8 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         source = _source(s, context, arena)
         inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
         structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
+    directory = settings.spill.directory or settings.output.directory / SPILL
+    spill = Spill(directory.absolute(), settings.spill.max_bytes)
     data = DataHub(context, DATA_URL)
     offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
     hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")
@@ -168,7 +174,7 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         if arena is not None:
             arena.close()
 
-    return IngesterService(inputs, control, data, arena), close
+    return IngesterService(inputs, control, data, spill, arena), close
 
 
 def _source(section: StreamSection, context: Context, arena: Arena | None) -> Source:
@@ -351,6 +357,8 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int) -> Any:
                 "directory": str(settings.directory.absolute()),
             },
             output=str(settings.output.directory.absolute()),
+            overload=policy.overload,
+            sample_every=policy.sample_every,
         ),
         values=wanted,
         version=version + 1 if wanted != values else version,

@@ -31,7 +31,8 @@ class StreamReport:
     """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.
 
     `expected` data frames by the trigger map (None: endless and never closed); `surplus` ones were beyond the map,
-    `discarded` ones came outside of the series.
+    `discarded` ones came outside of the series. The ingester retains `retained` bytes in memory and `shelved` bytes on
+    disk, `spilled` ones were ever put there; the detector was held back (`paused`) for so many seconds.
     """
 
     matching: str
@@ -43,6 +44,10 @@ class StreamReport:
     discarded: int = 0
     malformed: int = 0
     duplicates: int = 0
+    retained: int = 0
+    shelved: int = 0
+    spilled: int = 0
+    paused: float = 0.0
     verified: bool = True
 
 
@@ -53,7 +58,8 @@ class ScanReport:
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
     ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
     sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs. `recording` is the
-    folder with the scan's recording, "" where none was made.
+    folder with the scan's recording, "" where none was made; `overload` the policy by which events were dropped, if
+    any were.
     """
 
     scan_id: str
@@ -79,6 +85,7 @@ class ScanReport:
     finished: float | None = None
     result_file: str = ""
     recording: str = ""
+    overload: str = "spill"
 
     def count(self, counts: Mapping[EventState, int]) -> None:
         """Fill `states` from counts per state, in order of severity, leaving out states that did not occur."""

@@ -29,6 +29,7 @@ from beamfold.model.errors import ConfigError, MapError, ParameterError
 from beamfold.model.parameters import name_fault
 from beamfold.model.runs import Run
 from beamfold.model.triggermap import LARGEST, TriggerMap, WrittenMap
+from beamfold.protocols.messages import DROPPED
 
 FORMAT = 1
 
@@ -94,6 +95,7 @@ class _AboutPolicy(msgspec.Struct):
 
     incomplete: str = "process"
     fold_order: str = "event"
+    overload: str = "spill"
 
 
 class _About(msgspec.Struct):
@@ -128,9 +130,9 @@ class Recording:
     """A recorded scan, but for the frames, which are read from the dumps.
 
     `closed` is the last data event that the map came to have, None where the scan did not come to its end. `parameters`
-    are (version, first event, raw values by name), `blocks` (lo, hi, logical worker) of virtual workers, `ticks`
-    (event, logical worker). `report` is None where the scan did not end; `out_of_order` in it are events that were
-    folded before earlier ones, because those were waited for in vain.
+    are (version, first event, raw values by name), `blocks` (lo, hi, logical worker or DROPPED) of virtual workers,
+    `ticks` (event, logical worker). `report` is None where the scan did not end; `out_of_order` in it are events that
+    were folded before earlier ones, because those were waited for in vain.
     """
 
     folder: Path
@@ -242,7 +244,7 @@ def _take(found: Recording, entry: dict[str, Any]) -> None:
         values = {name: _raw(name, value) for name, value in p["values"].items()}
         found.parameters.append((_number(p["version"]), _number(p["from_event"]), values))
     for lo, hi, worker in entry.get("blocks", ()):
-        if not (_number(lo) < _number(hi) and _number(worker) < len(found.workers)):
+        if not (_number(lo) < _number(hi) and (worker == DROPPED or _number(worker) < len(found.workers))):
             raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
         if lo > max((block[1] for block in found.blocks[-1:]), default=0):
             raise ValueError(f"virtual workers before {lo} were given to nobody: a line is missing")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamfold.model.runs import append_event
-from beamfold.model.states import PartTracker
+from beamfold.model.states import EventState, PartTracker
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Run
 
@@ -137,6 +137,11 @@ class ReduceMachine(Generic[T]):
         if order:
             heapq.heappush(self._heap, _Cursor(batch, order, events, ranks, now))
         return fresh, completed
+
+    def drop(self, lo: int, hi: int) -> list[tuple[int, int, int]]:
+        """Nobody will process the parts of virtual workers lo..hi-1. Returns events that became terminal by that."""
+        events, k = self._tracker.map.parts_of(lo, hi)
+        return self._tracker.add(events, k, EventState.DROPPED)[1]
 
     def fold(self, now: float) -> list[Fold[T]]:
         """What to fold now, in this order."""

@@ -39,6 +39,7 @@ from beamfold.protocols.messages import (
     Arm,
     Armed,
     Close,
+    Drop,
     End,
     Failed,
     Finish,
@@ -163,6 +164,7 @@ class ReducerService:
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Close: self._close,
+            Drop: self._drop_parts,
             Parameters: self._parameters,
             Finish: self._finish,
             End: self._end,
@@ -414,6 +416,12 @@ class ReducerService:
         completed = scan.machine.close(scan.map)
         scan.closed = True
         self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
+
+    def _drop_parts(self, message: Drop) -> None:
+        scan = self._scan
+        assert scan is not None
+        completed = [run for lo, hi in message.blocks for run in scan.machine.drop(lo, hi)]
+        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=scan.closed))
 
     def _parameters(self, message: Parameters) -> None:
         scan = self._scan

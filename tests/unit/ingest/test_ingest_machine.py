@@ -66,9 +66,12 @@ class Bench:
         base: int | None = 0,
         credit: int | None = PLENTY,
         assigned: Iterable[Block] = (),
+        retention_bytes: int = PLENTY,
         **more: Any,
     ) -> None:
-        specs = [StreamSpec(i, s, numbered, base) for i, s in enumerate(trigger_map.streams) if s in streams]
+        specs = [
+            StreamSpec(i, s, numbered, base, retention_bytes) for i, s in enumerate(trigger_map.streams) if s in streams
+        ]
         groups = (1 << len(trigger_map.groups)) - 1
         self.machine = IngestMachine(1, trigger_map, specs, [groups] * workers, **more)
         self.actions: list[Any] = []

@@ -11,6 +11,7 @@ import pytest
 
 from beamfold.ingest import service
 from beamfold.ingest.service import IngesterService, Input
+from beamfold.ingest.spill import Spill
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols import framer
 from beamfold.protocols.dumps import DumpWriter, read_dump
@@ -34,10 +35,13 @@ class Source:
 
 
 class Rig:
-    def __init__(self, retention_bytes: int = 1000) -> None:
+    def __init__(
+        self, retention_bytes: int = 1000, spill: Path = Path("/dev/null/spill"), max_bytes: int = 1 << 30
+    ) -> None:
         self.source, self.hub, self.control = Source(), Hub(), Control()
+        self.spill = Spill(spill, max_bytes)
         camera = Input("camera", self.source, framer("stins"), 0, retention_bytes)  # type: ignore[arg-type]
-        self.service = IngesterService({"camera": camera}, self.control, self.hub)  # type: ignore[arg-type]
+        self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill)  # type: ignore[arg-type]
 
     def series(self, frames: int) -> None:
         """A detector's series of 1 KiB images, all in one turn, without its end."""
@@ -59,10 +63,10 @@ def test_the_end_of_a_scan_does_not_make_room_for_the_next_one(resumed: bool) ->
     seen: list[bool] = []
     see = [lambda: None, lambda: seen.append(rig.reading)]
     rig.run(
-        arm(MAP, 1),
+        arm(MAP, 1, overload="block"),
         lambda: rig.series(10),
         *see,  # scan 1 has no room
-        arm(MAP, 2),
+        arm(MAP, 2, overload="block"),
         Halt(1),
         *see,  # it needs none any more
         lambda: rig.series(10),
