@@ -107,6 +107,7 @@ class Rig:
         self.ingest: dict[str, dict[int, IngestMachine]] = {name: {} for name in ingesters}
         self.ingest_ended: dict[tuple[str, int], IngestMachine] = {}
         self.arm_workers: dict[int, list[str]] = {}
+        self.held_back: set[str] = set()  # workers that do not get to work
         self.paused: dict[str, set[int]] = {}
         self.seen: dict[tuple[int, str], m.StreamSeen] = {}
         self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
@@ -140,7 +141,7 @@ class Rig:
 
     def step(self) -> bool:
         """Deliver one message of a channel picked at random; False when all are empty (or not read)."""
-        keys = [k for k, q in self.channels.items() if q and not self._unread(k[0])]
+        keys = [k for k, q in self.channels.items() if q and not self._unread(*k)]
         if not keys:
             return False
         src, dst = self.random.choice(keys)
@@ -149,8 +150,10 @@ class Rig:
         self._deliver(src, dst, payload)
         return True
 
-    def _unread(self, src: str) -> bool:
-        """Whether this is a detector whose ingester has no room and does not read it."""
+    def _unread(self, src: str, dst: str) -> bool:
+        """Whether this is a detector whose ingester has no room and does not read it, or has nobody who reads it."""
+        if src == "self":
+            return dst in self.held_back
         return src.startswith("detector ") and bool(self.paused.get(src.removeprefix("detector ")))
 
     def settle(self, limit: int = 200_000, *, waiting: bool = False) -> None:
@@ -163,7 +166,7 @@ class Rig:
                 self.now += 3.0
                 self._fold()
                 self._perform(self.controller.tick(self.now))
-                if not any(q for (src, _), q in self.channels.items() if not self._unread(src)):
+                if not any(q for key, q in self.channels.items() if not self._unread(*key)):
                     break
         else:
             raise AssertionError("the machines never come to rest")

@@ -125,8 +125,7 @@ class _Stopwatch:
 
     @property
     def seconds(self) -> float:
-        running = time.monotonic() - self._since if self._since is not None else 0.0
-        return round(self._total + running, 3)
+        return self._total + (time.monotonic() - self._since if self._since is not None else 0.0)
 
 
 class IngesterService:
