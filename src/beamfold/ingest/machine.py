@@ -202,7 +202,7 @@ class IngestMachine:
         self._credit: dict[tuple[int, int], int] = {}
         self._versions: list[tuple[int, int]] = [(0, version)]
         self._dump = dump
-        self._spill = spill
+        self.spills = spill
         self._sent_up_to = -1
         self._hold_above: int | None = None
         self._halted = False
@@ -501,7 +501,7 @@ class IngestMachine:
     def _make_room(self, state: _Stream, actions: list[Action]) -> bool:
         """Spill what is too much in memory, where that is the policy or must be; False where it may not be."""
         retention = state.retention
-        may = self._spill or state.waits
+        may = self.spills or state.waits
         if may:
             retention.spill()
         if not self._no_room and retention.fault:
@@ -514,7 +514,7 @@ class IngestMachine:
     def _tell_full(self, state: _Stream, actions: list[Action]) -> None:
         """Say so at once when a stream comes close to its bound, and when it is well below it again."""
         retention = state.retention
-        if self._spill or state.full == (retention.nbytes * 4 > retention.limit * (2 if state.full else 3)):
+        if self.spills or state.full == (retention.nbytes * 4 > retention.limit * (2 if state.full else 3)):
             return
         state.full = not state.full
         actions.append(Tell(self._seen(state)))

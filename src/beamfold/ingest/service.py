@@ -76,6 +76,9 @@ DRAIN_BYTES = 16 << 20
 PROGRESS_INTERVAL = 0.2
 """Seconds between reports of how far the streams are."""
 
+PROMPT_INTERVAL = 0.02
+"""The same where the controller acts on them: it decides what is dropped, and whether a detector is held back."""
+
 
 @dataclass(slots=True)
 class Input:
@@ -192,7 +195,7 @@ class IngesterService:
                 if item.inflow.due(now) == 0 or (room < DRAIN_BYTES and item.inflow.messages):
                     self._take_in(item)
             if now >= next_progress:
-                next_progress = now + PROGRESS_INTERVAL
+                next_progress = now + self._interval
                 for scan in self._scans.values():
                     self._do(scan, scan.machine.look)
                     self._tell_progress(scan)
@@ -205,7 +208,12 @@ class IngesterService:
     def _wait_ms(self) -> int:
         now = time.monotonic()
         due = [d for item in self._inputs.values() if (d := item.inflow.due(now)) is not None]
-        return math.ceil(min([PROGRESS_INTERVAL, *due]) * 1000)
+        return math.ceil(min([self._interval, *due]) * 1000)
+
+    @property
+    def _interval(self) -> float:
+        spilling = all(scan.machine.spills for scan in self._scans.values())
+        return PROGRESS_INTERVAL if spilling else min(PROMPT_INTERVAL, PROGRESS_INTERVAL)
 
     def _stats(self) -> dict[str, Any]:
         """Of the newest scan: `events` are the frames of the stream that has most, `frames` those of all."""
