@@ -277,7 +277,7 @@ class Rig:
             return
         match payload:
             case m.Assign():
-                self._ingest(name, machine, machine.assign(payload.blocks))
+                self._ingest(name, machine, machine.assign(payload.blocks, payload.settled))
             case m.Release():
                 self._ingest(name, machine, machine.release(payload))
             case m.Waits():

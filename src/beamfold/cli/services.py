@@ -39,6 +39,9 @@ from beamfold.transport.data import DataHub
 DATA_URL = "tcp://127.0.0.1:0"
 """Where ingesters and the reducer take connections from workers."""
 
+MAX_WORD = 16 << 20
+"""Bytes of what a worker says to an ingester: credit, and slots that it lets go of."""
+
 RESULT_LOGS = ".results"
 """Folder of result logs of scans under way, below the output folder."""
 
@@ -161,7 +164,7 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
     directory = settings.spill.directory or settings.output.directory / SPILL
     spill = Spill(directory.absolute(), settings.spill.max_bytes)
-    data = DataHub(context, DATA_URL)
+    data = DataHub(context, DATA_URL, MAX_WORD)
     offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
     hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")
     control = _connect(settings, context, hello)

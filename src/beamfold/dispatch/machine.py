@@ -37,6 +37,7 @@ from beamfold.protocols.messages import (
     FenceReached,
     Finish,
     Finished,
+    FoldFailed,
     FramesMissing,
     Gone,
     Halt,
@@ -382,7 +383,7 @@ class ControllerMachine:
         self.scan, self._next = scan, None
         self._fencing, self._fence_again = None, False
         scan.version, scan.values = self.version, self.values  # changed perhaps while the scan before was drained
-        scan.report.parameters = [self._version_record(scan.version, scan.values, 0)]
+        scan.report.version(self._version_record(scan.version, scan.values, 0))
         actions: list[Action] = [
             RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started})
         ]
@@ -449,7 +450,7 @@ class ControllerMachine:
             return []
         scan.next_tick = now + scan.tick_interval
         workers = self._needed(scan, "worker")
-        turn = workers[len(scan.report.ticks) % len(workers)] if workers else None
+        turn = workers[scan.report.ticks_total % len(workers)] if workers else None
         return [Send(turn.peer, Tick(scan.number))] if turn else []
 
     # -- messages of a scan ----------------------------------------------------------------------------------
@@ -465,6 +466,8 @@ class ControllerMachine:
                 scan.missing(message)
             case StreamEnded():
                 return self._stream_ended(scan, message)
+            case FoldFailed():
+                scan.fold_failed(message.failed)
             case Trouble():
                 scan.trouble(message.where, message.text)
             case Armed():
@@ -611,7 +614,7 @@ class ControllerMachine:
         update = Parameters(scan.number, version, values, from_event)
         others = self._needed(scan, "worker") + self._needed(scan, "reducer")
         actions: list[Action] = [Send(s.peer, update) for s in others + ingesters]
-        scan.report.parameters.append(self._version_record(version, values, from_event))
+        scan.report.version(self._version_record(version, values, from_event))
         actions.append(RecordParameters(scan.scan_id, version, values, from_event))
         actions += recording.parameters(scan, version, from_event, values)
         return actions + (self._fence(scan) if self._fence_again else [])

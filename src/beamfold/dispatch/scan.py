@@ -13,7 +13,7 @@ import numpy as np
 from beamfold.dispatch.blocks import Dispatcher
 from beamfold.dispatch.overload import Overload
 from beamfold.model.report import MAX_FAILURES, ScanReport, StreamReport
-from beamfold.model.runs import RunSet
+from beamfold.model.runs import MAX_RUNS, RunSet
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
@@ -214,7 +214,7 @@ class Scan:
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
             note(self.lacking, name, runs)
-        self.report.ticks.extend(event for event, _ in message.ticks)
+        self.report.tick(event for event, _ in message.ticks)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
 
@@ -228,12 +228,16 @@ class Scan:
     def finished(self, message: Finished) -> None:
         """A service ran its `finish()`."""
         self.fail(message.failures, len(message.failures))
-        for lo, hi in message.failed:
-            self.states.raise_to(lo, hi, EventState.FAILED)
-        self.report.out_of_order.extend(message.out_of_order)
+        self.fold_failed(message.failed)
+        extend_runs(self.report.out_of_order, message.out_of_order)
         self.report.result_file = message.result_file or self.report.result_file
         if message.error:
             self.report.troubles.append(message.error)
+
+    def fold_failed(self, runs: Sequence[Run]) -> None:
+        """The reducer's code raised for these events, which had come that far."""
+        for lo, hi in runs:
+            self.states.raise_to(lo, hi, EventState.FAILED)
 
     def fail(self, failures: Sequence[Failure], total: int) -> None:
         """User code raised: keep the first ones with their traceback, count them all."""
@@ -360,10 +364,6 @@ def as_runs(events: np.ndarray[Any, np.dtype[np.int64]]) -> list[Run]:
         return []
     breaks = np.flatnonzero(np.diff(events) != 1) + 1
     return [(int(part[0]), int(part[-1]) + 1) for part in np.split(events, breaks)]
-
-
-MAX_RUNS = 10_000
-"""Runs kept per list in a report: what does not compress further is still counted by state."""
 
 
 def note(known: dict[str, RunSet], stream: str, runs: Sequence[Run]) -> None:

@@ -158,7 +158,7 @@ class _Stream:
     frames: int = 0
     end_frame: Frame | None = None
     missing: RunSet = field(default_factory=RunSet)  # ordinals
-    gaps: list[tuple[list[Run], bool]] = field(default_factory=list)  # events, as told to the workers
+    gaps: deque[tuple[list[Run], bool]] = field(default_factory=deque)  # events, as told to the workers
     paused: bool = False
     full: bool = False
     waits: bool = False
@@ -237,8 +237,14 @@ class IngestMachine:
             actions.append(Pause(stream))
         return actions
 
-    def assign(self, blocks: Sequence[Block]) -> list[Action]:
-        """The controller gave virtual workers to workers, some of them perhaps for the second time."""
+    def assign(self, blocks: Sequence[Block], settled: int = 0) -> list[Action]:
+        """The controller gave virtual workers to workers, some of them perhaps for the second time.
+
+        Events below `settled` are terminal: a worker that attaches later need not learn what they lack.
+        """
+        for state in self._streams.values():
+            while state.gaps and state.gaps[0][0][-1][1] <= settled:
+                state.gaps.popleft()
         for block in blocks:
             self._routes.add(block.lo, block.hi, block.worker)
             if block.attempt:
@@ -301,7 +307,7 @@ class IngestMachine:
         self._halted = self._closed = True
         actions: list[Action] = []
         for state in self._streams.values():
-            state.gaps = [gap for gap in state.gaps if not gap[1]]  # told anew, now for good
+            state.gaps = deque(gap for gap in state.gaps if not gap[1])  # told anew, now for good
             self._finish_series(state, actions)
         return actions + self._everything()
 

@@ -398,7 +398,7 @@ class IngesterService:
 
     def _assign(self, message: Assign) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
-            self._do(scan, partial(scan.machine.assign, message.blocks))
+            self._do(scan, partial(scan.machine.assign, message.blocks, message.settled))
 
     def _release(self, message: Release) -> None:
         if (scan := self._scans.get(message.scan)) is not None:

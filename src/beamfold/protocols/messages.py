@@ -214,6 +214,13 @@ class Gone(Message, frozen=True):
     how: str
 
 
+class FoldFailed(Message, frozen=True):
+    """The reducer's code raised for these events. What is not told so by the end is in Finished."""
+
+    scan: int
+    failed: list[Run]
+
+
 class Finished(Message, frozen=True):
     """This service ran its app's `finish()` for the scan. The reducer adds what only it knows."""
 
@@ -395,6 +402,7 @@ ToController: TypeAlias = (
     | Halted
     | FenceReached
     | PartsDone
+    | FoldFailed
     | Finished
     | Failed
     | Gone

@@ -121,8 +121,8 @@ class _Report(msgspec.Struct):
     events: int = 0
     out_of_order: list[Run] = []
     streams: dict[str, _ReportStream] = {}
-    parameters: list[Any] = []
-    ticks: list[int] = []
+    parameters_total: int = 0
+    ticks_total: int = 0
 
 
 @dataclass(slots=True)
@@ -184,8 +184,8 @@ def _recording(folder: Path, about: _About) -> Recording:
 
 def _refuse_missing(found: Recording, report: _Report) -> None:
     """Refuse a recording that has lost a dump, or lines of its history: the scan would look as if it had been so."""
-    counts = (len(report.parameters), len(report.ticks))
-    if report.parameters and counts != (len(found.parameters), len(found.ticks)):
+    counts = (report.parameters_total, report.ticks_total)
+    if report.parameters_total and counts != (len(found.parameters), len(found.ticks)):
         there = f"{len(found.parameters)} versions of the parameters and {len(found.ticks)} ticks"
         raise ConfigError(
             f"{found.folder / HISTORY} has {there}, the report {counts[0]} and {counts[1]}: lines are missing"

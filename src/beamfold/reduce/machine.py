@@ -18,7 +18,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from beamfold.model.runs import append_event
+from beamfold.model.runs import MAX_RUNS, append_event
 from beamfold.model.states import EventState, PartTracker
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Run
@@ -158,7 +158,7 @@ class ReduceMachine(Generic[T]):
                 break
             if first >= frontier:
                 limit = first + 1
-                if self._in_order:
+                if self._in_order and len(self.out_of_order) < MAX_RUNS:
                     append_event(self.out_of_order, first)
             heapq.heappop(self._heap)
             event, rank = self._heap[0].first() if self._heap else (limit, 0)

@@ -518,6 +518,17 @@ def test_frames_of_dropped_virtual_workers_are_not_sent_and_go_when_their_events
     assert bench.machine.progress()[0].retained == len(b"start")
 
 
+def test_what_terminal_events_lacked_is_not_remembered_for_workers_that_attach_later() -> None:
+    bench = Bench(uniform(None), workers=2, credit=None)
+    bench.start()
+    bench.feed(*[data(n) for n in range(1, 100, 2)])
+    bench.do(bench.machine.grant(0, 0, PLENTY))
+    assert len(bench.gaps) == 50
+    bench.do(bench.machine.assign(ALL, settled=96))
+    bench.do(bench.machine.grant(1, 0, PLENTY))
+    assert [runs for worker, runs, _ in bench.gaps if worker == 1] == [[(97, 98)], [(99, 100)]]
+
+
 # -- parameters -----------------------------------------------------------------------------------------------------
 
 
