@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from beamfold.app.runfile import load_runfile
 from processes import PATIENCE, descendants, is_gone, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +179,18 @@ def test_read_the_state(reader: Reader) -> None:
         reader.follow(block)
     reader.leave()
     assert "roi1" in reader.said
+
+
+def test_overload(tmp_path: Path) -> None:
+    """Its sections are ones of a run file, with the defaults that the page tells."""
+    (block,) = blocks(ROOT / "docs/how-to/overload.md")
+    app = '[app]\nworker = "worker.py:Worker"\nreducer = "reducer.py:Reducer"\n'
+    stream = '[streams.camera]\nprotocol = "stins"\nurl = "tcp://127.0.0.1:9999"\n'
+    for name, text in (("said.toml", app + block.text), ("silent.toml", app + stream)):
+        (tmp_path / name).write_text(text)
+    said, silent = load_runfile(tmp_path / "said.toml"), load_runfile(tmp_path / "silent.toml")
+    assert (said.policy, said.spill) == (silent.policy, silent.spill)
+    assert said.streams["camera"].retention_bytes == silent.streams["camera"].retention_bytes
 
 
 def test_links_between_pages_lead_somewhere() -> None:

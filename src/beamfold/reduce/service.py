@@ -23,6 +23,7 @@ from beamfold.model.errors import AppError, BeamfoldError, CodecError, Parameter
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
+from beamfold.model.runs import MAX_RUNS
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
@@ -39,10 +40,12 @@ from beamfold.protocols.messages import (
     Arm,
     Armed,
     Close,
+    Drop,
     End,
     Failed,
     Finish,
     Finished,
+    FoldFailed,
     Parameters,
     PartsDone,
     Shutdown,
@@ -121,6 +124,10 @@ class _Scan:
         """What was made durable, and not told of: nothing yet."""
         return Done(self.map.streams, [w.name for w in self.arm.workers])
 
+    def first_to_fold(self) -> int:
+        """No event before this one is folded any more."""
+        return min([self.machine.frontier, *(int(batch.events[index[0]]) for batch, index in self.folds)])
+
 
 class ReducerService:
     """Runs until told to shut down. `directory` holds the result logs of scans that are under way.
@@ -163,6 +170,7 @@ class ReducerService:
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Close: self._close,
+            Drop: self._drop_parts,
             Parameters: self._parameters,
             Finish: self._finish,
             End: self._end,
@@ -307,6 +315,8 @@ class ReducerService:
         now = time.monotonic()
         for fold in scan.machine.fold(now):
             scan.folds.append((fold.batch, list(fold.index)))
+        if len(scan.folder.parameters) > 1:
+            scan.folder.parameters.forget(scan.first_to_fold())
         deadline = now + SLICE
         while scan.folds and now < deadline:
             batch, index = scan.folds[0]
@@ -318,6 +328,8 @@ class ReducerService:
                 return
             scan.folds.popleft()
             now = time.monotonic()
+        if len(scan.folder.failed) >= MAX_RUNS:
+            self._tell_failed(scan)
         if not scan.folds:
             if scan.withheld and scan.backlog <= BACKLOG_BYTES:
                 self._give_back(scan)
@@ -345,6 +357,12 @@ class ReducerService:
         """Account for folded parts by their share of the batch."""
         scan.backlog -= batch.size * parts // max(len(batch.events), 1)
         self._cached = None
+
+    def _tell_failed(self, scan: _Scan) -> None:
+        """Tell the controller, which knows then that these events are terminal, for which of them user code raised."""
+        self._tell_done(scan)
+        failed, scan.folder.failed = scan.folder.failed, []
+        self._control.send(FoldFailed(scan.arm.scan, failed))
 
     def _give_back(self, scan: _Scan) -> None:
         scan.backlog = max(scan.backlog, 0)
@@ -414,6 +432,13 @@ class ReducerService:
         completed = scan.machine.close(scan.map)
         scan.closed = True
         self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
+
+    def _drop_parts(self, message: Drop) -> None:
+        scan = self._scan
+        assert scan is not None
+        self._tell_done(scan)  # with the frontier as it was
+        completed = [run for lo, hi in message.blocks for run in scan.machine.drop(lo, hi)]
+        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=scan.closed))
 
     def _parameters(self, message: Parameters) -> None:
         scan = self._scan
