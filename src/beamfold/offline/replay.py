@@ -22,11 +22,12 @@ from beamfold.offline.apprun import FOREVER, AppRun
 from beamfold.offline.parameters import read_parameters
 from beamfold.offline.playback import Capture, events, parse_capture
 from beamfold.offline.recorded import RecordedReplay
-from beamfold.protocols.envelopes import ResultBatch, decode_header, result_bodies, unpack_events, unpack_states
+from beamfold.protocols.envelopes import ResultBatch, decode_header
 from beamfold.protocols.messages import Failure
 from beamfold.protocols.recordings import read_recording
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.tree import snapshot
+from beamfold.reduce.batch import Batch
 from beamfold.work.machine import Part
 from beamfold.work.runner import Runner
 
@@ -69,7 +70,7 @@ class Replay:
             following = next(stream, None)
             everyone = first or following is None
             runners = self._runners if everyone else [self._runners[held.event_number % len(self._runners)]]
-            self._one(held, runners)
+            self._one(held, runners, everyone)
             first, held = False, following
             done += 1
             if done % BATCH == 0:
@@ -77,14 +78,13 @@ class Replay:
         self._finish()
         yield done
 
-    def _one(self, event: EventData, runners: list[Runner]) -> None:
+    def _one(self, event: EventData, runners: list[Runner], everyone: bool) -> None:
         now, interval = time.monotonic(), self._app.tick_interval
         if interval is not None and now >= self._next_tick:
             self._next_tick = now + interval
             runners[0].tick = True
-        part = Part(event.event_number, 0, event.streams, 0, 0, True)
-        for runner in runners:
-            runner.run([part], FOREVER)
+        for n, runner in enumerate(runners):
+            runner.run([Part(event.event_number, -1 - n if everyone else 0, event.streams, 0, 0, True)], FOREVER)
             self._fold(runner)
         self._last = max(self._last, event.event_number)
 
@@ -93,15 +93,13 @@ class Replay:
         parts, _ = runner.results.take()
         header = decode_header(parts[0])
         assert isinstance(header, ResultBatch)
-        event = int(unpack_events(header.events, header.n)[0])
-        states = unpack_states(header.states, header.n)
+        batch = Batch(header, parts[1:])
+        event, states = int(batch.events[0]), batch.states
         state = states if isinstance(states, int) else int(states[0])
         self._states.set(event, event + 1, max(state, int(self._states[event])))
-        name = self.report.workers[header.worker]
-        self._fail(Failure(event, "process_event", name, text) for _, text in header.failures)
-        body = result_bodies(header, parts[1])[0]
-        if len(body):
-            self._folder.of_batch(header.worker, parts[2:])(event, body)
+        name = self.report.workers[batch.worker]
+        self._fail(Failure(event, hook, name, text) for _, hook, text in header.failures)
+        self._app.fold(batch)
 
     def _fail(self, failures: Iterable[Failure]) -> None:
         for f in failures:

@@ -89,7 +89,14 @@ class Rig:
         return got, [threading.Thread(target=ask).start, Until(lambda: got)]
 
 
-@pytest.mark.parametrize("wrong", [{"failures": [(5, "text")]}, {"failures": [(-2, "t")]}, {"missing": [(1 << 60, 1)]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"failures": [(5, "process_event", "text")]},
+        {"failures": [(-2, "process_event", "t")]},
+        {"missing": [(1 << 60, 1)]},
+    ],
+)
 def test_a_batch_that_speaks_of_parts_it_does_not_have_is_not_used(tmp_path: Path, wrong: dict[str, Any]) -> None:
     rig = Rig(tmp_path)
     rig.run(rig.results(batch(**wrong)), rig.results(batch(first=2)))
