@@ -15,7 +15,7 @@ class Pace:
 
     def size(self, seconds: float) -> int:
         """How many to take for about so many seconds of work; at least one."""
-        if self._size * self._each <= seconds:
+        if self._size * self._each <= max(seconds, 0.0):
             return self._size
         return max(1, int(seconds / self._each))
 

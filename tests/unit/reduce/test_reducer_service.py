@@ -95,6 +95,8 @@ class Rig:
         {"failures": [(5, "process_event", "text")]},
         {"failures": [(-2, "process_event", "t")]},
         {"missing": [(1 << 60, 1)]},
+        {"combined": [(0, 2)]},
+        {"combined": [(-1, 1)]},
     ],
 )
 def test_a_batch_that_speaks_of_parts_it_does_not_have_is_not_used(tmp_path: Path, wrong: dict[str, Any]) -> None:
