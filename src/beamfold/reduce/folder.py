@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from beamfold.app.batchsize import BatchSize
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.hooks import TIMER_DEFAULT_S, ReducerHooks
-from beamfold.app.pace import Pace
 from beamfold.model.errors import CodecError
 from beamfold.model.events import ResultData
 from beamfold.model.parameters import ParameterHistory, ParameterSet
@@ -55,7 +55,7 @@ class Folder:
         self._workers = workers
         self._next_broadcast = next_broadcast
         self._clock = clock
-        self._pace = Pace()
+        self._size = BatchSize()
         self._stretches = Stretches(parameters, next_broadcast)
         self._gathered: list[ResultData] = []
         self._sources: list[tuple[Batch, int]] = []
@@ -110,7 +110,7 @@ class Folder:
             self._end = end
         self._gathered.append(result)
         self._sources.append((batch, place))
-        if len(self._gathered) >= self._pace.size(self._deadline - self._clock()):
+        if len(self._gathered) >= self._size.within(self._deadline - self._clock()):
             self.flush()
 
     def flush(self) -> None:
@@ -125,7 +125,7 @@ class Folder:
             self.hooks.process_results(results, self.parameters.at(results[0].event_number))
         except USER_ERRORS as error:
             self._fail(sources, "process_results", user_traceback(error))
-        self._pace.took(len(results), self._clock() - began)
+        self._size.took(len(results), self._clock() - began)
 
     def _fail(self, sources: Sequence[tuple[Batch, int]], hook: str, text: str) -> None:
         """Results could not be folded: so have failed all of the events that are in them."""

@@ -14,9 +14,9 @@ from itertools import islice, repeat
 from operator import is_, lt
 from typing import Any
 
+from beamfold.app.batchsize import BatchSize
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.hooks import WorkerHooks
-from beamfold.app.pace import Pace
 from beamfold.model.errors import CodecError
 from beamfold.model.events import EventData
 from beamfold.model.parameters import ParameterHistory
@@ -56,7 +56,7 @@ class Runner:
         self._skip = skip
         self._next_broadcast = next_broadcast
         self._clock = clock
-        self._pace = Pace()
+        self._size = BatchSize()
         self._stretches = Stretches(parameters, next_broadcast)
         self._held: list[Part] = []
         self._payloads: list[Any] = []
@@ -131,7 +131,7 @@ class Runner:
         clock, done = self._clock, 0
         now = clock()
         while True:
-            batch = self._alike(parts[done : done + self._pace.size(deadline - now)])
+            batch = self._alike(parts[done : done + self._size.within(deadline - now)])
             if batch:
                 self._many(batch)
             else:
@@ -139,7 +139,7 @@ class Runner:
             done += len(batch) or 1
             before, now = now, clock()
             if batch:
-                self._pace.took(len(batch), now - before)
+                self._size.took(len(batch), now - before)
             if done >= len(parts) or now >= deadline:
                 return done
 
@@ -186,7 +186,7 @@ class Runner:
 
     def _again(self, parts: Sequence[Part], hook: str, text: str) -> None:
         """Process parts each for itself: `hook` failed for all of them together."""
-        self._pace = Pace()
+        self._size = BatchSize()
         before = self.results.failed
         for part in parts:
             self._alone(part)

@@ -6,14 +6,14 @@ LARGEST = 4096
 """Events of one call at most: beyond it the price of a call is nothing beside that of its events."""
 
 
-class Pace:
+class BatchSize:
     """A size that follows the measured time: it begins with one, doubles at most, and fits into the time there is."""
 
     def __init__(self) -> None:
         self._size = 1
         self._each = 0.0
 
-    def size(self, seconds: float) -> int:
+    def within(self, seconds: float) -> int:
         """How many to take for about so many seconds of work; at least one."""
         if self._size * self._each <= max(seconds, 0.0):
             return self._size
