@@ -104,7 +104,7 @@ def live(rig: Rig) -> list[Any]:
 def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig) -> Rig:
     """A scan that was recorded, of any kind."""
     app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
-    rig, written, numbered = build(data, Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app), make)
+    rig, written, numbered = build(data, Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app), make=make)
     trigger_map = written.compile()
     rig.submit(trigger_map, written=written)
     rig.until(lambda: 1 in rig.replies)

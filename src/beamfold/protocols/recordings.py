@@ -124,6 +124,7 @@ class _Report(msgspec.Struct):
     streams: dict[str, _ReportStream] = {}
     parameters_total: int = 0
     ticks_total: int = 0
+    combined: int = 0
 
 
 @dataclass(slots=True)
@@ -187,16 +188,19 @@ def _recording(folder: Path, about: _About) -> Recording:
 
 def _refuse_missing(found: Recording, report: _Report) -> None:
     """Refuse a recording that has lost a dump, or lines of its history: the scan would look as if it had been so."""
-    counts = (report.parameters_total, report.ticks_total)
-    if report.parameters_total and counts != (len(found.parameters), len(found.ticks)):
-        there = f"{len(found.parameters)} versions of the parameters and {len(found.ticks)} ticks"
-        raise ConfigError(
-            f"{found.folder / HISTORY} has {there}, the report {counts[0]} and {counts[1]}: lines are missing"
-        )
+    told = (report.parameters_total, report.ticks_total, report.combined)
+    there = (len(found.parameters), len(found.ticks), len(found.combined))
+    if report.parameters_total and told != there:
+        what = f"{_listed(there)} versions of the parameters, ticks and combined results, not {_listed(told)}"
+        raise ConfigError(f"{found.folder / HISTORY} has {what}: lines are missing")
     for name, stream in found.streams.items():
         frames = report.streams[name].frames if name in report.streams else 0
         if frames and not (stream.dump.is_file() and stream.dump.stat().st_size):
             raise ConfigError(f"{stream.dump} is missing or empty: it had {frames} frames of stream {name!r}")
+
+
+def _listed(counts: tuple[int, int, int]) -> str:
+    return "{}, {} and {}".format(*counts)
 
 
 def _json(path: Path) -> Any:
