@@ -375,8 +375,9 @@ def unpack_combined(header: ResultBatch, events: Events, k: Positions) -> dict[i
 
     CodecError unless their parts are a worker's own, each there once, and have no other result.
     """
-    end = 0
-    sizes = _sizes(header)
+    if not header.combined:
+        return {}
+    end, sizes = 0, _sizes(header)
     for lo, hi in header.combined:
         if not end <= lo < hi <= header.n:
             raise CodecError(f"combined results of parts {lo} to {hi} of {header.n}")

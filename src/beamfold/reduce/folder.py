@@ -61,6 +61,7 @@ class Folder:
         self._sources: list[tuple[Batch, int]] = []
         self._end = 0
         self._deadline = 0.0
+        self._limit = 1
         self.failures: list[Failure] = []
         self.failed = RunSet()
         self.folded = 0
@@ -68,6 +69,7 @@ class Folder:
     def begin(self, deadline: float) -> None:
         """Results will be folded until about then, by the clock; parameters and map may have changed since."""
         self._deadline = deadline
+        self._limit = self._size.within(deadline - self._clock())
         self._stretches = Stretches(self.parameters, self._next_broadcast)
 
     def fold(self, batch: Batch, places: Sequence[int]) -> int:
@@ -77,40 +79,43 @@ class Folder:
         scan goes on. `process_results` may have to wait for more: call `flush` before anybody looks.
         """
         name, decode = self._workers[batch.worker], Reader(batch.buffers, self._types, writable=True).decode
-        fold = self._one if self.hooks.process_results is None else self._gather
-        bodies, at = batch.bodies, self.parameters.at
+        process = self.hooks.process_result if self.hooks.process_results is None else None
+        bodies, at, done = batch.bodies, self.parameters.at, 0
         for done, (place, event) in enumerate(zip(places, batch.events[places].tolist(), strict=True), 1):
             parameters = at(event)
             try:
                 result = ResultData(event, name, decode(bodies[place]), parameters.hash)
             except CodecError as error:
                 self._fail([(batch, place)], "result", str(error))
+                continue
+            if process is None:
+                self._gather(result, parameters, batch, place)
             else:
-                fold(result, parameters, batch, place)
-            self.folded += 1
+                try:
+                    process(result, parameters)
+                except USER_ERRORS as error:
+                    self._fail([(batch, place)], "process_result", user_traceback(error))
             if done % LOOK == 0 and self._clock() >= self._deadline:
-                return done
-        return len(places)
-
-    def _one(self, result: ResultData, parameters: ParameterSet, batch: Batch, place: int) -> None:
-        try:
-            self.hooks.process_result(result, parameters)
-        except USER_ERRORS as error:
-            self._fail([(batch, place)], "process_result", user_traceback(error))
+                break
+        self.folded += done
+        return done
 
     def _gather(self, result: ResultData, parameters: ParameterSet, batch: Batch, place: int) -> None:
         event = result.event_number
         end = self._stretches.end(event)
         if event == end or batch.broadcast(place):
             self.flush()
-            self._one(result, parameters, batch, place)
+            try:
+                self.hooks.process_result(result, parameters)
+            except USER_ERRORS as error:
+                self._fail([(batch, place)], "process_result", user_traceback(error))
             return
         if end != self._end:
             self.flush()
             self._end = end
         self._gathered.append(result)
         self._sources.append((batch, place))
-        if len(self._gathered) >= self._size.within(self._deadline - self._clock()):
+        if len(self._gathered) >= self._limit:
             self.flush()
 
     def flush(self) -> None:
@@ -125,7 +130,9 @@ class Folder:
             self.hooks.process_results(results, self.parameters.at(results[0].event_number))
         except USER_ERRORS as error:
             self._fail(sources, "process_results", user_traceback(error))
-        self._size.took(len(results), self._clock() - began)
+        now = self._clock()
+        self._size.took(len(results), now - began)
+        self._limit = self._size.within(self._deadline - now)
 
     def _fail(self, sources: Sequence[tuple[Batch, int]], hook: str, text: str) -> None:
         """Results could not be folded: so have failed all of the events that are in them."""
