@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,11 @@ class AppRun:
                 history.append(event, history.latest.renumbered(number))
         return history
 
-    def fold(self, batch: Batch, places: Sequence[int] | None = None) -> None:
-        """Fold results of a batch: those of these parts, or all that it has."""
-        if places is None:
-            places = range(len(batch.events)) if batch.places is None else batch.places.tolist()
+    def fold(self, results: Iterable[tuple[Batch, Sequence[int]]]) -> None:
+        """Fold results: of these batches, those of these parts."""
         self.folder.begin(math.inf)
-        self.folder.fold(batch, places)
+        for batch, places in results:
+            self.folder.fold(batch, places)
         self.folder.flush()
 
     @property

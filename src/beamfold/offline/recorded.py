@@ -267,8 +267,7 @@ class RecordedReplay:
         done = Done(self._map.streams, self._app.names)
         done.add(header, batch, fresh, completed)
         self._scan.done(done.message(SCAN, self._reduce.frontier, self._closed, 0), 0.0)
-        for fold in self._reduce.fold(0.0):
-            self._app.fold(fold.batch, fold.index)
+        self._app.fold((fold.batch, fold.index) for fold in self._reduce.fold(0.0))
 
     def _finish(self) -> None:
         for seen in self._ingest.progress():

@@ -68,9 +68,9 @@ class Batch:
         self._take(header, envelope[1:])
 
     @property
-    def results(self) -> int:
-        """How many results there are to fold."""
-        return len(self.events) if self.places is None else len(self.places)
+    def all_places(self) -> Sequence[int]:
+        """The places of all results."""
+        return range(len(self.events)) if self.places is None else self.places.tolist()
 
     def events_of(self, place: int) -> Events:
         """The events whose result is that of this part; of a combined one they may repeat."""

@@ -100,8 +100,7 @@ def combined(events: Sequence[int], payload: Any) -> Batch:
 def fold(to: Folder, *batches: Batch) -> None:
     to.begin(math.inf)
     for batch in batches:
-        places = range(len(batch.events)) if batch.places is None else batch.places.tolist()
-        to.fold(batch, list(places))
+        to.fold(batch, batch.all_places)
     to.flush()
 
 
