@@ -126,9 +126,13 @@ class ReduceMachine(Generic[T]):
     def torn(self, events: Ints, k: int | NDArray[np.int16], combined: Mapping[int, int]) -> tuple[int, int] | None:
         """A combined result of a batch (its first part -> behind its last) of which some parts are done and some not.
 
-        Such a batch must not be logged: the result can be neither folded nor left out. All parts done is no harm.
+        Such a batch must not be logged: the result can be neither folded nor left out. All parts done is no harm. Where
+        parts are in the batch twice, every result counts as such.
         """
+        distinct = not combined or _distinct(events, k)
         for lo, hi in combined.items():
+            if not distinct:
+                return lo, hi
             done = self._tracker.count(events[lo:hi], k if isinstance(k, int) else k[lo:hi])
             if 0 < done < hi - lo:
                 return lo, hi
@@ -219,6 +223,14 @@ class ReduceMachine(Generic[T]):
         if not self._in_order:
             return True
         return self._stalled_since is not None and now - self._stalled_since >= self._patience
+
+
+def _distinct(events: Ints, k: int | NDArray[np.int16]) -> bool:
+    """Whether these parts are all different."""
+    if bool((np.diff(events) > 0).all()):
+        return True
+    parts = np.stack((events, np.broadcast_to(k, len(events))))
+    return bool(np.unique(parts, axis=1).shape[1] == len(events))
 
 
 def _ranks(k: int | NDArray[np.int16]) -> int | Ints:
