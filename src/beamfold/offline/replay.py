@@ -79,10 +79,10 @@ class Replay:
                 self._broadcast(held)
             else:
                 self._gather(held)
+            held, first, done = following, False, done + 1
             if self._gathered >= BATCH or self._bytes >= BATCH_BYTES:
                 self._process()
                 yield done
-            held, first, done = following, False, done + 1
         self._finish()
         yield done
 
@@ -124,9 +124,10 @@ class Replay:
         header = decode_header(head)
         assert isinstance(header, ResultBatch)
         batch = Batch(header, parts)
-        states = np.broadcast_to(batch.states, len(batch.events)).tolist()
-        for event, state in zip(batch.events.tolist(), states, strict=True):
-            self._states.set(event, event + 1, max(state, int(self._states[event])))
+        states = np.broadcast_to(batch.states, len(batch.events)).astype(np.uint8)
+        if len(states) == 1:  # it may be broadcast, and others may have done worse
+            states = np.maximum(states, self._states[int(batch.events[0])])
+        self._states.set_many(batch.events, states)
         name = self.report.workers[batch.worker]
         self._fail(Failure(int(batch.events[i]), hook, name, text) for i, hook, text in header.failures)
         self.report.troubles += [f"worker {name}: {text}" for text in runner.troubles]

@@ -193,8 +193,10 @@ class Runner:
         if self.results.failed == before and hook not in self._told:
             self._told.add(hook)
             events = [part.event for part in parts]
-            which = f"{len(parts)} events from {min(events)} to {max(events)}"
-            self.troubles.append(f"{hook} failed for {which}, but not for any of them alone: {text}")
+            which = (
+                f"{len(parts)} events from {min(events)} to {max(events)}" if len(parts) > 1 else f"event {events[0]}"
+            )
+            self.troubles.append(f"{hook} failed for {which}; processed one by one, none failed: {text}")
 
     def _alone(self, part: Part) -> None:
         event, tick = part.event, part.event in self.results.ticks
