@@ -358,7 +358,8 @@ class ReducerService:
         failed, frontier = scan.folder.failed, scan.machine.frontier
         known = failed.overlap(0, frontier)  # a combined result may have events that still lack a part
         failed.discard(0, frontier)
-        self._control.send(FoldFailed(scan.arm.scan, known))
+        if known:
+            self._control.send(FoldFailed(scan.arm.scan, known))
 
     def _give_back(self, scan: _Scan) -> None:
         for peer, owed in scan.withheld.items():

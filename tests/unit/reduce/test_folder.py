@@ -108,7 +108,7 @@ def test_results_of_several_workers_are_folded_together_in_their_order() -> None
     to = folder(Many)
     fold(to, singles({1: "a", 2: "b"}), combined([3, 5], "c"), singles({4: "d"}))
     assert to.hooks.instance.calls == [[(1, "a"), (2, "b"), (3, "c"), (4, "d")]]
-    assert (to.folded, to.failures, to.failed) == (4, [], [])
+    assert (to.folded, to.failures, to.failed.runs()) == (4, [], [])
 
 
 def test_what_was_broadcast_is_folded_alone_and_nothing_goes_across_it_or_new_parameters() -> None:
@@ -123,7 +123,7 @@ def test_all_events_of_a_batch_that_raises_have_failed_because_it_may_have_folde
     to = folder(Many)
     fold(to, singles({1: "a", 2: "wrong"}), combined([3, 4, 7], "c"))
     fold(to, singles({5: "e"}))
-    assert to.failed == [(1, 5), (7, 8)]
+    assert to.failed.runs() == [(1, 5), (7, 8)]
     (failure,) = to.failures
     assert (failure.event, failure.where, failure.worker) == (1, "process_results", "w0")
     assert "for 5 events from 1 to 7: " in failure.text
@@ -135,7 +135,7 @@ def test_all_events_of_a_batch_that_raises_have_failed_because_it_may_have_folde
 def test_a_combined_result_that_raises_is_a_failure_of_all_its_events() -> None:
     to = folder(Alone)
     fold(to, combined([2, 3, 9], "wrong"), combined([4], "fine"))
-    assert to.failed == [(2, 4), (9, 10)]
+    assert to.failed.runs() == [(2, 4), (9, 10)]
     (failure,) = to.failures
     assert (failure.event, failure.where, failure.worker) == (2, "process_result", "w1")
     assert failure.text.startswith("for 3 events from 2 to 9: ")
