@@ -24,17 +24,13 @@ from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
 from beamfold.model.runs import MAX_RUNS
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
     Grant,
     ResultBatch,
     decode_header,
     encode_header,
-    result_bodies,
-    unpack_events,
-    unpack_positions,
-    unpack_states,
 )
 from beamfold.protocols.messages import (
     Arm,
@@ -52,6 +48,7 @@ from beamfold.protocols.messages import (
     ToService,
     Trouble,
 )
+from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
@@ -86,19 +83,16 @@ class Publisher(Protocol):
         """Write the final state to disk, and into the folder of a recording; returns the file's path, "" for none."""
 
 
-class _Batch:
-    """A logged batch: where it is in the log, and its bytes while there is room for them in memory."""
+class _Batch(Batch):
+    """A logged batch: where it is in the log, and its results while there is room for them in memory."""
 
-    __slots__ = ("bodies", "buffers", "events", "location", "size", "version", "worker")
+    __slots__ = ("left", "location", "size")
 
-    def __init__(self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location) -> None:
-        self.worker = header.worker
-        self.version = header.version
-        self.events = events.tolist()
-        self.location = at
+    def __init__(self, header: ResultBatch, parts: list[Buffer]) -> None:
+        super().__init__(header, parts[1:])
         self.size = sum(map(len, parts))
-        self.bodies: list[Buffer] | None = result_bodies(header, parts[1])
-        self.buffers: list[Buffer] = parts[2:]
+        self.left = 0
+        self.location: Location
 
 
 class _Scan:
@@ -122,7 +116,7 @@ class _Scan:
 
     def nothing_done(self) -> Done:
         """What was made durable, and not told of: nothing yet."""
-        return Done(self.map.streams, [w.name for w in self.arm.workers])
+        return Done(self.map.streams, [w.name for w in self.arm.workers], recorded=bool(self.arm.record))
 
     def first_to_fold(self) -> int:
         """No event before this one is folded any more."""
@@ -248,13 +242,11 @@ class ReducerService:
                     continue
                 if not isinstance(header, ResultBatch) or scan is None or header.scan != scan.arm.scan:
                     continue
-                fresh, completed = self._log(scan, header, bytes(parts[0]), parts[1:])
+                batch = self._batch(scan, header, bytes(parts[0]), parts[1:])
             except CodecError:
                 continue  # not from one of ours: nothing of it is used
-            if fresh is None:
-                continue
-            self._credit(scan, bytes(parts[0]), sum(map(len, parts[1:])))
-            scan.done.add(header, fresh, completed)
+            if self._refused(scan, batch) or self._log(scan, header, batch, parts[1:]):
+                self._credit(scan, bytes(parts[0]), batch.size)
 
     def _tell_done(self, scan: _Scan) -> None:
         """Tell the controller what became durable since it was last told."""
@@ -266,30 +258,43 @@ class ReducerService:
         self._control.send(scan.done.message(scan.arm.scan, scan.machine.frontier, scan.closed, new))
         scan.done = scan.nothing_done()
 
-    def _log(
-        self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]
-    ) -> tuple[np.ndarray[Any, Any] | None, list[tuple[int, int, int]]]:
-        """Append a batch to the result log, which is when its parts are done."""
-        if not 0 <= header.worker < len(scan.arm.workers) or len(parts) < 2:
+    def _batch(self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]) -> _Batch:
+        if not 0 <= header.worker < len(scan.arm.workers):
             raise CodecError(f"results of worker {header.worker}, which this scan does not have")
         if scan.arm.workers[header.worker].name.encode() != peer:
             raise CodecError(f"results of worker {header.worker} that somebody else sent")
-        events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
-        states = unpack_states(header.states, header.n)
-        if not all(0 <= i < header.n for i, _ in (*header.failures, *header.missing)):
-            raise CodecError("failures or missing streams of parts that the batch does not have")
+        return _Batch(header, parts)
+
+    def _refused(self, scan: _Scan, batch: _Batch) -> bool:
+        """Whether a combined result has parts that are done by others; then nothing of the batch is taken."""
+        torn = scan.machine.torn(batch.events, batch.k, batch.combined)
+        if torn is None:
+            return False
+        events = batch.events[torn[0] : torn[1]]
+        self._trouble(
+            scan,
+            f"results of worker {scan.arm.workers[batch.worker].name} were refused: a combined one, of events from "
+            f"{events[0]} to {events[-1]}, has some that are done already; the others have to be processed again",
+        )
+        return True
+
+    def _log(self, scan: _Scan, header: ResultBatch, batch: _Batch, parts: list[Buffer]) -> bool:
+        """Append a batch to the result log, which is when its parts are done; False where that cannot be."""
         try:
-            location = scan.log.append(parts)
+            batch.location = scan.log.append(parts)
         except (BeamfoldError, OSError) as error:
             # A full disk: these parts are not done and never will be, so the scan ends here and says why.
             self._control.send(Failed(scan.arm.scan, f"the result log cannot be written: {error}"))
-            return None, []
-        batch = _Batch(header, parts, events, location)
-        fresh, done = scan.machine.logged(batch, events, k, states, time.monotonic())
-        scan.backlog += batch.size * int(np.count_nonzero(fresh)) // header.n  # what is not new is never folded
-        if scan.backlog > BACKLOG_BYTES:
-            batch.bodies, batch.buffers = None, []
-        return fresh, done
+            return False
+        now, places = time.monotonic(), batch.places
+        fresh, completed = scan.machine.logged(batch, batch.events, batch.k, batch.states, now, places)
+        scan.done.add(header, batch, fresh, completed)
+        batch.left = int(np.count_nonzero(fresh if places is None else fresh[places]))
+        if batch.left:
+            scan.backlog += batch.size
+        if not batch.left or scan.backlog > BACKLOG_BYTES:
+            batch.drop()
+        return True
 
     def _trouble(self, scan: _Scan, text: str) -> None:
         self._control.send(Trouble(scan.arm.scan, "reducer", text))
@@ -317,55 +322,46 @@ class ReducerService:
             scan.folds.append((fold.batch, list(fold.index)))
         if len(scan.folder.parameters) > 1:
             scan.folder.parameters.forget(scan.first_to_fold())
-        deadline = now + SLICE
-        while scan.folds and now < deadline:
-            batch, index = scan.folds[0]
-            if batch.version > scan.version:
-                break  # its parameters are on their way
-            at = self._fold_batch(scan, batch, index, deadline)
-            if at < len(index):
-                scan.folds[0] = (batch, index[at:])
-                return
-            scan.folds.popleft()
-            now = time.monotonic()
-        if len(scan.folder.failed) >= MAX_RUNS:
+        if scan.folds:
+            self._fold_until(scan, now, now + SLICE)
+        if scan.folder.failed.count >= MAX_RUNS:
             self._tell_failed(scan)
         if not scan.folds:
             if scan.withheld and scan.backlog <= BACKLOG_BYTES:
                 self._give_back(scan)
             self._tell_finished(scan)
 
-    def _fold_batch(self, scan: _Scan, batch: _Batch, index: list[int], deadline: float) -> int:
-        bodies, buffers = batch.bodies, batch.buffers
-        if bodies is None:
-            parts: list[Buffer] = list(scan.log.read(batch.location))
-            header = decode_header(parts[0])
-            assert isinstance(header, ResultBatch)
-            bodies, buffers = result_bodies(header, parts[1]), parts[2:]
-        fold, events = scan.folder.of_batch(batch.worker, buffers), batch.events
-        for done, i in enumerate(index, 1):
-            body = bodies[i]
-            if len(body):
-                fold(events[i], body)
-                if done % 32 == 0 and time.monotonic() >= deadline:
-                    self._folded(scan, batch, done)
-                    return done
-        self._folded(scan, batch, len(index))
-        return len(index)
-
-    def _folded(self, scan: _Scan, batch: _Batch, parts: int) -> None:
-        """Account for folded parts by their share of the batch."""
-        scan.backlog -= batch.size * parts // max(len(batch.events), 1)
-        self._cached = None
+    def _fold_until(self, scan: _Scan, now: float, deadline: float) -> None:
+        scan.folder.begin(deadline)
+        while scan.folds and now < deadline:
+            batch, index = scan.folds[0]
+            if batch.version > scan.version:
+                break  # its parameters are on their way
+            if batch.dropped:
+                batch.restore(scan.log.read(batch.location))
+            done = scan.folder.fold(batch, index)
+            self._cached = None
+            batch.left -= done
+            if not batch.left:
+                scan.backlog -= batch.size
+                batch.drop()
+            if done < len(index):
+                scan.folds[0] = (batch, index[done:])
+                break
+            scan.folds.popleft()
+            now = time.monotonic()
+        scan.folder.flush()
 
     def _tell_failed(self, scan: _Scan) -> None:
         """Tell the controller, which knows then that these events are terminal, for which of them user code raised."""
         self._tell_done(scan)
-        failed, scan.folder.failed = scan.folder.failed, []
-        self._control.send(FoldFailed(scan.arm.scan, failed))
+        failed, frontier = scan.folder.failed, scan.machine.frontier
+        known = failed.overlap(0, frontier)  # a combined result may have events that still lack a part
+        failed.discard(0, frontier)
+        if known:
+            self._control.send(FoldFailed(scan.arm.scan, known))
 
     def _give_back(self, scan: _Scan) -> None:
-        scan.backlog = max(scan.backlog, 0)
         for peer, owed in scan.withheld.items():
             if owed * 4 >= CREDIT_BYTES:
                 scan.withheld[peer] = 0
@@ -417,6 +413,7 @@ class ReducerService:
             ParameterHistory([(0, first)]),
             self._types(cls),
             [w.name for w in message.workers],
+            lambda event: machine.map.next_broadcast(event, EVERYBODY),
         )
         try:
             log = SegmentLog(self._directory / message.scan_id)
@@ -472,7 +469,7 @@ class ReducerService:
             Finished(
                 scan.arm.scan,
                 folder.failures,
-                folder.failed,
+                folder.failed.runs(),
                 scan.machine.out_of_order,
                 path,
                 "; ".join(problems),

@@ -116,6 +116,7 @@ class Report(BaseModel):
     parameters_total: int = 0
     ticks: list[int] = []
     ticks_total: int = 0
+    combined: int = 0
     workers: list[str] = []
     started: float = 0.0
     finished: float | None = None
