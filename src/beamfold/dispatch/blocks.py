@@ -3,8 +3,8 @@
 Virtual workers are assigned in order of their first event, ahead of the frames. A worker gets new ones while it has
 less than its window of work outstanding; the window is what it did lately in `WINDOW` seconds, so it grows within a
 few round trips to what the machine can do, and is one or two events at low rates. Where a round trip takes longer than
-that, because very many workers share controller and reducer, workers run dry, and their windows grow until they do not:
-blocks are larger then, and everybody has less to do per event.
+that, because very many workers share controller and reducer, workers run dry: then they get more seconds of work ahead,
+up to `LONGEST`, until they do not. Blocks are larger by that, and everybody has less to do per event.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ from beamfold.protocols.messages import Block
 
 WINDOW = 0.1
 """Seconds of work a worker has ahead: several control round trips, and still short against human patience."""
+
+LONGEST = 0.5
+"""Seconds of work ahead at most of a worker that runs dry: what a scan that ends, or a worker that hangs, may leave to
+one worker alone."""
+
+CALM = 0.95
+"""By this factor fall the seconds ahead when a worker did not run dry: within seconds back to `WINDOW`."""
 
 BLOCKS_PER_WINDOW = 4
 """Blocks in a window, so that a block is 10 to 50 ms of work."""
@@ -43,12 +50,13 @@ class _Worker:
     window: int = FIRST_WINDOW
     counted: int = 0
     since: float | None = None
+    ahead: float = WINDOW
     dry: bool = False
 
     def rate(self, parts: int, now: float) -> None:
-        """More parts are done. Once in a while, the window becomes what the rate since then asks for.
+        """More parts are done. Once in a while, the window follows the rate since then.
 
-        What is done by a worker that ran dry says how long a round trip takes, and not how fast the worker is.
+        What a worker does that runs dry says how long the way to it and back is, and not how fast it is.
         """
         self.done += parts
         self.counted += parts
@@ -56,15 +64,20 @@ class _Worker:
         if self.since is None:
             self.since, self.counted = now, 0
         elif now - self.since >= RATE_INTERVAL:
-            wanted = self.counted / (now - self.since) * WINDOW
-            window = 2 * self.window if self.dry else round((self.window + wanted) / 2)
+            rate = self.counted / (now - self.since)
+            if not self.dry:
+                self.ahead = max(CALM * self.ahead, WINDOW)
+            elif rate * self.ahead <= self.window:  # more at once would not be done sooner: it is the way that is long
+                self.ahead = min(2 * self.ahead, LONGEST)
+            window = round((self.window + rate * self.ahead) / 2)
             self.window = max(FIRST_WINDOW, min(LARGEST_WINDOW, window))
             self.since, self.counted, self.dry = now, 0, False
 
     @property
     def room(self) -> int:
-        """Parts that it may still be given."""
-        return self.window - (self.assigned - self.done)
+        """Parts that it may still be given; less than a block is not worth a message."""
+        room = self.window - (self.assigned - self.done)
+        return room if room >= self.window // BLOCKS_PER_WINDOW else 0
 
 
 @dataclass(slots=True)
@@ -188,14 +201,13 @@ class Dispatcher:
 
     def _size(self, virtual: int, worker: int, total: int | None) -> int:
         """Virtual workers in one block: a share of the window, less near the end, one where they interlock."""
-        w = self._workers[worker]
         plain = self.map.plain_run(virtual) - virtual
         if plain <= 1:
             return 1
         per = self.map.part_total(virtual, virtual + 1)
         if not per:
             return self._idle(virtual, plain)
-        size = max(1, min(w.window // BLOCKS_PER_WINDOW, w.room) // per)
+        size = max(1, self._workers[worker].window // BLOCKS_PER_WINDOW // per)
         if total is not None:
             size = min(size, max(1, (total - virtual) // (2 * len(self._workers))))
         return min(size, plain)
