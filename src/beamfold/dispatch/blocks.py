@@ -10,6 +10,7 @@ up to `LONGEST`, until they do not. Blocks are larger by that, and everybody has
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ class _Worker:
                 self.ahead = max(CALM * self.ahead, WINDOW)
             elif rate * self.ahead <= self.window:  # more at once would not be done sooner: it is the way that is long
                 self.ahead = min(2 * self.ahead, LONGEST)
-            window = round((self.window + rate * self.ahead) / 2)
+            window = math.ceil((self.window + rate * self.ahead) / 2)  # not round: 2 would stay 2
             self.window = max(FIRST_WINDOW, min(LARGEST_WINDOW, window))
             self.since, self.counted, self.dry = now, 0, False
 
