@@ -2,15 +2,20 @@
 
 Virtual workers are assigned in order of their first event, ahead of the frames. A worker gets new ones while it has
 less than its window of work outstanding; the window is what it did lately in `WINDOW` seconds, so it grows within a
-few round trips to what the machine can do, and is one or two events at low rates.
+few round trips to what the machine can do, and is one or two events at low rates. Where a round trip takes longer than
+that, because very many workers share controller and reducer, workers run dry: then they get more seconds of work ahead,
+up to `LONGEST`, until they do not. Blocks are larger by that, and everybody has less to do per event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beamfold.dispatch.overload import Overload
 from beamfold.model.triggermap import TriggerMap
@@ -18,6 +23,13 @@ from beamfold.protocols.messages import DROPPED, Block
 
 WINDOW = 0.1
 """Seconds of work a worker has ahead: several control round trips, and still short against human patience."""
+
+LONGEST = 0.5
+"""Seconds of work ahead at most of a worker that runs dry: what a scan that ends, or a worker that hangs, may leave to
+one worker alone."""
+
+CALM = 0.95
+"""By this factor fall the seconds ahead when a worker did not run dry: within seconds back to `WINDOW`."""
 
 BLOCKS_PER_WINDOW = 4
 """Blocks in a window, so that a block is 10 to 50 ms of work."""
@@ -35,13 +47,90 @@ RATE_INTERVAL = 0.02
 @dataclass(slots=True)
 class _Worker:
     tags: frozenset[str]
-    alive: bool = True
     assigned: int = 0
     done: int = 0
     window: int = FIRST_WINDOW
     counted: int = 0
     since: float | None = None
-    virtual: set[int] = field(default_factory=set)  # only those that conflict with others
+    ahead: float = WINDOW
+    dry: bool = False
+
+    def rate(self, parts: int, now: float) -> None:
+        """More parts are done. Once in a while, the window follows the rate since then.
+
+        What a worker does that runs dry says how long the way to it and back is, and not how fast it is.
+        """
+        self.done += parts
+        self.counted += parts
+        self.dry = self.dry or self.done >= self.assigned
+        if self.since is None:
+            self.since, self.counted = now, 0
+        elif now - self.since >= RATE_INTERVAL:
+            rate = self.counted / (now - self.since)
+            if not self.dry:
+                self.ahead = max(CALM * self.ahead, WINDOW)
+            elif rate * self.ahead <= self.window:  # more at once would not be done sooner: it is the way that is long
+                self.ahead = min(2 * self.ahead, LONGEST)
+            window = math.ceil((self.window + rate * self.ahead) / 2)  # not round: 2 would stay 2
+            self.window = max(FIRST_WINDOW, min(LARGEST_WINDOW, window))
+            self.since, self.counted, self.dry = now, 0, False
+
+    @property
+    def room(self) -> int:
+        """Parts that it may still be given; less than a block is not worth a message."""
+        room = self.window - (self.assigned - self.done)
+        return room if room >= self.window // BLOCKS_PER_WINDOW else 0
+
+
+@dataclass(slots=True)
+class _Long:
+    """A virtual worker that reaches beyond the next one to assign: its events, and how many of them are counted."""
+
+    worker: int
+    events: NDArray[np.int64]
+    counted: int = 0
+
+
+class _Pool:
+    """Workers that may have the same virtual workers, the one with most room first.
+
+    A heap with one entry per worker at most; what an entry says is looked up again before it is believed.
+    """
+
+    def __init__(self, workers: Sequence[_Worker], members: Iterable[int]) -> None:
+        self._workers = workers
+        self.members = frozenset(members)
+        self._heap: list[tuple[int, int]] = []
+        self._queued: set[int] = set()
+        for worker in sorted(self.members):
+            self.offer(worker)
+
+    def offer(self, worker: int) -> None:
+        """This worker, if it is one of them, may have room again."""
+        if worker in self.members and worker not in self._queued and (room := self._workers[worker].room) > 0:
+            self._queued.add(worker)
+            heapq.heappush(self._heap, (-room, worker))
+
+    def best(self, without: frozenset[int] = frozenset()) -> int | None:
+        """The worker with most room that is not in `without`; None when none has any."""
+        aside: list[tuple[int, int]] = []
+        found = None
+        while self._heap:
+            entry, worker = self._heap[0]
+            room = self._workers[worker].room
+            if room <= 0:
+                heapq.heappop(self._heap)
+                self._queued.discard(worker)
+            elif -entry > room:
+                heapq.heapreplace(self._heap, (-room, worker))
+            elif worker in without:
+                aside.append(heapq.heappop(self._heap))
+            else:
+                found = worker
+                break
+        for skipped in aside:
+            heapq.heappush(self._heap, skipped)
+        return found
 
 
 class Dispatcher:
@@ -53,32 +142,36 @@ class Dispatcher:
         self.map = trigger_map
         self._overload = overload or Overload()
         self._workers = [_Worker(t) for t in tags]
-        self._long: list[tuple[int, int, int]] = []  # (virtual worker, logical worker, parts counted so far)
+        self._pools: dict[frozenset[str], _Pool] = {}
+        self._long: dict[int, _Long] = {}
         self.next_virtual = 0
 
     def done(self, worker: int, parts: int, now: float) -> None:
         """A worker's parts are durably done."""
         if not 0 <= worker < len(self._workers):
             return
-        w = self._workers[worker]
-        w.done += parts
-        w.counted += parts
-        if w.since is None:
-            w.since = now
-            w.counted = 0
-        elif now - w.since >= RATE_INTERVAL:
-            rate = w.counted / (now - w.since)
-            w.window = max(FIRST_WINDOW, min(LARGEST_WINDOW, round((w.window + rate * WINDOW) / 2)))
-            w.since, w.counted = now, 0
+        self._workers[worker].rate(parts, now)
+        for pool in self._pools.values():
+            pool.offer(worker)
 
     def close(self, trigger_map: TriggerMap) -> None:
-        """The map got its last event."""
+        """The map got its last event: what was counted of virtual workers that reach beyond it is taken back."""
         self.map = trigger_map
+        for virtual, long in self._long.items():
+            long.events = trigger_map.parts_of(virtual, virtual + 1)[0]
+        self._count_long()
+        for pool in self._pools.values():
+            for worker in pool.members:
+                pool.offer(worker)
+
+    @property
+    def next_event(self) -> int | None:
+        """Every virtual worker with a part in an event before this one is assigned; None when all are."""
+        return self._event_of(self.next_virtual)
 
     def assign(self) -> list[Block]:
         """New blocks for workers that have room, and of what is dropped, in the order of the virtual workers."""
         blocks: list[Block] = []
-        self._count_long()
         total = self.map.n_virtual
         while total is None or self.next_virtual < total:
             virtual = self.next_virtual
@@ -100,28 +193,30 @@ class Dispatcher:
 
     def _choose(self, virtual: int) -> int | None:
         """The worker with most room among those that may take this virtual worker."""
-        tags = self.map.tags(virtual)
+        pool = self._pool(self.map.tags(virtual))
         conflicts = self.map.conflicts(virtual)
-        able = [i for i, w in enumerate(self._workers) if w.alive and tags <= w.tags]
-        free = [i for i in able if not conflicts & self._workers[i].virtual] if conflicts else able
-        best, room = None, 0
-        for i in free or able:
-            w = self._workers[i]
-            left = w.window - (w.assigned - w.done)
-            if left > room:
-                best, room = i, left
-        return best
+        if not conflicts:
+            return pool.best()
+        # Only those that reach beyond what is assigned can share an event with what is not.
+        taken = frozenset(long.worker for v, long in self._long.items() if v in conflicts) & pool.members
+        return pool.best(taken if len(taken) < len(pool.members) else frozenset())
+
+    def _pool(self, tags: frozenset[str]) -> _Pool:
+        pool = self._pools.get(tags)
+        if pool is None:
+            able = (i for i, w in enumerate(self._workers) if tags <= w.tags)
+            pool = self._pools[tags] = _Pool(self._workers, able)
+        return pool
 
     def _size(self, virtual: int, worker: int, total: int | None) -> int:
         """Virtual workers in one block: a share of the window, less near the end, one where they interlock."""
-        w = self._workers[worker]
         plain = self.map.plain_run(virtual) - virtual
         if plain <= 1:
             return 1
         per = self.map.part_total(virtual, virtual + 1)
         if not per:
             return self._idle(virtual, plain)
-        size = max(1, min(w.window // BLOCKS_PER_WINDOW, w.window - (w.assigned - w.done)) // per)
+        size = max(1, self._workers[worker].window // BLOCKS_PER_WINDOW // per)
         if total is not None:
             size = min(size, max(1, (total - virtual) // (2 * len(self._workers))))
         return min(size, plain)
@@ -132,14 +227,12 @@ class Dispatcher:
         return plain if busy is None else min(plain, self.map.virtual_over(busy) - virtual)
 
     def _take(self, lo: int, hi: int, worker: int) -> None:
-        w = self._workers[worker]
         if self.map.plain_run(lo) >= hi:
-            w.assigned += self.map.part_total(lo, hi)
-            return
-        if self.map.conflicts(lo):
-            w.virtual.add(lo)
-        self._long.append((lo, worker, 0))
-        self._count_long()
+            self._workers[worker].assigned += self.map.part_total(lo, hi)
+        else:
+            self._long[lo] = _Long(worker, self.map.parts_of(lo, hi)[0])
+        if self._long:
+            self._count_long()
 
     def _event_of(self, virtual: int) -> int | None:
         """The first event of a virtual worker, None beyond the last one."""
@@ -153,12 +246,11 @@ class Dispatcher:
         Counting all of it would make a worker look full for the whole scan and starve the virtual workers after.
         """
         following = self._event_of(self.next_virtual)
-        kept: list[tuple[int, int, int]] = []
-        for virtual, worker, counted in self._long:
-            due = self.map.part_total(virtual, virtual + 1)
-            if following is not None and self.map.span(virtual)[1] >= following:
-                events, _ = self.map.parts_of(virtual, virtual + 1)
-                due = int(np.searchsorted(events, following))
-                kept.append((virtual, worker, due))
-            self._workers[worker].assigned += due - counted
-        self._long = kept
+        for virtual, long in list(self._long.items()):
+            due = len(long.events)
+            if following is None or not due or long.events[-1] < following:
+                del self._long[virtual]
+            else:
+                due = int(np.searchsorted(long.events, following))
+            self._workers[long.worker].assigned += due - long.counted
+            long.counted = due

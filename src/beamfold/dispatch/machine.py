@@ -9,7 +9,9 @@ since the epoch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from beamfold.app.declared import hash_of
@@ -21,6 +23,7 @@ from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.model.errors import BeamfoldError, MapError, ScanError
+from beamfold.model.runs import RunSet
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
     DROPPED,
@@ -28,6 +31,7 @@ from beamfold.protocols.messages import (
     Armed,
     Assign,
     Beat,
+    Block,
     Close,
     Conclude,
     Drop,
@@ -66,6 +70,10 @@ MAX_RECORDED_MAP = 256 << 10
 
 KEEP_REPORTS = 100
 """Reports of ended scans kept in memory; the ledger keeps more."""
+
+TELL_INTERVAL = 0.2
+"""Seconds after which all workers hear how a scan stands, where nobody can be waiting for it: as often as an ingester
+says how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,7 @@ class ControllerMachine:
         self.version = version
         self.services: dict[str, Service] = {}
         self._peers: dict[bytes, str] = {}
+        self._here: dict[tuple[int, str], list[Service]] = {}
         self._number = first_scan - 1
         self.scan: Scan | None = None
         self._next: Scan | None = None
@@ -187,6 +196,22 @@ class ControllerMachine:
 
     def receive(self, peer: bytes, message: ToController, now: float) -> list[Action]:
         """A service said something."""
+        return self.receive_all([(peer, message)], now)
+
+    def receive_all(self, messages: Iterable[tuple[bytes, ToController]], now: float) -> list[Action]:
+        """What services said since the last call, in its order, each with the peer that said it.
+
+        Parts that are done are answered once for all that was said of them in a row: the busier the controller is, the
+        less an answer costs.
+        """
+        actions: list[Action] = []
+        for peer, message in messages:
+            if not isinstance(message, PartsDone | Beat | Logs):
+                actions += self._answer_done(now)
+            actions += self._receive(peer, message, now)
+        return actions + self._answer_done(now)
+
+    def _receive(self, peer: bytes, message: ToController, now: float) -> list[Action]:
         if isinstance(message, Hello):
             return self._hello(peer, message, now)
         key = self._peers.get(peer)
@@ -230,6 +255,7 @@ class ControllerMachine:
                 actions += [Send(old.peer, Refused(text)), *self._lose(old, text, now)]
         self.services[service.key] = service
         self._peers[peer] = service.key
+        self._here.clear()
         actions.append(Send(peer, Welcome(self._epoch)))
         if old is None or old.peer != peer:
             actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
@@ -245,6 +271,7 @@ class ControllerMachine:
             return []
         text = f"{key} ended: {message.how}"
         service.gone = message.how
+        self._here.clear()
         self._peers.pop(service.peer, None)
         return [Note("error", text), *self._lose(service, text, now)]
 
@@ -257,9 +284,17 @@ class ControllerMachine:
                 actions += self._abort(scan, "failed", text, now)
         return actions
 
-    def _of(self, role: str) -> list[Service]:
-        services = [s for s in self.services.values() if s.hello.role == role and not s.gone]
-        return sorted(services, key=lambda s: s.hello.name)
+    def _of(self, role: str, scan: Scan | None = None) -> list[Service]:
+        """The services that are here, or those of a scan, by name; remembered until one comes or goes."""
+        key = (scan.number if scan is not None else 0, role)
+        found = self._here.get(key)
+        if found is None:
+            services = [s for s in self.services.values() if s.hello.role == role and not s.gone]
+            found = sorted(services, key=lambda s: s.hello.name)
+            if scan is not None:
+                found = [s for s in found if s.key in scan.services]
+            self._here[key] = found
+        return found
 
     def streams(self) -> dict[str, Service]:
         """Which ingester has which stream."""
@@ -330,8 +365,8 @@ class ControllerMachine:
         return f"{self._policy.record}/{self._number:06}-{plan.scan_id}"
 
     def _needed(self, scan: Scan, role: str) -> list[Service]:
-        """The scan's own services: who came later has no part in it."""
-        return [s for s in self._of(role) if s.key in scan.services]
+        """The scan's own services: who came later has no part in it. Its workers are in the order of their numbers."""
+        return self._of(role, scan)
 
     def _arm_next(self, scan: Scan, now: float) -> list[Action]:
         """Arm the next kind of service, once those before are armed; run the scan when all are.
@@ -446,7 +481,16 @@ class ControllerMachine:
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
         scan = self.scan
-        if scan is None or scan.phase is not Phase.RUNNING or scan.tick_interval is None or now < scan.next_tick:
+        if scan is None:
+            return []
+        actions: list[Action] = []
+        if scan.assigning and now - scan.told_at >= TELL_INTERVAL and scan.standing != scan.told:
+            actions += self._tell(scan, now)
+        return actions + self._tick(scan, now)
+
+    def _tick(self, scan: Scan, now: float) -> list[Action]:
+        """One worker after the other ticks, where their class wants that."""
+        if scan.phase is not Phase.RUNNING or scan.tick_interval is None or now < scan.next_tick:
             return []
         scan.next_tick = now + scan.tick_interval
         workers = self._needed(scan, "worker")
@@ -458,14 +502,16 @@ class ControllerMachine:
     def _scan_message(self, scan: Scan, service: Service, message: Any, now: float) -> list[Action]:
         match message:
             case PartsDone():
-                return self._parts_done(scan, message, now)
+                scan.done(message, now)
+                return [*recording.ticks(scan, message.ticks), *recording.combined(scan, message.combined)]
             case StreamSeen():
                 scan.seen(message)
-                return self._tell_shown(scan) + self._relieve(scan, now)
+                told = self._tell_shown(scan, now) if now - scan.told_at >= TELL_INTERVAL else []
+                return told + self._relieve(scan, now)
             case FramesMissing():
                 scan.missing(message)
             case StreamEnded():
-                return self._stream_ended(scan, message)
+                return self._stream_ended(scan, message, now)
             case FoldFailed():
                 scan.fold_failed(message.failed)
             case Trouble():
@@ -473,7 +519,7 @@ class ControllerMachine:
             case Armed():
                 return self._armed(scan, service, message, now)
             case Halted():
-                return self._halted(scan, service, message)
+                return self._halted(scan, service, message, now)
             case FenceReached():
                 return self._fence_reached(scan, service, message)
             case Finished():
@@ -508,31 +554,42 @@ class ControllerMachine:
         actions += self.tick(now)
         if self._fence_again:
             actions += self._fence(scan)
-        actions += self._close_if_ended(scan)
-        return actions + self._assign(scan)
+        actions += self._close_if_ended(scan, now)
+        return actions + self._assign(scan, now) + self._tell_shown(scan, now)
 
     def _reply(self, scan: Scan) -> list[Action]:
         request, scan.request = scan.request, None
         return [] if request is None else [Reply(request, value=scan.scan_id)]
 
-    def _assign(self, scan: Scan) -> list[Action]:
-        if scan.phase not in (Phase.RUNNING, Phase.HALTING, Phase.DRAINING):
-            return []
-        blocks = scan.dispatcher.assign()
+    def _assign(self, scan: Scan, now: float) -> list[Action]:
+        """New blocks, as far as there is room. Ingesters hear of all of them, a worker of its own."""
+        blocks = scan.dispatcher.assign() if scan.assigning else []
         if not blocks:
             return []
+        dropped = [(b.lo, b.hi) for b in blocks if b.worker == DROPPED]
         scan.recent.extend(b for b in blocks if b.worker != DROPPED)
-        assigned = scan.dispatcher.next_virtual
-        message = Assign(scan.number, blocks, assigned, scan.frontier, scan.shown)
-        actions: list[Action] = [Send(s.peer, message) for s in self._needed(scan, "ingester")]
+        everything = Assign(scan.number, blocks, *scan.standing)
+        actions: list[Action] = [Send(s.peer, everything) for s in self._needed(scan, "ingester")]
         actions += recording.blocks(scan, blocks)
-        for service in self._needed(scan, "worker"):
-            me = scan.workers.index(service.hello.name)
-            mine = [b for b in blocks if b.worker == me]
-            actions.append(Send(service.peer, Assign(scan.number, mine, assigned, scan.frontier, scan.shown)))
-        if dropped := [(b.lo, b.hi) for b in blocks if b.worker == DROPPED]:
+        if dropped:
             actions += [Send(s.peer, Drop(scan.number, dropped)) for s in self._needed(scan, "reducer")]
-        return actions
+        own: dict[int, list[Block]] = {}
+        for block in blocks:
+            if block.worker != DROPPED:
+                own.setdefault(block.worker, []).append(block)
+        if scan.passes_broadcast():
+            return actions + self._tell(scan, now, own)
+        workers = self._needed(scan, "worker")
+        return actions + [Send(workers[me].peer, Assign(scan.number, mine, *scan.standing)) for me, mine in own.items()]
+
+    def _tell(self, scan: Scan, now: float, own: Mapping[int, list[Block]] = MappingProxyType({})) -> list[Action]:
+        """All workers hear how the scan stands, and of blocks of their own: because some of them may wait for it."""
+        scan.told, scan.told_at = scan.standing, now
+        nothing = Assign(scan.number, [], *scan.standing)
+        return [
+            Send(s.peer, Assign(scan.number, own[me], *scan.standing) if me in own else nothing)
+            for me, s in enumerate(self._needed(scan, "worker"))
+        ]
 
     def _relieve(self, scan: Scan, now: float) -> list[Action]:
         """Streams or workers got further: do what the policy says where one is close to its bound."""
@@ -544,46 +601,51 @@ class ControllerMachine:
             scan.waiting_streams = waiting
             actions += [Send(s.peer, Waits(scan.number, waiting)) for s in self._needed(scan, "ingester")]
         overload.look(scan.map.virtual_before(scan.complete()), now)
-        return actions + (self._assign(scan) if overload.drops else [])
+        return actions + (self._assign(scan, now) if overload.drops else [])
 
-    def _parts_done(self, scan: Scan, message: PartsDone, now: float) -> list[Action]:
-        scan.done(message, now)
-        actions = self._assign(scan) + recording.ticks(scan, message.ticks)
-        actions += recording.combined(scan, message.combined)
-        runs = [(lo, hi) for lo, hi, _ in scan.completed(message)]
-        if runs:
-            actions += [Send(s.peer, Release(scan.number, runs)) for s in self._needed(scan, "ingester")]
-        actions += self._relieve(scan, now)
-        return actions + self._conclude(scan) + (self._finish(scan) if message.finished else [])
+    def _answer_done(self, now: float) -> list[Action]:
+        """Parts are done: there is room for new ones, and frames may go."""
+        actions: list[Action] = []
+        for scan in (self.scan, self._next):
+            if scan is None or not scan.active or not scan.unanswered:
+                continue
+            scan.unanswered = False
+            actions += self._assign(scan, now)
+            if scan.over:
+                release = Release(scan.number, scan.over.runs())
+                actions += [Send(s.peer, release) for s in self._needed(scan, "ingester")]
+                scan.over = RunSet()
+            actions += self._relieve(scan, now) + self._conclude(scan)
+            if scan.reduced:
+                actions += self._finish(scan)
+        return actions
 
-    def _stream_ended(self, scan: Scan, message: StreamEnded) -> list[Action]:
+    def _stream_ended(self, scan: Scan, message: StreamEnded, now: float) -> list[Action]:
         scan.ended(message)
-        return self._close_if_ended(scan) or self._tell_shown(scan)
+        return self._close_if_ended(scan, now) or self._tell_shown(scan, now)
 
-    def _tell_shown(self, scan: Scan) -> list[Action]:
+    def _tell_shown(self, scan: Scan, now: float) -> list[Action]:
         """Events that ended streams have no frames for wait for nothing, once other streams are beyond them."""
-        if scan.phase is not Phase.RUNNING or not scan.ended_streams or scan.shown <= scan.told:
+        if scan.phase is not Phase.RUNNING or not scan.ended_streams or scan.shown <= scan.told.reached:
             return []
-        scan.told = scan.shown
-        message = Assign(scan.number, [], scan.dispatcher.next_virtual, scan.frontier, scan.shown)
-        return [Send(s.peer, message) for s in self._needed(scan, "worker")]
+        return self._tell(scan, now)
 
-    def _close_if_ended(self, scan: Scan) -> list[Action]:
+    def _close_if_ended(self, scan: Scan, now: float) -> list[Action]:
         """All series ended: an endless scan ends there, and so does one whose streams all end before its map."""
         if scan.phase is not Phase.RUNNING or set(scan.ended_streams) < set(scan.report.streams):
             return []
-        return self._close(scan, scan.last_reached())
+        return self._close(scan, scan.last_reached(), now)
 
-    def _halted(self, scan: Scan, service: Service, message: Halted) -> list[Action]:
+    def _halted(self, scan: Scan, service: Service, message: Halted, now: float) -> list[Action]:
         if scan.phase is not Phase.HALTING or service.key not in scan.waiting:
             return []
         scan.waiting.discard(service.key)
         scan.halted.update(message.streams)
         if scan.waiting:
             return []
-        return self._close(scan, max((last for last, _ in scan.halted.values()), default=0))
+        return self._close(scan, max((last for last, _ in scan.halted.values()), default=0), now)
 
-    def _close(self, scan: Scan, last: int) -> list[Action]:
+    def _close(self, scan: Scan, last: int, now: float) -> list[Action]:
         scan.phase = Phase.DRAINING
         scan.close(last, cut=bool(scan.halted))
         final = scan.last_data_event
@@ -592,7 +654,7 @@ class ControllerMachine:
         services = [s for role in roles for s in self._needed(scan, role)]
         actions: list[Action] = [Send(s.peer, Close(scan.number, final)) for s in services]
         actions += recording.closed(scan, final)
-        return actions + self._assign(scan)
+        return actions + self._assign(scan, now) + self._tell(scan, now)
 
     def _conclude(self, scan: Scan) -> list[Action]:
         """Let the end event be processed, once every data event is terminal."""

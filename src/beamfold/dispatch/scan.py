@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,17 @@ MAX_TROUBLES = 200
 
 MAX_RECENT = 1000
 """Blocks of assignments that are remembered for people; more than are under way at once."""
+
+
+class Standing(NamedTuple):
+    """What workers hear of a scan with their blocks; the words are those of `Assign`."""
+
+    assigned: int
+    settled: int
+    reached: int
+
+
+UNTOLD = Standing(0, 0, -1)
 
 
 class Phase(StrEnum):
@@ -60,7 +72,8 @@ class Plan:
 class Scan:
     """A scan from its arming to its end. `workers[w]` names logical worker w; `tags[w]` are its tags.
 
-    Frames have `shown` events up to this one; workers were `told` so as far as that.
+    Frames have `shown` events up to this one. All workers were `told` how the scan stood, at `told_at`. Since parts
+    done were last answered, there are `unanswered` ones, and by them the events in `over` became terminal.
 
     `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
     are armed. `record` is the folder of the recording, `dump_prefix` what the paths of other dumps begin with, or "".
@@ -99,7 +112,12 @@ class Scan:
     frontier: int = 0
     reached: int = 0
     shown: int = -1
-    told: int = -1
+    told: Standing = UNTOLD
+    told_at: float = -math.inf
+    told_event: int = 0  # the event up to which all workers know that everything is assigned
+    unanswered: bool = False
+    over: RunSet = field(default_factory=RunSet)
+    reduced: bool = False
     last: dict[str, int] = field(default_factory=dict)  # the highest event that a stream that sends has a frame of
     waiting_streams: list[str] = field(default_factory=list)
     short: Run | None = None
@@ -131,6 +149,26 @@ class Scan:
     @property
     def active(self) -> bool:
         return self.phase is not Phase.ENDED
+
+    @property
+    def assigning(self) -> bool:
+        """Whether virtual workers are given out."""
+        return self.phase in (Phase.RUNNING, Phase.HALTING, Phase.DRAINING)
+
+    @property
+    def standing(self) -> Standing:
+        """How it stands now."""
+        return Standing(self.dispatcher.next_virtual, self.frontier, self.shown)
+
+    def passes_broadcast(self) -> bool:
+        """Whether everything before a broadcast, or in its event, is assigned since this was last asked.
+
+        Workers wait for that at the broadcast, also those that have no part among what is assigned.
+        """
+        at, groups = self.dispatcher.next_event, (1 << len(self.map.groups)) - 1
+        before, self.told_event = self.told_event, (self.map.n_events or 0) if at is None else at
+        cast = self.map.next_broadcast(before, groups) if self.told_event > before else None
+        return cast is not None and cast <= self.told_event
 
     def _expected(self, stream: int) -> int | None:
         count = self.map.frame_count(stream)
@@ -203,7 +241,10 @@ class Scan:
 
     def done(self, message: PartsDone, now: float) -> None:
         """Parts are durably done."""
+        self.unanswered = True
+        self.reduced = self.reduced or message.finished
         for lo, hi, state in self.completed(message):
+            self.over.add(lo, hi)
             self.states.set(lo, hi, state)
             self.reached = max(self.reached, hi)
         if message.closed and not self.closed:

@@ -139,10 +139,8 @@ class ControllerService:
         The descriptor signals edges, so a turn that found something is followed by another one.
         """
         messages = self.hub.receive()
-        now = self._clock()
-        for peer, message in messages:
-            self._perform(self.machine.receive(peer, message, now))
         if messages:
+            self._perform(self.machine.receive_all(messages, self._clock()))
             self._wake.set()
 
     def _perform(self, actions: list[Action]) -> None:

@@ -128,7 +128,7 @@ class EventStates:
         chunk = self._chunks.get(number)
         if chunk is None:
             chunk = self._chunks[number] = _Chunk()
-        if a >= chunk.fresh:  # nothing to take back: the usual case
+        if a >= chunk.fresh or not bool(chunk.view()[a:b].any()):  # nothing to take back: the usual case
             self._counts[state] += b - a
             if state:
                 chunk.pending -= b - a

@@ -126,14 +126,20 @@ class ControlHub:
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)
         self.url = bind(self.socket, url)
         self.strange = 0
+        self._sent: tuple[Message | None, bytes] = (None, b"")
 
     def fileno(self) -> int:
         """The descriptor to watch. It signals edges: after a wake-up, and after every send, `receive` until empty."""
         return int(self.socket.getsockopt(zmq.FD))
 
     def send(self, peer: bytes, message: Message) -> None:
-        """Send to one service; what goes to a service that is gone is dropped."""
-        self.socket.send_multipart([peer, encode_message(message)])
+        """Send to one service; what goes to a service that is gone is dropped.
+
+        A message that goes to many, one after the other, is encoded once.
+        """
+        if message is not self._sent[0]:
+            self._sent = (message, encode_message(message))
+        self.socket.send_multipart([peer, self._sent[1]])
 
     def receive(self) -> list[tuple[bytes, ToController]]:
         """All messages that are here; bytes that are none are counted in `strange`."""

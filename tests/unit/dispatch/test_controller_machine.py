@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from beamfold.dispatch.machine import ControllerMachine, Note, RecordParameters, RecordScan, Reply, Send
+from beamfold.dispatch.machine import TELL_INTERVAL, ControllerMachine, Note, RecordParameters, RecordScan, Reply, Send
 from beamfold.dispatch.scan import Phase, Plan
 from beamfold.model.errors import MapError, ScanError
 from beamfold.model.triggermap import TriggerMap, compile_map
@@ -591,6 +591,54 @@ def test_when_a_stream_has_ended_workers_learn_how_far_the_others_have_come() ->
     assert not bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 10)), "nobody waits for what may still come"
     assert reached(bench.say("j", m.StreamEnded(1, "b", 1, 1))) == [("w0", 2), ("w1", 2)]
     assert not bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 0))
+    bench.now += TELL_INTERVAL
     assert reached(bench.say("i", m.StreamSeen(1, "a", "running", 5, 5, 0))) == [("w0", 5), ("w1", 5)]
-    actions = bench.say("r", m.PartsDone(1, [(0, 2, 2)], {0: 1}, 2))
-    assert {r for w, r in reached(actions) if w in ("w0", "w1")} == {5}
+    assert not bench.say("i", m.StreamSeen(1, "a", "running", 6, 6, 0)), "there may be sixty streams"
+    assert reached(bench.machine.tick(bench.now + TELL_INTERVAL)) == [("w0", 6), ("w1", 6)]
+    bench.say("r", m.PartsDone(1, [(0, 2, 2)], {0: 1}, 2))
+    assert not bench.machine.tick(bench.now + TELL_INTERVAL - 0.1)
+    assert {r for _, r in reached(bench.machine.tick(bench.now + 2 * TELL_INTERVAL))} == {6}
+
+
+# -- who hears of blocks --------------------------------------------------------------------------------------------
+
+
+def test_a_block_is_told_to_all_ingesters_and_to_its_worker() -> None:
+    bench = Bench().run(endless())
+    assert to(bench.say("r", m.PartsDone(1, [(1, 2, 2)], {1: 1}, 2)), m.Assign) == ["i", "j", "w1"]
+    assert to(bench.machine.tick(bench.now + TELL_INTERVAL), m.Assign) == ["w0", "w1"], "both hear what is over"
+    assert not to(bench.machine.tick(bench.now + 3 * TELL_INTERVAL), m.Assign)
+
+
+def test_all_workers_hear_that_everything_is_assigned() -> None:
+    """One that has no part in the last blocks may wait at the end event, for which it lacks a frame."""
+    bench = Bench().run(compile_map({"streams": ["a", "b"], "events": 6}))
+    assert to(bench.say("r", m.PartsDone(1, [(1, 2, 2)], {0: 1}, 2)), m.Assign) == ["i", "j", "w0"]
+    assert to(bench.say("r", m.PartsDone(1, [(2, 3, 2)], {0: 1}, 3)), m.Assign) == ["i", "j", "w0", "w1"]
+
+
+def test_all_workers_hear_that_what_comes_before_a_broadcast_is_assigned() -> None:
+    cells = [[{"constraint": None if i == 5 else i}] for i in range(12)]  # event 6
+    bench = Bench().run(compile_map({"parts": {"p": {"a": cells, "b": cells}}, "sequence": ["p"]}))
+    told = [to(bench.say("r", m.PartsDone(1, [(e, e + 1, 2)], {0: 1}, e + 1)), m.Assign) for e in (1, 2)]
+    assert told == [["i", "j", "w0", "w1"], ["i", "j", "w0"]], "virtual worker 4 is the last one before it"
+
+
+def test_what_the_reducer_says_in_a_row_is_answered_once() -> None:
+    bench = Bench().run(endless())
+    first, second = m.PartsDone(1, [(2, 3, 2)], {1: 1}, 1), m.PartsDone(1, [(1, 2, 2)], {0: 1}, 3)
+    actions = bench.machine.receive_all([(b"r", first), (b"w0", m.Beat()), (b"r", second)], bench.now)
+    assert to(actions, m.Assign) == ["i", "j", "w0", "w1"]
+    releases = [a.message for a in actions if isinstance(a, Send) and isinstance(a.message, m.Release)]
+    assert [r.runs for r in releases] == [[(1, 3)], [(1, 3)]]
+    assert releases[0] is releases[1], "it is encoded once"
+
+
+def test_what_is_done_is_answered_before_the_scan_is_closed() -> None:
+    """Else frames would be released by the numbers of a map that its ingesters do not have any more."""
+    bench = Bench().run(endless())
+    done = m.PartsDone(1, [(1, 9, 5)], {0: 1}, 9)
+    ends = [(b"i", m.StreamEnded(1, "a", 2, 2)), (b"j", m.StreamEnded(1, "b", 2, 2))]
+    actions = bench.machine.receive_all([(b"r", done), *ends], bench.now)
+    kinds = [type(a.message) for a in actions if isinstance(a, Send) and a.peer == b"i"]
+    assert kinds.index(m.Release) < kinds.index(m.Close)

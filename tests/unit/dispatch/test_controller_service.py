@@ -42,7 +42,7 @@ def test_an_error_in_the_machine_ends_the_controller(monkeypatch: pytest.MonkeyP
         def fail(*_args: Any) -> Any:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(service.machine, "receive", fail)
+        monkeypatch.setattr(service.machine, "receive_all", fail)
         await service.run()
 
     with pytest.raises(ZeroDivisionError):

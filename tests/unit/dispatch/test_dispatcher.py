@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamfold.dispatch.blocks import BLOCKS_PER_WINDOW, FIRST_WINDOW, LARGEST_WINDOW, WINDOW, Dispatcher
+from beamfold.dispatch.blocks import BLOCKS_PER_WINDOW, FIRST_WINDOW, LARGEST_WINDOW, LONGEST, WINDOW, Dispatcher
 from beamfold.model.errors import MapError
 from beamfold.model.triggermap import TriggerMap, compile_map
 from beamfold.protocols.messages import Block
@@ -120,7 +121,7 @@ def test_the_window_follows_the_rate() -> None:
         part = min(outstanding, 250)  # 10 kHz at most
         dispatcher.done(0, part, now)
         outstanding -= part
-    assert sizes == sorted(sizes)
+    assert all(after >= before * (1 - 1 / BLOCKS_PER_WINDOW) for before, after in pairwise(sizes))
     assert sizes[0] == FIRST_WINDOW
     assert 0.8 * WINDOW * 10_000 <= sizes[-1] <= 1.2 * WINDOW * 10_000
     for _ in range(1000):  # now 4 Hz
@@ -129,6 +130,53 @@ def test_the_window_follows_the_rate() -> None:
         outstanding -= min(outstanding, 1)
         outstanding += sum(b.hi - b.lo for b in dispatcher.assign())
     assert outstanding <= 2 * FIRST_WINDOW
+
+
+def steady(dispatcher: Dispatcher, rate: float, trip: float, begin: float, end: float) -> float:
+    """One worker at a rate (parts/s), told and heard every `trip` seconds; returns the rate that it really has."""
+    worker, part = dispatcher._workers[0], 0
+    for turn in range(round((end - begin) / trip)):
+        part = min(worker.assigned - worker.done, round(rate * trip))
+        dispatcher.done(0, part, begin + turn * trip)
+        dispatcher.assign()
+    return part / trip
+
+
+def test_a_worker_that_runs_dry_gets_more_ahead_and_less_again_when_it_does_not() -> None:
+    dispatcher = Dispatcher(uniform(None), [GENERIC])
+    assert steady(dispatcher, 1000, 3 * WINDOW, 0, 30) > 900, "the way is longer than a window usually is"
+    assert dispatcher._workers[0].ahead > WINDOW
+    steady(dispatcher, 1000, WINDOW / 5, 30, 60)
+    assert dispatcher._workers[0].ahead == WINDOW
+    steady(dispatcher, 1000, 10 * LONGEST, 60, 500)
+    assert dispatcher._workers[0].ahead == LONGEST
+
+
+def test_a_worker_gets_no_less_than_a_block() -> None:
+    dispatcher = Dispatcher(uniform(None), [GENERIC])
+    steady(dispatcher, 10_000, 0.025, 0, 3)
+    block = dispatcher._workers[0].window // BLOCKS_PER_WINDOW
+    parts, given = [], []
+    while len(given) < 3:
+        parts.append(0)
+        blocks: list[Block] = []
+        while not blocks:
+            dispatcher.done(0, 1, 2.975)
+            parts[-1] += 1
+            blocks = dispatcher.assign()
+        given += [b.hi - b.lo for b in blocks]
+    assert given == [block] * 3 and parts[1:] == [block] * 2
+
+
+def test_workers_that_are_full_do_not_hide_those_with_other_tags() -> None:
+    cells = [[{"constraint": i, "tags": ["x" if i % 2 else "generic"]}] for i in range(20)]
+    dispatcher = Dispatcher(compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]}), [GENERIC, frozenset("x")])
+    given: list[int] = []
+    for now in range(20):
+        for block in dispatcher.assign():
+            given += [block.worker] * (block.hi - block.lo)
+            dispatcher.done(block.worker, block.hi - block.lo, float(now))
+    assert given == [-1, *[0, 1] * 10, -1][1:-1]
 
 
 def test_the_window_is_bounded() -> None:

@@ -72,8 +72,8 @@ def test_a_scan_is_recorded_as_it_goes() -> None:
     bench.say("i", m.StreamEnded(1, "a", 4, 4))
     second = {"version": 1, "from_event": 3, "values": {"p": {"text": "2"}}}
     assert [e for _, e in bench.written] == [
-        {"blocks": [[1, 2, 0]]},
         {"ticks": [(1, 0)]},
+        {"blocks": [[1, 2, 0]]},
         {"parameters": second},
         {"closed": 4},
     ]
