@@ -20,6 +20,7 @@ from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols import messages as m
 from beamfold.protocols.envelopes import ResultBatch
+from beamfold.reduce import batch as batches_of
 from beamfold.reduce.done import Done
 from simulation.clock import Clock
 from simulation.setup import Setup
@@ -170,8 +171,9 @@ class Reducer(Service):
             for lo, hi in runs:
                 fresh, completed = self._tracker.add(np.arange(lo, hi), k, EventState.REDUCED)
                 assert bool(fresh.all()), f"events {lo} to {hi - 1} were done twice"
-                header = ResultBatch(self.scan, worker, hi - lo, 0, (lo, 1), k, EventState.REDUCED, b"", [], [], [])
-                done.add(header, fresh, completed)
+                n = hi - lo
+                header = ResultBatch(self.scan, worker, n, 0, (lo, 1), k, EventState.REDUCED, bytes(4 * n), [], [], [])
+                done.add(header, batches_of.Batch(header, [b""]), fresh, completed)
                 results += hi - lo
         self.events += results
         logged = self.clock.now + len(batches) * self._setup.log_time
