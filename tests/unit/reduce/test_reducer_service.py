@@ -339,3 +339,29 @@ def test_versions_of_the_parameters_are_kept_only_for_what_may_still_be_folded(t
     rig.run(*rig.start(), *versions, look, rig.results(batch(15)), lambda: None, look)
     assert kept == [20, 5]
     assert len(App.folded) == 17
+
+
+def test_failures_of_events_that_lack_a_part_are_told_once_these_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller lets an event that is pending be; a combined result is folded at its first event's place."""
+
+    class Odd(App):
+        def process_result(self, result: Any) -> None:
+            if result.event_number == 1:
+                raise ValueError("one")
+
+    monkeypatch.setattr(service, "MAX_RUNS", 1)
+    rig = Rig(tmp_path, Odd)
+    several = batch(2, events=(1, 2), sizes=np.array([len(BODY), 0], "<u4").tobytes(), combined=[(0, 2)])  # 1 and 3
+    told: list[Any] = []
+    rig.run(
+        *rig.start(),
+        rig.hub.put("w0", several, BODY),
+        Until(lambda: rig.control.said(FoldFailed)),
+        lambda: told.extend(rig.control.said(FoldFailed)),
+        rig.results(batch(first=2)),
+        Until(lambda: len(rig.control.said(FoldFailed)) > 1),
+    )
+    assert [message.failed for message in told] == [[(1, 2)]]
+    assert [message.failed for message in rig.control.said(FoldFailed)] == [[(1, 2)], [(3, 4)]]
