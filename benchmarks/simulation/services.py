@@ -1,7 +1,7 @@
 """Ingesters, workers and reducer as the controller sees them: what they say, and when.
 
 They speak the real control messages; frames and results are runs of events that arrive later. The reducer counts parts
-with the tracker of the real one and gathers results into its message by the same code.
+with the tracker of the real one.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols import messages as m
-from beamfold.protocols.envelopes import ResultBatch
-from beamfold.reduce import batch as batches_of
-from beamfold.reduce.done import Done
 from simulation.clock import Clock
 from simulation.setup import Setup
 
@@ -148,7 +145,6 @@ class Reducer(Service):
                 self.scan = message.scan
                 self._map = TriggerMap.from_wire(message.map)
                 self._tracker = PartTracker(self._map, self._map.targets([w.tags for w in message.workers]))
-                self._names = [w.name for w in message.workers]
                 self.say(m.Armed(message.scan))
             case m.Close():
                 self._map, self._closed = self._map.closed_at(message.last_event), True
@@ -166,18 +162,20 @@ class Reducer(Service):
     def _turn(self) -> None:
         self._busy = True
         batches, self._inbox = self._inbox, []
-        done, results = Done(self._map.streams, self._names), 0
+        completed: list[tuple[int, int, int]] = []
+        parts: dict[int, int] = {}
+        results = 0
         for worker, k, runs in batches:
+            parts.setdefault(worker, 0)
             for lo, hi in runs:
-                fresh, completed = self._tracker.add(np.arange(lo, hi), k, EventState.REDUCED)
+                fresh, over = self._tracker.add(np.arange(lo, hi), k, EventState.REDUCED)
                 assert bool(fresh.all()), f"events {lo} to {hi - 1} were done twice"
-                n = hi - lo
-                header = ResultBatch(self.scan, worker, n, 0, (lo, 1), k, EventState.REDUCED, bytes(4 * n), [], [], [])
-                done.add(header, batches_of.Batch(header, [b""]), fresh, completed)
+                completed += over
+                parts[worker] += hi - lo if k >= 0 else 0
                 results += hi - lo
         self.events += results
         logged = self.clock.now + len(batches) * self._setup.log_time
-        message = done.message(self.scan, self._tracker.frontier, self._closed, 0)
+        message = m.PartsDone(self.scan, _merged(completed), parts, self._tracker.frontier, closed=self._closed)
         self.clock.at(logged, self.say, message)
         folded = max(logged + results * self._setup.fold_time, self.clock.now + self._setup.gather_time)
         self.clock.at(folded, self._folded)
@@ -192,6 +190,16 @@ class Reducer(Service):
         if self._tracker.finished and not (self._told or self._busy):
             self._told = True
             self.say(m.PartsDone(self.scan, [], {}, self._tracker.frontier, closed=self._closed, finished=True))
+
+
+def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Adjacent runs of the same state as one."""
+    out: list[tuple[int, int, int]] = []
+    for lo, hi, state in completed:
+        if out and out[-1][1:] == (lo, state):
+            lo = out.pop()[0]
+        out.append((lo, hi, int(state)))
+    return out
 
 
 class Ingester(Service):
