@@ -14,6 +14,9 @@ from beamfold.dispatch.recording import WriteFile
 MAX_WAITING = 10_000
 """Files and lines that may wait for the disk; beyond that they are given up."""
 
+MAX_WAITING_BYTES = 256 << 20
+"""Bytes that these may have together, those counted that are bytes already; beyond that they are given up."""
+
 
 class FileWriter:
     """Carries out `WriteFile` actions one after the other. `faults` tells which could not be."""
@@ -21,11 +24,13 @@ class FileWriter:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "files")
         self._under_way: deque[tuple[WriteFile, Future[None]]] = deque()
+        self._bytes = 0
         self._given_up: WriteFile | None = None
 
     def put(self, action: WriteFile) -> None:
         """Write it soon."""
-        if len(self._under_way) < MAX_WAITING:
+        if len(self._under_way) < MAX_WAITING and self._bytes + _size(action) <= MAX_WAITING_BYTES:
+            self._bytes += _size(action)
             self._under_way.append((action, self._executor.submit(write_file, action)))
         else:
             self._given_up = action
@@ -34,11 +39,12 @@ class FileWriter:
         """What could not be written since the last call, and why. What nobody foresaw is raised."""
         found = []
         if self._given_up is not None:
-            late = OSError(f"the disk is so slow that {MAX_WAITING} files and lines wait for it")
+            late = OSError("the disk is so slow that too many files and lines wait for it")
             found.append((self._given_up, late))
             self._given_up = None
         while self._under_way and self._under_way[0][1].done():
             action, future = self._under_way.popleft()
+            self._bytes -= _size(action)
             error = future.exception()
             if isinstance(error, OSError):
                 found.append((action, error))
@@ -49,6 +55,10 @@ class FileWriter:
     def close(self) -> None:
         """Write what waits, and end."""
         self._executor.shutdown()
+
+
+def _size(action: WriteFile) -> int:
+    return len(action.content) if isinstance(action.content, bytes) else 0
 
 
 def write_file(action: WriteFile) -> None:

@@ -6,6 +6,7 @@ Each function returns the files to write; nothing is written here. The format is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -108,7 +109,10 @@ def _texts(values: Mapping[str, bytes]) -> list[tuple[str, str]] | None:
 
 
 def _line(scan: Scan, entry: dict[str, Any]) -> list[WriteFile]:
-    return [WriteFile(scan.scan_id, f"{scan.record}/{HISTORY}", entry, append=True)] if scan.record else []
+    if not scan.record:
+        return []
+    line = json.dumps(entry).encode()  # now, because what waits for the disk is bounded in bytes
+    return [WriteFile(scan.scan_id, f"{scan.record}/{HISTORY}", line, append=True)]
 
 
 def parameters(scan: Scan, version: int, from_event: int, values: Mapping[str, bytes]) -> list[WriteFile]:

@@ -51,6 +51,9 @@ BATCH_FRAMES = 2048
 BATCH_BYTES = 16 << 20
 """Payload per batch at most (one frame may be larger): keeps credit flowing in steps of a few milliseconds."""
 
+MISSING_RUNS = 1000
+"""Runs of missing frames from which on those are forgotten that lie before all that is still to be routed."""
+
 FOREVER = 1 << 62
 """An event beyond all others."""
 
@@ -352,7 +355,7 @@ class IngestMachine:
         state.base = item.base if item.base is not None else (state.spec.base or 0)
         state.phase = "running"
         state.next = 1
-        self._keep(state, 0, [item.frames], actions)
+        self._hold(state, 0, [item.frames], actions)
 
     def _data(self, state: _Stream, item: Data, actions: list[Action]) -> None:
         frames = item.frames
@@ -373,11 +376,16 @@ class IngestMachine:
             frames = frames[: len(frames) - surplus]
         if frames:
             self._keep(state, lo, frames, actions)
-            state.frames += len(frames)
             state.next = lo + len(frames)
 
     def _keep(self, state: _Stream, lo: int, frames: list[Frame], actions: list[Action]) -> None:
-        """Frames of ordinals `lo`, `lo + 1`, … are there: keep them until they are done, and dump them if asked to."""
+        """Data of ordinals `lo`, `lo + 1`, … is there: keep it until it is done."""
+        if frames:
+            state.frames += len(frames)
+            self._hold(state, lo, frames, actions)
+
+    def _hold(self, state: _Stream, lo: int, frames: list[Frame], actions: list[Action]) -> None:
+        """Messages of ordinals `lo`, `lo + 1`, …: keep them until they are done, and dump them if asked to."""
         state.retention.append(lo, frames)
         if self._dump:
             events = self.map.events(state.spec.index, lo, lo + len(frames))
@@ -388,6 +396,7 @@ class IngestMachine:
         """Numbers that are not simply the next ones: gaps, repeats, late frames, frames beyond the map."""
         assert item.numbers is not None
         surplus = 0
+        run: list[Frame] = []  # of ordinals that end before `state.next`
         for number, frame in zip(item.numbers, item.frames, strict=True):
             ordinal = number - state.base + 1
             if ordinal < state.next:
@@ -397,12 +406,16 @@ class IngestMachine:
                 surplus += 1
                 continue
             if ordinal > state.next:
+                self._keep(state, state.next - len(run), run, actions)
+                run = []
                 self._gap(state, state.next, ordinal, False, actions)
-            self._keep(state, ordinal, [frame], actions)
-            state.frames += 1
+            run.append(frame)
             state.next = ordinal + 1
+        self._keep(state, state.next - len(run), run, actions)
         if surplus:
             self._surplus(state, surplus, actions)
+        if state.missing.count > MISSING_RUNS:
+            state.missing.discard(0, min(state.cursor, state.next - 1))
 
     def _surplus(self, state: _Stream, frames: int, actions: list[Action]) -> None:
         """Frames that the trigger map has no place for: said once, counted all."""
@@ -420,7 +433,7 @@ class IngestMachine:
         if self.map.wrapped:
             state.end_frame = item.frames  # it belongs to the end event, whose number is certain once the map is closed
         elif state.next < (self.map.frame_count(state.spec.index) or 0):
-            self._keep(state, state.next, [item.frames], actions)
+            self._hold(state, state.next, [item.frames], actions)
             state.next += 1
         ended = StreamEnded(self.scan, state.spec.name, state.frames, self._last_event(state), state.surplus)
         actions.append(Tell(ended))

@@ -17,6 +17,9 @@ MAX_TICKS = 10_000
 MAX_VERSIONS = 1000
 """Versions of the parameters kept in a report, the first one and the newest; all of them are counted."""
 
+MAX_VERSIONS_CHARACTERS = 1 << 20
+"""Characters of names and values in these, unless the first and the newest one alone have more."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
@@ -107,8 +110,11 @@ class ScanReport:
         """A version of the parameters is in force."""
         self.parameters_total += 1
         self.parameters.append(record)
-        if len(self.parameters) > MAX_VERSIONS:
+        sizes = [sum(len(name) + len(value) for name, value in v["values"].items()) for v in self.parameters]
+        surplus = sum(sizes) - MAX_VERSIONS_CHARACTERS
+        while len(self.parameters) > MAX_VERSIONS or (surplus > 0 and len(self.parameters) > 2):
             del self.parameters[1]
+            surplus -= sizes.pop(1)
 
     def count(self, counts: Mapping[EventState, int]) -> None:
         """Fill `states` from counts per state, in order of severity, leaving out states that did not occur."""

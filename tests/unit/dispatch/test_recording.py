@@ -49,7 +49,8 @@ class Bench:
 
     @property
     def written(self) -> list[tuple[str, Any]]:
-        return [(a.path, a.content) for a in self.log if isinstance(a, WriteFile)]
+        files = [a for a in self.log if isinstance(a, WriteFile)]
+        return [(a.path, json.loads(a.content) if a.append else a.content) for a in files]
 
     def armed(self) -> m.Arm:
         return next(a.message for a in self.log if isinstance(getattr(a, "message", None), m.Arm))
@@ -72,7 +73,7 @@ def test_a_scan_is_recorded_as_it_goes() -> None:
     bench.say("i", m.StreamEnded(1, "a", 4, 4))
     second = {"version": 1, "from_event": 3, "values": {"p": {"text": "2"}}}
     assert [e for _, e in bench.written] == [
-        {"ticks": [(1, 0)]},
+        {"ticks": [[1, 0]]},
         {"blocks": [[1, 2, 0]]},
         {"parameters": second},
         {"closed": 4},
@@ -174,3 +175,24 @@ def test_a_disk_that_does_not_answer_holds_up_nobody(tmp_path: Path, monkeypatch
         writer.close()
     assert writer.faults() == []
     assert len((tmp_path / "h.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_WAITING_BYTES", 100)
+    answer = threading.Event()
+    writer = FileWriter()
+    try:
+        writer.put(WriteFile("ID", str(tmp_path / "a"), lambda: answer.wait(10) and {}))
+        for n in range(10):
+            writer.put(WriteFile("ID", str(tmp_path / "h.jsonl"), b"%d" % n * 30, append=True))
+        ((action, error),) = writer.faults()
+        assert action.content == b"9" * 30 and "so slow" in str(error)
+    finally:
+        answer.set()
+        writer.close()
+    assert (tmp_path / "h.jsonl").read_text().split() == [f"{n}" * 30 for n in range(3)]
+    assert writer.faults() == []
+    writer = FileWriter()
+    writer.put(WriteFile("ID", str(tmp_path / "b"), b"x" * 100))
+    writer.close()
+    assert writer.faults() == []

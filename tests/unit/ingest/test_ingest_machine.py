@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beamfold.ingest import machine
 from beamfold.ingest.machine import (
     BATCH_FRAMES,
     Dump,
@@ -516,6 +517,34 @@ def test_frames_of_dropped_virtual_workers_are_not_sent_and_go_when_their_events
     assert [e for e, _ in bench.got(1)] == [0, *range(dropped.stop, 13)]
     bench.do(bench.machine.release(m.Release(1, [(1, 13)])))
     assert bench.machine.progress()[0].retained == len(b"start")
+
+
+def test_a_stream_that_loses_frames_all_the_time_costs_no_more_the_longer_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "MISSING_RUNS", 10)
+    bench = Bench(uniform(None), assigned=ALL)
+    bench.start()
+    for at in range(0, 300, 6):
+        bench.feed(data(at, at + 1, at + 3, at + 5))
+        assert bench.machine._streams[0].missing.count <= 10 + 2
+    bench.feed(End([b"end"]))
+    assert [e - 1 for e, _ in bench.got(0)][1:] == [n for n in range(300) if n % 6 in (0, 1, 3, 5)]
+    assert [n for m_ in bench.told(m.FramesMissing) for lo, hi in m_.runs for n in range(lo - 1, hi - 1)] == [
+        n for n in range(300) if n % 6 in (2, 4)
+    ]
+    bench.do(bench.machine.close(300))
+    assert bench.got(0)[-1] == (301, b"end") and bench.machine.progress()[0].last_event == 300
+
+
+def test_frames_around_a_gap_stay_together() -> None:
+    """Not every frame of a batch that has a gap is kept, looked up and spilled on its own."""
+    bench = Bench(uniform(None))
+    bench.start()
+    bench.feed(data(*range(10), *range(12, 20), 19, 18))
+    retention = bench.machine._streams[0].retention
+    assert [len(chunk) for chunk in retention._chunks[-2:]] == [10, 8]
+    assert bench.machine.progress()[0].frames == 18 and bench.machine.progress()[0].duplicates == 2
 
 
 def test_what_terminal_events_lacked_is_not_remembered_for_workers_that_attach_later() -> None:

@@ -43,8 +43,10 @@ class Source:
     def __init__(self) -> None:
         self.socket = always_readable()
         self.waiting: list[list[Any]] = []
+        self.asked: list[int] = []
 
     def drain(self, max_messages: int, max_bytes: int) -> list[Any]:
+        self.asked.append(max_bytes)
         return self.waiting.pop(0) if self.waiting else []
 
 
@@ -69,6 +71,15 @@ class Rig:
     def run(self, *steps: Any) -> None:
         self.control.steps += steps
         self.service.run()
+
+
+def test_no_more_is_read_than_there_is_room_for() -> None:
+    rig = Rig(retention_bytes=10_000)
+    rig.run(
+        arm(MAP, 1, overload="block"), lambda: rig.series(5), lambda: None, lambda: rig.source.asked.clear(), lambda: 0
+    )
+    (room,) = set(rig.source.asked)
+    assert 4000 < room < 10_000 - 5 * 1024
 
 
 @pytest.mark.parametrize("resumed", [False, True])

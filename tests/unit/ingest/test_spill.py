@@ -16,6 +16,7 @@ from beamfold.ingest import retention as retained
 from beamfold.ingest.retention import Frame, Retention
 from beamfold.ingest.spill import Spill, SpillLost
 from beamfold.ledger.segmentlog import SegmentLog
+from beamfold.sources.base import LARGE
 
 BUDGET = 1 << 20
 
@@ -43,6 +44,21 @@ def test_what_was_put_is_read_back_whole_in_part_and_one_by_one(tmp_path: Path) 
     assert second[0] == views[0]
     shelf.discard(second)
     assert shelf.nbytes == 0
+    shelf.close()
+
+
+def test_large_parts_are_read_back_to_where_the_sources_keep_them(tmp_path: Path) -> None:
+    kept: list[memoryview] = []
+
+    def keep(part: memoryview) -> memoryview:
+        kept.append(part)
+        return part.toreadonly()
+
+    shelf = Spill(tmp_path, BUDGET, keep).open()
+    stored = shelf.put([[b"head", bytes(LARGE)], [b"x" * (LARGE - 1)]])
+    assert stored is not None
+    assert list(stored) == [[b"head", bytes(LARGE)], [b"x" * (LARGE - 1)]]
+    assert stored[0][1].readonly and kept == [bytes(LARGE)]
     shelf.close()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from beamfold.model import report as report_module
 from beamfold.model.report import MAX_TICKS, MAX_VERSIONS, ScanReport
 
 
@@ -15,6 +18,19 @@ def test_of_any_number_of_ticks_the_first_are_named_and_all_are_counted() -> Non
 def test_of_any_number_of_versions_the_first_and_the_newest_are_kept_and_all_are_counted() -> None:
     report = ScanReport("id", 1)
     for version in range(MAX_VERSIONS + 10):
-        report.version({"version": version})
+        report.version({"version": version, "values": {"p": "1"}})
     kept = [v["version"] for v in report.parameters]
     assert kept == [0, *range(11, MAX_VERSIONS + 10)] and report.parameters_total == MAX_VERSIONS + 10
+
+
+def test_versions_with_long_values_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "MAX_VERSIONS_CHARACTERS", 100)
+    report = ScanReport("id", 1)
+    for version, size in enumerate([20, 20, 20, 20, 30, 200, 10]):
+        report.version({"version": version, "values": {"p": "x" * (size - 1)}})
+        kept = [v["version"] for v in report.parameters]
+        if version == 4:
+            assert kept == [0, 2, 3, 4]
+        elif version == 5:
+            assert kept == [0, 5]
+    assert kept == [0, 6] and report.parameters_total == 7
