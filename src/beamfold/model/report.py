@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from beamfold.model.histogram import Histogram
 from beamfold.model.states import EventState
 
 MAX_FAILURES = 100
@@ -46,6 +47,27 @@ class StreamReport:
     verified: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class StageLatency:
+    """Seconds that a stage of the way took: estimates of quantiles, and the longest.
+
+    `negative` counts durations below zero, which are taken for 0: clocks of two hosts disagreed.
+    """
+
+    count: int
+    p50: float
+    p90: float
+    p99: float
+    max: float
+    negative: int = 0
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> StageLatency:
+        """The numbers of a histogram, to the microsecond."""
+        p50, p90, p99 = (round(histogram.quantile(q), 6) for q in (0.5, 0.9, 0.99))
+        return cls(histogram.count, p50, p90, p99, round(histogram.largest, 6), histogram.negative)
+
+
 @dataclass(slots=True)
 class ScanReport:
     """The report of one scan; `to_dict` is its JSON form.
@@ -53,7 +75,8 @@ class ScanReport:
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
     ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
     sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs. `recording` is the
-    folder with the scan's recording, "" where none was made.
+    folder with the scan's recording, "" where none was made. `latency` has the stages (`beamfold.model.latency.Stage`)
+    of the way of every event.
     """
 
     scan_id: str
@@ -75,6 +98,7 @@ class ScanReport:
     parameters: list[dict[str, Any]] = field(default_factory=list)
     ticks: list[int] = field(default_factory=list)
     workers: list[str] = field(default_factory=list)
+    latency: dict[str, StageLatency] = field(default_factory=dict)
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""
