@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from beamfold.dispatch.blocks import Dispatcher
-from beamfold.model.report import MAX_FAILURES, ScanReport, StreamReport
+from beamfold.model.latency import Latencies
+from beamfold.model.report import MAX_FAILURES, ScanReport, StageLatency, StreamReport
 from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import TriggerMap, WrittenMap
@@ -63,6 +64,7 @@ class Scan:
 
     `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
     are armed. `record` is the folder of the recording, `dump_prefix` what the paths of other dumps begin with, or "".
+    `retained` are bytes by stream; `latencies` what each peer has said of this scan last.
     """
 
     number: int
@@ -105,6 +107,8 @@ class Scan:
     states: EventStates = field(default_factory=EventStates)
     lacking: dict[str, RunSet] = field(default_factory=dict)
     absent: dict[str, RunSet] = field(default_factory=dict)
+    retained: dict[str, int] = field(default_factory=dict)
+    latencies: dict[bytes, Latencies] = field(default_factory=dict)
     report: ScanReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,7 +144,8 @@ class Scan:
         if stream is not None:
             stream.phase, stream.frames = message.phase, message.frames
             stream.discarded, stream.malformed = message.discarded, message.malformed
-            stream.duplicates = message.duplicates
+            stream.duplicates, stream.payload_bytes = message.duplicates, message.payload_bytes
+            self.retained[message.stream] = message.retained
 
     def ended(self, message: StreamEnded) -> None:
         """A series end."""
@@ -283,11 +288,16 @@ class Scan:
             report.streams[name].missing = absent.overlap(lo, hi)
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
+        report.latency = {stage.value: StageLatency.of(histogram) for stage, histogram in self.latency().items()}
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
         report.runs = {s.label: self._runs(s, lo, hi) for s in EventState if counts.get(s) and s not in ordinary}
         if not report.ended:
             return {**report.to_dict(), "phase": str(self.phase)}
         return report.to_dict()
+
+    def latency(self) -> Latencies:
+        """Of all services, as far as they have said so."""
+        return Latencies.sum(self.latencies.values())
 
     def _runs(self, state: EventState, lo: int, hi: int) -> list[Run]:
         """Data events in a state."""

@@ -157,7 +157,7 @@ class _Stream:
     missing: RunSet = field(default_factory=RunSet)  # ordinals
     gaps: list[tuple[list[Run], bool]] = field(default_factory=list)  # events, as told to the workers
     retention: Retention = field(default_factory=Retention)
-    payload: int = 0
+    payload_bytes: int = 0
     paused: bool = False
     discarded: int = 0
     surplus: int = 0
@@ -300,6 +300,7 @@ class IngestMachine:
                 s.discarded,
                 s.malformed,
                 s.duplicates,
+                s.payload_bytes,
             )
             for s in self._streams.values()
         ]
@@ -339,7 +340,7 @@ class IngestMachine:
 
     def _keep(self, state: _Stream, lo: int, frames: list[Frame], actions: list[Action]) -> None:
         """Frames of ordinals `lo`, `lo + 1`, … are there: keep them until they are done, and dump them if asked to."""
-        state.retention.append(lo, frames)
+        state.payload_bytes += state.retention.append(lo, frames)
         if self._dump:
             events = self.map.events(state.spec.index, lo, lo + len(frames))
             if len(events):  # a map without a start event may have no cell even for the start message

@@ -41,6 +41,7 @@ from beamfold.protocols.messages import (
     Arm,
     Armed,
     Assign,
+    Beat,
     Close,
     End,
     Fence,
@@ -157,7 +158,7 @@ class IngesterService:
                     self._tell_progress(scan)
                     self._dump(scan, Dumps.flush)
                 self._look_at_arena()
-                self._control.beat(self._stats)
+                self._control.beat(self._beat)
         for scan in self._scans.values():
             self._dump(scan, Dumps.close)
 
@@ -165,6 +166,9 @@ class IngesterService:
         now = time.monotonic()
         due = [d for item in self._inputs.values() if (d := item.inflow.due(now)) is not None]
         return math.ceil(min([PROGRESS_INTERVAL, *due]) * 1000)
+
+    def _beat(self) -> Beat:
+        return Beat(self._stats())
 
     def _stats(self) -> dict[str, Any]:
         """Of the newest scan: `events` are the frames of the stream that has most, `frames` those of all."""
@@ -347,7 +351,7 @@ class IngesterService:
             self._perform(scan, scan.machine.set_version(message.version, message.from_event))
 
     def _end(self, message: End) -> None:
-        self._control.beat(self._stats, at_once=True)
+        self._control.beat(self._beat, at_once=True)
         scan = self._scans.pop(message.scan, None)
         if scan is None:
             return

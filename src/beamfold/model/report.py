@@ -32,12 +32,13 @@ class StreamReport:
     """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.
 
     `expected` data frames by the trigger map (None: endless and never closed); `surplus` ones were beyond the map,
-    `discarded` ones came outside of the series.
+    `discarded` ones came outside of the series. `payload_bytes` are those of the frames that were used.
     """
 
     matching: str
     phase: str = "waiting"
     frames: int = 0
+    payload_bytes: int = 0
     expected: int | None = None
     missing: list[tuple[int, int]] = field(default_factory=list)
     surplus: int = 0

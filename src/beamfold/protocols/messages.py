@@ -84,9 +84,11 @@ class Beat(Message, frozen=True):
 
     A service that is armed says for which `scan`, how many `events` it has processed of it and `last_event`, the
     highest; a worker also says for how many seconds user code was `active`, of `total` since it was armed.
+    `latency` has the histograms of that scan so far (`model.latency.Latencies.to_wire`).
     """
 
     stats: dict[str, Any] = {}
+    latency: dict[str, list[int]] = {}
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
@@ -113,7 +115,10 @@ class Armed(Message, frozen=True):
 
 
 class StreamSeen(Message, frozen=True):
-    """How far a stream has come: data frames received, the highest event they reach, bytes in retention."""
+    """How far a stream has come: data frames received, the highest event they reach, bytes in retention.
+
+    `payload_bytes` are those of all frames that were kept.
+    """
 
     scan: int
     stream: str
@@ -124,6 +129,7 @@ class StreamSeen(Message, frozen=True):
     discarded: int = 0
     malformed: int = 0
     duplicates: int = 0
+    payload_bytes: int = 0
 
 
 class StreamEnded(Message, frozen=True):

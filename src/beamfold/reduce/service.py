@@ -21,6 +21,7 @@ from beamfold.app.loading import modules_of
 from beamfold.ledger.segmentlog import Location, SegmentLog
 from beamfold.model.errors import AppError, BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
+from beamfold.model.latency import Latencies
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
 from beamfold.model.triggermap import TriggerMap
@@ -38,6 +39,7 @@ from beamfold.protocols.envelopes import (
 from beamfold.protocols.messages import (
     Arm,
     Armed,
+    Beat,
     Close,
     End,
     Failed,
@@ -108,6 +110,7 @@ class _Scan:
         self.timer = Timer(folder)
         self.folds: deque[tuple[_Batch, list[int]]] = deque()
         self.backlog = 0
+        self.latency = Latencies()
         self.version = arm.version
         self.withheld: dict[bytes, int] = {}
         self.finish = False
@@ -194,7 +197,7 @@ class ReducerService:
                     self._tell_done(scan)
                 self._fold(scan)
             self._answer()
-            self._control.beat(self._stats)
+            self._control.beat(self._beat)
         if self._scan is not None:
             self._drop(self._scan)
         if self._shown is not None and self._shown.hooks.close is not None:
@@ -210,6 +213,9 @@ class ReducerService:
         if (hole := scan.machine.deadline()) is not None:
             deadlines.append(hole)
         return max(1, min([500, *(int((at - time.monotonic()) * 1000) + 1 for at in deadlines)]))
+
+    def _beat(self) -> Beat:
+        return Beat(self._stats(), {} if self._scan is None else self._scan.latency.to_wire())
 
     def _stats(self) -> dict[str, Any]:
         scan = self._scan
@@ -442,7 +448,7 @@ class ReducerService:
             path = self._publisher.store(scan.arm.scan_id, self._snapshot(), None, scan.arm.record)
         except (OSError, BeamfoldError) as error:
             problems.append(f"the result could not be stored: {error}")
-        self._control.beat(self._stats, at_once=True)
+        self._control.beat(self._beat, at_once=True)
         self._control.send(
             Finished(
                 scan.arm.scan,

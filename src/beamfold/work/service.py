@@ -16,6 +16,7 @@ from beamfold.app.hooks import WorkerHooks
 from beamfold.app.loading import modules_of
 from beamfold.model.errors import BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
+from beamfold.model.latency import Latencies
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
 from beamfold.model.triggermap import TriggerMap
@@ -37,6 +38,7 @@ from beamfold.protocols.messages import (
     Arm,
     Armed,
     Assign,
+    Beat,
     Close,
     Conclude,
     End,
@@ -117,6 +119,7 @@ class _Scan:
         self.events = 0
         self.last_event = 0
         self.active = 0.0
+        self.latency = Latencies()
 
 
 class WorkerService:
@@ -180,7 +183,7 @@ class WorkerService:
             if self._scan is not None:
                 self._work(self._scan)
             self._let_go()
-            self._control.beat(self._stats)
+            self._control.beat(self._beat)
         if self._hooks is not None and self._hooks.close is not None:
             self._hooks.close(self._context)
 
@@ -190,11 +193,11 @@ class WorkerService:
             return 0
         return round(LET_GO_INTERVAL * 1000) if any(arena.gone for arena in self._arenas.values()) else 500
 
-    def _stats(self) -> dict[str, Any]:
+    def _beat(self) -> Beat:
         scan = self._scan
         if scan is None:
-            return {}
-        return {
+            return Beat()
+        stats = {
             "scan": scan.arm.scan,
             "events": scan.events,
             "last_event": scan.last_event,
@@ -202,6 +205,7 @@ class WorkerService:
             "total": time.monotonic() - scan.armed,
             "waiting": scan.machine.waiting,
         }
+        return Beat(stats, scan.latency.to_wire())
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -402,7 +406,7 @@ class WorkerService:
             scan.runner.finish(last)
         except USER_ERRORS as error:
             failures.append(Failure(last, "finish", self._name, user_traceback(error)))
-        self._control.beat(self._stats, at_once=True)
+        self._control.beat(self._beat, at_once=True)
         self._control.send(Finished(scan.arm.scan, failures))
 
     def _end(self, message: End) -> None:

@@ -92,6 +92,17 @@ class ScanSummary(BaseModel):
     result_file: str = ""
 
 
+class StageLatency(BaseModel):
+    """Seconds that a stage of the way took; `negative` of `count` were below zero, because clocks disagreed."""
+
+    count: Count
+    p50: Seconds
+    p90: Seconds
+    p99: Seconds
+    max: Seconds
+    negative: Count
+
+
 class Report(BaseModel):
     """What became of every event of a scan. Lists are bounded: what is not listed is still counted."""
 
@@ -115,6 +126,7 @@ class Report(BaseModel):
     parameters: list[ParameterVersion] = []
     ticks: list[int] = []
     workers: list[str] = []
+    latency: dict[str, StageLatency] = {}
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""
