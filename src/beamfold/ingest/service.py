@@ -172,14 +172,15 @@ class IngesterService:
 
     def _stats(self) -> dict[str, Any]:
         """Of the newest scan: `events` are the frames of the stream that has most, `frames` those of all."""
+        memory = {} if self._arena is None else {"arena_bytes": self._arena.used}
         if not self._scans:
-            return {"scans": 0}
+            return {"scans": 0, **memory}
         number = next(reversed(self._scans))
         seen = self._scans[number].machine.progress()
         frames = [s.frames for s in seen]
         last = max((s.last_event for s in seen), default=0)
         counts = {"events": max(frames, default=0), "last_event": max(last, 0), "frames": sum(frames)}
-        return {"scan": number, **counts, "scans": len(self._scans)}
+        return {"scan": number, **counts, "scans": len(self._scans), **memory}
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
