@@ -193,11 +193,12 @@ class IngesterService:
     # -- detectors -------------------------------------------------------------------------------------------
 
     def _take_in(self, item: Input) -> None:
+        stamp = time.time() - item.inflow.age(time.monotonic())
         items = item.framer.feed(item.inflow.take())
         for number in reversed(self._scans):  # the newest scan reads; an older one has stopped reading
             scan = self._scans[number]
             if item.name in scan.streams:
-                self._perform(scan, scan.machine.feed(scan.streams[item.name], items))
+                self._perform(scan, scan.machine.feed(scan.streams[item.name], items, stamp))
                 return
 
     def _take_all_in(self) -> None:
@@ -245,7 +246,18 @@ class IngesterService:
             if isinstance(action, SendFrames):
                 a, peer = action, scan.workers[action.worker]
                 lease = self._readers.lease(peer)
-                batch = encode_frames(machine.scan, a.stream, a.version, a.events, a.k, a.frames, a.closed, lease)
+                batch = encode_frames(
+                    machine.scan,
+                    a.stream,
+                    a.version,
+                    a.events,
+                    a.k,
+                    a.frames,
+                    a.closed,
+                    lease,
+                    a.received,
+                    time.time(),
+                )
                 self._data.send(peer, batch[0])
             elif isinstance(action, Dump):
                 self._dump(scan, partial(Dumps.write, dump=action))

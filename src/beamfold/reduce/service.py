@@ -54,6 +54,7 @@ from beamfold.protocols.messages import (
 from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
+from beamfold.reduce.timing import BatchTiming
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
 from beamfold.transport.pace import Pace
@@ -88,7 +89,7 @@ class Publisher(Protocol):
 class _Batch:
     """A logged batch: where it is in the log, and its bytes while there is room for them in memory."""
 
-    __slots__ = ("bodies", "buffers", "events", "location", "size", "version", "worker")
+    __slots__ = ("bodies", "buffers", "events", "location", "size", "timing", "version", "worker")
 
     def __init__(self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location) -> None:
         self.worker = header.worker
@@ -98,6 +99,7 @@ class _Batch:
         self.size = sum(map(len, parts))
         self.bodies: list[Buffer] | None = result_bodies(header, parts[1])
         self.buffers: list[Buffer] = parts[2:]
+        self.timing: BatchTiming | None = None
 
 
 class _Scan:
@@ -274,6 +276,8 @@ class ReducerService:
             raise CodecError(f"results of worker {header.worker} that somebody else sent")
         events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
         states = unpack_states(header.states, header.n)
+        if header.times is not None:
+            header.times.check(header.n)
         if not all(0 <= i < header.n for i, _ in (*header.failures, *header.missing)):
             raise CodecError("failures or missing streams of parts that the batch does not have")
         try:
@@ -284,6 +288,8 @@ class ReducerService:
             return None, []
         batch = _Batch(header, parts, events, location)
         fresh, done = scan.machine.logged(batch, events, k, states, time.monotonic())
+        if header.times is not None:
+            batch.timing = BatchTiming(scan.latency, header.times, fresh, time.time())
         scan.backlog += batch.size * int(np.count_nonzero(fresh)) // header.n  # what is not new is never folded
         if scan.backlog > BACKLOG_BYTES:
             batch.bodies, batch.buffers = None, []
@@ -336,20 +342,22 @@ class ReducerService:
             header = decode_header(parts[0])
             assert isinstance(header, ResultBatch)
             bodies, buffers = result_bodies(header, parts[1]), parts[2:]
-        fold, events = scan.folder.of_batch(batch.worker, buffers), batch.events
+        fold, events, began = scan.folder.of_batch(batch.worker, buffers), batch.events, time.time()
         for done, i in enumerate(index, 1):
             body = bodies[i]
             if len(body):
                 fold(events[i], body)
                 if done % 32 == 0 and time.monotonic() >= deadline:
-                    self._folded(scan, batch, done)
+                    self._folded(scan, batch, index[:done], began)
                     return done
-        self._folded(scan, batch, len(index))
+        self._folded(scan, batch, index, began)
         return len(index)
 
-    def _folded(self, scan: _Scan, batch: _Batch, parts: int) -> None:
-        """Account for folded parts by their share of the batch."""
-        scan.backlog -= batch.size * parts // max(len(batch.events), 1)
+    def _folded(self, scan: _Scan, batch: _Batch, index: list[int], began: float) -> None:
+        """Account for folded parts by their share of the batch, and time them."""
+        scan.backlog -= batch.size * len(index) // max(len(batch.events), 1)
+        if batch.timing is not None:
+            batch.timing.folded(index, began, time.time())
         self._cached = None
 
     def _give_back(self, scan: _Scan) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from beamfold.model.events import Buffer
 from beamfold.model.states import EventState
 from beamfold.protocols.envelopes import ResultBatch, encode_header, pack_events, pack_positions
+from beamfold.protocols.stamps import Times
 
 MAX_TEXT = 8192
 """Characters of one traceback that travel; the end of a traceback is the part that says what went wrong."""
@@ -55,8 +56,8 @@ class ResultBuffer:
         self._failures.append((len(self.events), shown))
         self.add(event, k, version, EventState.FAILED, b"", missing)
 
-    def take(self) -> tuple[list[Buffer], int]:
-        """The envelope of all that was collected, and its size in bytes."""
+    def take(self, times: Times | None = None) -> tuple[list[Buffer], int]:
+        """The envelope of all that was collected, and its size in bytes; `times` are those of its parts."""
         first = self._states[0]
         same = self._states.count(first) == len(self._states)
         header = ResultBatch(
@@ -71,6 +72,7 @@ class ResultBuffer:
             self._failures,
             self._missing,
             self.ticks,
+            times,
         )
         parts: list[Buffer] = [encode_header(header), b"".join(self._blob), *self.buffers]
         self._reset()

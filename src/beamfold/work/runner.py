@@ -12,6 +12,7 @@ from beamfold.model.events import EventData
 from beamfold.model.parameters import ParameterHistory
 from beamfold.model.states import EventState
 from beamfold.protocols.codec import TypeTable, encode
+from beamfold.protocols.stamps import Runs
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
 
@@ -41,19 +42,30 @@ class Runner:
         self._skip = skip
         self._clock = clock
         self.tick = False
+        self.spent: Runs = []
 
     def run(self, parts: Sequence[Part], seconds: float) -> int:
-        """Process parts in order until `seconds` have passed; returns how many were."""
+        """Process parts, of which there is one at least, in order until `seconds` have passed; returns how many were.
+
+        `spent` then has the seconds that they took, in runs: only the last one can have taken long, the others have
+        their mean.
+        """
         clock, one = self._clock, self._one
-        deadline = clock() + seconds
-        for done, part in enumerate(parts, 1):
+        began = now = clock()
+        deadline = began + seconds
+        done = 0
+        for part in parts:
             one(part)
-            if clock() >= deadline:
-                return done
-        return len(parts)
+            done += 1
+            before, now = now, clock()
+            if now >= deadline:
+                break
+        self.spent = [(done - 1, (before - began) / (done - 1))] if done > 1 else []
+        self.spent.append((1, now - before))
+        return done
 
     def _one(self, part: Part) -> None:
-        event, k, streams, missing, version, call = part
+        event, k, streams, missing, version, call, _ = part
         results = self.results
         if not call or (missing and self._skip):
             state = EventState.INCOMPLETE_SKIPPED if missing else EventState.NO_RESULT

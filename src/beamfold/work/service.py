@@ -16,7 +16,6 @@ from beamfold.app.hooks import WorkerHooks
 from beamfold.app.loading import modules_of
 from beamfold.model.errors import BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
-from beamfold.model.latency import Latencies
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
 from beamfold.model.triggermap import TriggerMap
@@ -61,6 +60,7 @@ from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
 from beamfold.work.results import ResultBuffer
 from beamfold.work.runner import Runner
+from beamfold.work.timing import Timing, stamps_of, times_of
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class _Scan:
         self.events = 0
         self.last_event = 0
         self.active = 0.0
-        self.latency = Latencies()
+        self.timing = Timing()
 
 
 class WorkerService:
@@ -205,7 +205,7 @@ class WorkerService:
             "total": time.monotonic() - scan.armed,
             "waiting": scan.machine.waiting,
         }
-        return Beat(stats, scan.latency.to_wire())
+        return Beat(stats, scan.timing.latency.to_wire())
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -242,7 +242,8 @@ class WorkerService:
             flow.frames_in += header.n
             flow.payload_in += sum(map(len, parts)) - len(parts[0]) + sum(map(len, slots))
             events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
-            scan.machine.frames(header.stream, header.version, events, k, frames, header.closed)
+            stamps = scan.timing.taken(header, time.time())
+            scan.machine.frames(header.stream, header.version, events, k, frames, header.closed, stamps)
         elif isinstance(header, Gap):
             scan.machine.gap(header.stream, header.runs, header.tail, header.closed)
         elif isinstance(header, Grant):
@@ -254,16 +255,21 @@ class WorkerService:
             scan.parts, scan.at = scan.machine.take(TAKE), 0
         if scan.parts and scan.result_credit > 0:
             batch = scan.parts[scan.at :] if scan.at else scan.parts
-            began = time.monotonic()
+            began = time.time()
             done = scan.runner.run(batch, SLICE)
-            scan.active += time.monotonic() - began
+            spent = scan.runner.spent
+            scan.active += sum(count * seconds for count, seconds in spent)
             scan.events += done
             scan.last_event = max(scan.last_event, batch[done - 1].event)
             scan.at += done
-            self._use(scan, batch[:done] if done < len(batch) else batch)
-            envelope, size = scan.runner.results.take()
+            batch = batch[:done] if done < len(batch) else batch
+            stamps = stamps_of(batch)
+            times = times_of(stamps, began, spent)
+            envelope, size = scan.runner.results.take(times)
             scan.result_credit -= size
             scan.reducer.send(envelope)
+            self._use(scan, batch)
+            scan.timing.processed(stamps, times)
             if scan.at >= len(scan.parts):
                 scan.parts, scan.at = scan.machine.take(TAKE), 0
         if scan.finish and not scan.parts:

@@ -1,0 +1,51 @@
+"""Times that travel with batches, so that every frame's way can be timed at the cost of a few numbers per batch.
+
+A stamp is a time of the system's clock in seconds since the epoch, because it is read in another process than the one
+that took it, on another host perhaps. Frames that were drained together have one stamp: stamps go in runs, a count and
+a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from beamfold.model.errors import CodecError
+
+Runs: TypeAlias = list[tuple[int, float]]
+"""How many, one after the other, and the number that each of them has."""
+
+UNTIMED = 0.0
+"""The stamp of what has none: broadcasts, which wait for other events by design, and parts without a frame."""
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """Of a batch of results: when user code `began` with the first part, the seconds it `spent` on each, one after the
+    other, and when the first frame of each part was `received` from a detector."""
+
+    began: float
+    spent: Runs
+    received: Runs
+
+    def check(self, n: int) -> None:
+        """CodecError unless these are the times of `n` parts."""
+        check_runs([(1, self.began)], 1)
+        check_runs(self.spent, n)
+        check_runs(self.received, n)
+
+
+def check_runs(runs: Runs, n: int) -> None:
+    """CodecError unless these are `n` finite numbers that are not negative."""
+    counts = [count for count, _ in runs]
+    if sum(counts) != n or not counts or min(counts) < 1 or not all(math.isfinite(x) and x >= 0 for _, x in runs):
+        raise CodecError(f"{len(runs)} runs of times for {n}")
+
+
+def spread(runs: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
+    """The number of each, float64 of shape (n,)."""
+    return np.repeat([x for _, x in runs], [count for count, _ in runs]).astype(np.float64, copy=False)
