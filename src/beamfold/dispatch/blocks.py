@@ -21,8 +21,11 @@ WINDOW = 0.1
 BLOCKS_PER_WINDOW = 4
 """Blocks in a window, so that a block is 10 to 50 ms of work."""
 
-FIRST_WINDOW = 2
-"""Parts ahead before anything was measured: events may take minutes each."""
+FIRST_WINDOW = 4
+"""Parts ahead before anything was measured: events may take minutes each, or come before a first word is back."""
+
+LEAST_WINDOW = 2
+"""Parts ahead where an event takes long: more of them would wait behind a slow one while other workers are free."""
 
 LARGEST_WINDOW = 65536
 """Parts ahead at most, whatever the rate."""
@@ -64,7 +67,7 @@ class Dispatcher:
             w.counted = 0
         elif now - w.since >= RATE_INTERVAL:
             rate = w.counted / (now - w.since)
-            w.window = max(FIRST_WINDOW, min(LARGEST_WINDOW, round((w.window + rate * WINDOW) / 2)))
+            w.window = max(LEAST_WINDOW, min(LARGEST_WINDOW, round((w.window + rate * WINDOW) / 2)))
             w.since, w.counted = now, 0
 
     def close(self, trigger_map: TriggerMap) -> None:

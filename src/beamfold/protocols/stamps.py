@@ -48,4 +48,6 @@ def check_runs(runs: Runs, n: int) -> None:
 
 def spread(runs: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
     """The number of each, float64 of shape (n,)."""
+    if len(runs) == 1:
+        return np.full(runs[0][0], runs[0][1], dtype=np.float64)
     return np.repeat([x for _, x in runs], [count for count, _ in runs]).astype(np.float64, copy=False)
