@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,6 +128,15 @@ class _Scan:
         return Done(self.map.streams, [w.name for w in self.arm.workers])
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a reducer has done since it was started, about a second ago at most. Nobody changes it any more."""
+
+    folded: int = 0
+    backlog_bytes: int = 0
+    latency: Latencies = field(default_factory=Latencies)
+
+
 class ReducerService:
     """Runs until told to shut down. `directory` holds the result logs of scans that are under way.
 
@@ -154,6 +164,9 @@ class ReducerService:
         self._scan: _Scan | None = None
         self._shown: Folder | None = None
         self._declared: list[ParameterBase] = []
+        self._folded_before = 0
+        self._latency_before = Latencies()
+        self.progress = Progress()
         self._running = True
         self._pace = Pace()
         self._wake_read, self._wake_write = sockets.socketpair()
@@ -217,14 +230,15 @@ class ReducerService:
         return max(1, min([500, *(int((at - time.monotonic()) * 1000) + 1 for at in deadlines)]))
 
     def _beat(self) -> Beat:
-        return Beat(self._stats(), {} if self._scan is None else self._scan.latency.to_wire())
-
-    def _stats(self) -> dict[str, Any]:
-        scan = self._scan
+        scan, before = self._scan, self._latency_before
         if scan is None:
-            return {}
+            self.progress = Progress(self._folded_before, 0, Latencies.sum([before]))
+            return Beat()
         folded = scan.folder.folded
-        return {"scan": scan.arm.scan, "events": folded, "folded": folded, "backlog_bytes": scan.backlog}
+        together = Latencies.sum([before, scan.latency])
+        self.progress = Progress(self._folded_before + folded, scan.backlog, together)
+        stats = {"scan": scan.arm.scan, "events": folded, "folded": folded, "backlog_bytes": scan.backlog}
+        return Beat(stats, scan.latency.to_wire())
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -479,6 +493,8 @@ class ReducerService:
     def _drop(self, scan: _Scan) -> None:
         """The scan is over: its log has done its service."""
         scan.timer.stop()
+        self._folded_before += scan.folder.folded
+        self._latency_before.add(scan.latency)
         scan.log.close()
         shutil.rmtree(self._directory / scan.arm.scan_id, ignore_errors=True)
         self._scan = None

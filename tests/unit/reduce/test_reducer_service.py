@@ -172,7 +172,7 @@ def test_duplicates_do_not_count_as_backlog(tmp_path: Path) -> None:
         *rig.start(),
         *rig.start(),
         lambda: None,
-        lambda: backlogs.append(rig.service._stats()["backlog_bytes"]),
+        lambda: backlogs.append(rig.service._beat().stats["backlog_bytes"]),
     )
     assert App.folded == [0, 0]
     assert backlogs == [0]
