@@ -92,7 +92,8 @@ class Histogram:
         """Sum and longest in nanoseconds, how many were negative, then bucket and count of each that is not empty."""
         found = np.flatnonzero(self.counts).tolist()
         pairs = [number for bucket in found for number in (bucket, int(self.counts[bucket]))]
-        return [round(self.total * 1e9), round(self.largest * 1e9), self.negative, *pairs]
+        times = (min(round(seconds * 1e9), _LARGEST - 1) for seconds in (self.total, self.largest))
+        return [*times, self.negative, *pairs]
 
     @classmethod
     def from_wire(cls, numbers: Sequence[int]) -> Histogram:

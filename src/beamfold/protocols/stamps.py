@@ -7,7 +7,6 @@ a number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -22,6 +21,10 @@ Runs: TypeAlias = list[tuple[int, float]]
 
 UNTIMED = 0.0
 """The stamp of what has none: broadcasts, which wait for other events by design, and parts without a frame."""
+
+
+LATEST = 1e10
+"""Seconds since the epoch that are believed, into the 23rd century: what is reckoned from them stays finite."""
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):
@@ -40,9 +43,9 @@ class Times(msgspec.Struct, frozen=True, array_like=True):
 
 
 def check_runs(runs: Runs, n: int) -> None:
-    """CodecError unless these are `n` finite numbers that are not negative."""
+    """CodecError unless these are `n` numbers that can be times."""
     counts = [count for count, _ in runs]
-    if sum(counts) != n or not counts or min(counts) < 1 or not all(math.isfinite(x) and x >= 0 for _, x in runs):
+    if sum(counts) != n or not counts or min(counts) < 1 or not all(0 <= x <= LATEST for _, x in runs):
         raise CodecError(f"{len(runs)} runs of times for {n}")
 
 

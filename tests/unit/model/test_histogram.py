@@ -91,6 +91,11 @@ def test_it_travels_to_the_nanosecond(seconds: list[float]) -> None:
     assert back.total == pytest.approx(histogram.total, abs=1e-9)
 
 
+def test_centuries_travel_too() -> None:
+    histogram = filled([1e10] * 1000)
+    assert Histogram.from_wire(histogram.to_wire()).count == 1000
+
+
 @pytest.mark.parametrize(
     "wire",
     [

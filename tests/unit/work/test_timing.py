@@ -1,0 +1,65 @@
+"""The stages that a worker sees, and what it passes on for those that it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from beamfold.model.latency import Latencies, Stage
+from beamfold.protocols.envelopes import FrameBatch
+from beamfold.protocols.stamps import Runs
+from beamfold.work.machine import Part, Stamp
+from beamfold.work.timing import Timing, stamps_of, times_of
+
+
+def batch(received: Runs, sent: float, k: int | bytes = 0) -> FrameBatch:
+    return FrameBatch(1, 0, sum(n for n, _ in received), 0, (1, 1), k, 1, b"", received=received, sent=sent)
+
+
+def part(event: int, stamp: Stamp | None) -> Part:
+    return Part(event, 0, {}, 0, 0, True, stamp)
+
+
+def seen(latency: Latencies) -> dict[str, tuple[int, Any]]:
+    """Count and sum by stage."""
+    return {stage.value: (h.count, pytest.approx(h.total)) for stage, h in latency.items()}
+
+
+def test_frames_are_timed_from_the_socket_of_the_detector_to_this_worker() -> None:
+    timing = Timing()
+    stamps = timing.taken(batch([(3, 100.0), (2, 101.0)], sent=101.5), now=103.0)
+    assert stamps == [(3, Stamp(100.0, 103.0)), (2, Stamp(101.0, 103.0))]
+    assert seen(timing.latency) == {"ingest": (5, 3 * 1.5 + 2 * 0.5), "transit": (5, 5 * 1.5)}
+
+
+@pytest.mark.parametrize("what", [batch([(3, 0.0)], 1.0), batch([], 1.0)])
+def test_what_has_no_stamp_is_not_timed(what: FrameBatch) -> None:
+    timing = Timing()
+    stamps = timing.taken(what, 5.0)
+    assert seen(timing.latency) == {}
+    assert not any(stamp.received for _, stamp in stamps)
+
+
+def test_broadcasts_are_not_timed() -> None:
+    timing = Timing()
+    assert timing.taken(batch([(1, 100.0)], 101.0, k=-1), 102.0) == []
+    assert seen(timing.latency) == {}
+
+
+def test_parts_wait_for_those_before_them_in_the_same_slice() -> None:
+    timing = Timing()
+    early, late = Stamp(10.0, 100.0), Stamp(11.0, 101.0)
+    parts = [part(1, early), part(2, early), part(3, None), part(4, late)]
+    stamps = stamps_of(parts)
+    times = times_of(stamps, 102.0, [(3, 1.0), (1, 5.0)])
+    assert times.received == [(2, 10.0), (1, 0.0), (1, 11.0)]
+    timing.processed(stamps, times)
+    assert seen(timing.latency) == {"wait": (3, 2.0 + 3.0 + 4.0), "process": (3, 7.0)}
+
+
+def test_clocks_of_two_hosts_that_disagree_are_counted() -> None:
+    timing = Timing()
+    timing.taken(batch([(4, 100.0)], sent=101.0), now=99.0)
+    transit = timing.latency[Stage.TRANSIT]
+    assert (transit.count, transit.total, transit.negative) == (4, 0.0, 4)
