@@ -180,6 +180,28 @@ def test_read_the_state(reader: Reader) -> None:
     assert "roi1" in reader.said
 
 
+def test_monitor(reader: Reader) -> None:
+    """The page begins where a scan runs."""
+    pages = blocks(ROOT / "docs/how-to/monitor.md")
+    controller, reducer = (
+        re.search(rf"curl (http://(\S+)/metrics) .*{what}", pages[1].text) for what in ("all", "own")
+    )
+    assert controller and reducer
+    reader.env |= {"BEAMFOLD_CONTROLLER__HTTP": controller[2], "BEAMFOLD_REDUCER__HTTP": reducer[2]}
+    reader._start("beamfold demo --points 6000 --rate 60", "live map  *http")
+    # A service tells once a second; the reducer's numbers are the last on the way.
+    wait_for(lambda: re.search(r'stage_seconds_count{stage="total"} [1-9]', reader._get(controller[1])), "a beat")
+    for block in pages:
+        reader.follow(block)
+    reader.leave()
+    stages = [line.split()[0] for line in reader.said.splitlines() if line.endswith(" ms")]
+    assert stages == ["ingest", "transit", "wait", "process", "result", "fold", "total"]
+    assert "beamfold_results_folded_total" in reader.said
+    page = (ROOT / "docs/how-to/monitor.md").read_text()
+    for name in re.findall(r"^# TYPE (beamfold_\w+)", reader.said, re.M):
+        assert name in page or f"_{name.split('_', 2)[2]}" in page, f"{name} is not in the page"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "apps").rglob("*.md")]
     for page in (p for p in pages if p.name != "template.md"):

@@ -288,7 +288,7 @@ class Scan:
             report.streams[name].missing = absent.overlap(lo, hi)
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
-        report.latency = {stage.value: StageLatency.of(histogram) for stage, histogram in self.latency().items()}
+        report.latency = self.latency_by_stage()
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
         report.runs = {s.label: self._runs(s, lo, hi) for s in EventState if counts.get(s) and s not in ordinary}
         if not report.ended:
@@ -298,6 +298,10 @@ class Scan:
     def latency(self) -> Latencies:
         """Of all services, as far as they have said so."""
         return Latencies.sum(self.latencies.values())
+
+    def latency_by_stage(self) -> dict[str, StageLatency]:
+        """The same in a few numbers."""
+        return {stage.value: StageLatency.of(histogram) for stage, histogram in self.latency().items()}
 
     def _runs(self, state: EventState, lo: int, hi: int) -> list[Run]:
         """Data events in a state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -162,6 +163,17 @@ def test_the_report_has_what_all_services_observed(controller: Played) -> None:
     assert latency["process"]["count"] == 4
     assert 0.08 <= latency["process"]["p50"] <= 0.125 <= latency["process"]["p99"] <= latency["process"]["max"] == 0.2
     assert latency["total"]["max"] == 3.0
+
+
+def test_page_and_status_say_how_long_events_take_once_that_is_known(controller: Played) -> None:
+    assert "from detector to state" not in ask(controller.app, "GET", "/").text
+    assert controller.get("/status")["latency"] == {}
+    controller.submit(UNIFORM)
+    assert "from detector to state" not in ask(controller.app, "GET", "/").text
+    controller.say("reducer", m.Beat({"scan": 1}, latencies(0.05, stage=Stage.TOTAL).to_wire()))
+    page = ask(controller.app, "GET", "/").text
+    assert re.search(r"0 of 8 events, from detector to state in 4\d ms \(99 %: (4\d|50)(\.\d)? ms\)\.", page)
+    assert controller.get("/status")["latency"]["total"]["count"] == 1
 
 
 def test_the_reducer_tells_of_itself() -> None:

@@ -33,7 +33,7 @@ def test_results_that_are_new_and_timed_are_timed_to_the_log_and_to_the_fold() -
 
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.floats(1.0, 50.0)), min_size=1, max_size=8),
-    st.floats(0.0, 2.0),
+    st.floats(0.0, 1.0),
     st.data(),
 )
 def test_stages_add_up_to_the_whole_way(received: list[tuple[int, float]], each: float, data: st.DataObject) -> None:

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
+from beamfold.app.hooks import WorkerHooks
+from beamfold.model.events import EventData
 from beamfold.model.latency import Latencies, Stage
+from beamfold.model.parameters import ParameterHistory, ParameterSet
 from beamfold.protocols.envelopes import FrameBatch
 from beamfold.protocols.stamps import Runs
 from beamfold.work.machine import Part, Stamp
+from beamfold.work.results import ResultBuffer
+from beamfold.work.runner import Runner
 from beamfold.work.timing import Timing, stamps_of, times_of
 
 
@@ -56,6 +61,36 @@ def test_parts_wait_for_those_before_them_in_the_same_slice() -> None:
     assert times.received == [(2, 10.0), (1, 0.0), (1, 11.0)]
     timing.processed(stamps, times)
     assert seen(timing.latency) == {"wait": (3, 2.0 + 3.0 + 4.0), "process": (3, 7.0)}
+
+
+class Processes:
+    """An app whose event N takes N seconds of a clock of its own."""
+
+    now = 0.0
+
+    def process_event(self, event: EventData) -> None:
+        type(self).now += event.event_number
+
+
+@pytest.mark.parametrize(
+    ("events", "seconds", "spent"),
+    [
+        ([5], 100.0, [(1, 5.0)]),
+        ([1, 2, 3, 100], 10.0, [(3, 2.0), (1, 100.0)]),
+        ([1, 2, 3, 100, 50], 10.0, [(3, 2.0), (1, 100.0)]),
+        ([2, 4, 3], 100.0, [(2, 3.0), (1, 3.0)]),
+    ],
+)
+def test_a_part_that_takes_long_is_told_from_those_before_it(events: list[int], seconds: float, spent: Runs) -> None:
+    """A slice ends with the part that takes longer than that."""
+    hooks = WorkerHooks(Processes)
+    parameters = ParameterSet.build([], {}, 0)
+    hooks.construct(parameters=parameters, context={}, state=None)
+    history = ParameterHistory([(0, parameters)])
+    runner = Runner(hooks, history, ResultBuffer(1, 0), clock=lambda: Processes.now)
+    done = runner.run([part(event, None) for event in events], seconds)
+    assert done == sum(n for n, _ in spent)
+    assert runner.spent == [(n, pytest.approx(each)) for n, each in spent]
 
 
 def test_clocks_of_two_hosts_that_disagree_are_counted() -> None:
