@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,11 @@ class Arrivals:
         last = max(bisect_right(starts, int(ordinals[-1])), 1) - 1
         if first == last:
             return [(n, stamps[first])]
-        ends = [*np.searchsorted(ordinals, starts[first + 1 : last + 1]).tolist(), n]
-        counts = np.diff(ends, prepend=0).tolist()
-        return [(count, stamps[first + i]) for i, count in enumerate(counts) if count]
+        low = int(ordinals[0])
+        if int(ordinals[-1]) - low == n - 1:
+            ends = [start - low for start in starts[first + 1 : last + 1]]
+        else:
+            ends = np.searchsorted(ordinals, starts[first + 1 : last + 1]).tolist()
+        cuts = pairwise([0, *ends, n])
+        found = zip(cuts, stamps[first : last + 1], strict=True)
+        return [(end - begin, stamp) for (begin, end), stamp in found if end > begin]

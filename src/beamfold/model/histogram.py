@@ -1,4 +1,4 @@
-"""A histogram of durations in fixed, log-spaced buckets: it takes numbers in batches, adds up, and travels as integers.
+"""A histogram of durations in fixed, log-spaced buckets: it adds up, and travels as integers.
 
 The bounds are the same in every process and every version of a scan, so that histograms of many services are added
 without a loss; and five in a decade, so that a quantile is known to within a factor of 1.6.
@@ -21,8 +21,6 @@ BOUNDS: tuple[float, ...] = tuple(float(f"{step}e{power}") for power in range(-5
 """Upper bounds of the buckets in seconds, inclusive: 20 µs, 32 µs, 50 µs, … 125 s; longer ones have one more bucket."""
 
 BUCKETS = len(BOUNDS) + 1
-
-_EDGES = np.array(BOUNDS)
 
 _LARGEST = 1 << 62
 """Integers on the wire are below this, so that sums of them are integers that others can read."""
@@ -56,17 +54,6 @@ class Histogram:
         self.counts[bisect_left(BOUNDS, seconds)] += n
         self.total += seconds * n
         self.largest = max(self.largest, seconds)
-
-    def observe_many(self, seconds: NDArray[np.float64]) -> None:
-        """Each of these durations once."""
-        if len(seconds) == 1:
-            self.observe(float(seconds[0]))
-        elif len(seconds):
-            self.negative += int(np.count_nonzero(seconds < 0))
-            seconds = np.maximum(seconds, 0.0)
-            self.counts += np.bincount(np.searchsorted(_EDGES, seconds), minlength=BUCKETS)
-            self.total += float(seconds.sum())
-            self.largest = max(self.largest, float(seconds.max()))
 
     def add(self, other: Histogram) -> None:
         """Take in another histogram's durations."""

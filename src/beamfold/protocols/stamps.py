@@ -7,14 +7,14 @@ a number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from beamfold.model.errors import CodecError
+
+T = TypeVar("T")
 
 Runs: TypeAlias = list[tuple[int, float]]
 """How many, one after the other, and the number that each of them has."""
@@ -49,8 +49,18 @@ def check_runs(runs: Runs, n: int) -> None:
         raise CodecError(f"{len(runs)} runs of times for {n}")
 
 
-def spread(runs: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
-    """The number of each, float64 of shape (n,)."""
-    if len(runs) == 1:
-        return np.full(runs[0][0], runs[0][1], dtype=np.float64)
-    return np.repeat([x for _, x in runs], [count for count, _ in runs]).astype(np.float64, copy=False)
+def stretches(runs: Sequence[tuple[int, T]], spent: Runs) -> Iterator[tuple[int, T, float, float]]:
+    """Parts that have a number of `runs` in common and took the same time each.
+
+    Yields how many, that number, the seconds that each took, and the seconds that all before them took together.
+    """
+    times, before = iter(spent), 0.0
+    left, each = 0, 0.0
+    for count, number in runs:
+        while count:
+            if not left:
+                left, each = next(times)
+            n = min(count, left)
+            yield n, number, each, before
+            before += n * each
+            count, left = count - n, left - n

@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beamfold.model.latency import Latencies, Stage
-from beamfold.protocols.stamps import UNTIMED, Runs, Times, spread
+from beamfold.protocols.stamps import Times, stretches
 
 
 class BatchTiming:
     """Of one batch of results, which was `logged` at this time; `times` must fit to it.
 
-    Times are of the system's clock, in seconds since the epoch.
+    Times are of the system's clock, in seconds since the epoch. Parts that have all in common are observed at once,
+    with the mean of their durations: so their sum is right, and the cost is that of a batch.
     """
 
-    __slots__ = ("_latency", "_logged", "_received")
+    __slots__ = ("_ends", "_latency", "_logged", "_received")
 
     def __init__(self, latency: Latencies, times: Times, fresh: NDArray[np.bool_], logged: float) -> None:
         self._latency = latency
         self._logged = logged
-        self._received: Runs = times.received
-        timed = fresh & (spread(times.received) > UNTIMED)
-        if timed.any():
-            ended = times.began + np.cumsum(spread(times.spent))
-            latency[Stage.RESULT].observe_many((logged - ended)[timed])
-
-    def _of(self, index: Sequence[int]) -> NDArray[np.float64]:
-        """When the first frames of these parts were received."""
-        if len(self._received) == 1:
-            return np.full(len(index), self._received[0][1])
-        return spread(self._received)[np.array(index, dtype=np.intp)]
+        self._received = times.received
+        self._ends = list(accumulate(count for count, _ in times.received))
+        all_new, at = bool(fresh.all()), 0
+        for count, received, each, before in stretches(times.received, times.spent):
+            new = count if all_new else int(np.count_nonzero(fresh[at : at + count]))
+            at += count
+            if received and new:
+                ended = times.began + before + each * (count + 1) / 2
+                latency[Stage.RESULT].observe(logged - ended, new)
 
     def folded(self, index: Sequence[int], began: float, ended: float) -> None:
         """These parts of the batch were folded between two times, evenly as far as is known."""
-        received = self._of(index)
-        timed = received > UNTIMED
-        if timed.any():
-            when = np.linspace(began, ended, len(index) + 1)[1:][timed]
-            self._latency[Stage.FOLD].observe_many(when - self._logged)
-            self._latency[Stage.TOTAL].observe_many(when - received[timed])
+        n = len(index)
+        when = began + (ended - began) * (n + 1) / (2 * n)
+        for count, (_, received) in zip(self._counts(index), self._received, strict=True):
+            if received and count:
+                self._latency[Stage.FOLD].observe(when - self._logged, count)
+                self._latency[Stage.TOTAL].observe(when - received, count)
+
+    def _counts(self, index: Sequence[int]) -> list[int]:
+        """How many of these parts are in each run of those that were received together."""
+        if len(self._ends) == 1:
+            return [len(index)]
+        found: list[int] = np.bincount(
+            np.searchsorted(self._ends, np.array(index), side="right"), minlength=len(self._ends)
+        ).tolist()
+        return found

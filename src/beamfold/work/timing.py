@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 
-import numpy as np
-
 from beamfold.model.latency import Latencies, Stage
 from beamfold.protocols.envelopes import FrameBatch
-from beamfold.protocols.stamps import UNTIMED, Runs, Times, spread
+from beamfold.protocols.stamps import UNTIMED, Runs, Times, stretches
 from beamfold.work.machine import Part, Stamp
 
 _NONE = Stamp(UNTIMED, UNTIMED)
@@ -35,17 +33,24 @@ class Timing:
         return [(count, Stamp(received, now)) for count, received in batch.received]
 
     def processed(self, stamps: Sequence[tuple[int, Stamp]], times: Times) -> None:
-        """User code ran over the parts that have these stamps, and took these times."""
-        taken, took = spread([(n, stamp.taken) for n, stamp in stamps]), spread(times.spent)
-        timed = taken > UNTIMED
-        if timed.any():
-            begin = times.began + np.cumsum(took) - took
-            self.latency[Stage.WAIT].observe_many((begin - taken)[timed])
-            self.latency[Stage.PROCESS].observe_many(took[timed])
+        """User code ran over the parts that have these stamps, and took these times.
+
+        Parts that have all in common are observed at once, with the mean of their durations.
+        """
+        for count, stamp, each, before in stretches(stamps, times.spent):
+            if stamp.taken:
+                self.latency[Stage.WAIT].observe(times.began + before + each * (count - 1) / 2 - stamp.taken, count)
+                self.latency[Stage.PROCESS].observe(each, count)
 
 
 def stamps_of(parts: Sequence[Part]) -> list[tuple[int, Stamp]]:
-    """The stamps of parts, in runs."""
+    """The stamps of parts, of which there is one at least, in runs.
+
+    Parts come out of joining as frames went in: where the first and the last have the same, so have those in between.
+    """
+    first = parts[0].stamp
+    if parts[-1].stamp is first:
+        return [(len(parts), first or _NONE)]
     return [(len(list(same)), stamp or _NONE) for stamp, same in groupby(parts, _stamp)]
 
 

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beamfold.model.errors import CodecError
-from beamfold.protocols.stamps import Runs, Times, check_runs, spread
+from beamfold.protocols.stamps import Runs, Times, check_runs, stretches
+
+RUNS = st.lists(st.tuples(st.integers(1, 5), st.floats(0, 9)), min_size=1, max_size=6)
 
 
-def test_runs_are_spread_over_what_they_are_of() -> None:
-    assert spread([(2, 1.5), (1, 0.0), (3, 2.0)]).tolist() == [1.5, 1.5, 0.0, 2.0, 2.0, 2.0]
-    assert spread([(2, 1.5)]).tolist() == [1.5, 1.5]
+def each(runs: Runs) -> list[float]:
+    return [number for n, number in runs for _ in range(n)]
+
+
+@given(RUNS, RUNS)
+def test_stretches_are_where_two_numbers_stay_the_same(runs: Runs, spent: Runs) -> None:
+    n = min(sum(count for count, _ in some) for some in (runs, spent))
+    runs, spent = (pack(each(some)[:n]) for some in (runs, spent))
+    found = list(stretches(runs, spent))
+    assert [number for count, number, _, _ in found for _ in range(count)] == each(runs)
+    assert [seconds for count, _, seconds, _ in found for _ in range(count)] == each(spent)
+    assert len(found) < len(runs) + len(spent)
+    at = 0
+    for count, _, _, before in found:
+        assert before == pytest.approx(sum(each(spent)[:at]))
+        at += count
+
+
+def pack(numbers: list[float]) -> Runs:
+    return [(len(list(same)), number) for number, same in groupby(numbers)]
 
 
 WRONG: list[Runs] = [

@@ -37,7 +37,6 @@ from beamfold.protocols.messages import (
     StreamInfo,
     Trouble,
 )
-from beamfold.protocols.stamps import spread
 from beamfold.work import service
 from scripted import Control, Hub, Until, arm
 
@@ -201,7 +200,7 @@ def test_results_say_when_their_frames_came_and_what_user_code_took(links: dict[
 def expanded(header: ResultBatch) -> list[float]:
     assert header.times is not None
     header.times.check(header.n)
-    return spread(header.times.received).tolist()
+    return [received for n, received in header.times.received for _ in range(n)]
 
 
 def test_services_that_moved_are_not_called_for_ever(links: dict[str, Link]) -> None:
