@@ -17,7 +17,7 @@ def totals(latency: Latencies) -> dict[str, tuple[int, float]]:
 
 
 def test_results_that_are_new_and_timed_are_timed_to_the_log_and_to_the_fold() -> None:
-    """Four parts: the second is in the log already, the third is a broadcast. Those received together have their mean."""
+    """Four parts: the second is in the log already, the third is a broadcast. Those received together share a mean."""
     latency = Latencies()
     times = Times(100.0, [(4, 1.0)], [(2, 90.0), (1, 0.0), (1, 95.0)])
     batch = BatchTiming(latency, times, np.array([True, False, True, True]), 110.0)
