@@ -9,9 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-
-import numpy as np
-from numpy.typing import NDArray
+from operator import add
 
 from beamfold.model.errors import CodecError
 
@@ -29,14 +27,14 @@ _LARGEST = 1 << 62
 class Histogram:
     """Durations in seconds, which must be finite.
 
-    `counts` has shape (BUCKETS,), int64; `total` is their sum and `largest` the longest. `negative` of them were below
-    zero, which only the clocks of two hosts can make them: they are taken for 0.
+    `counts` has how many are in each of the BUCKETS; `total` is their sum and `largest` the longest. `negative` of them
+    were below zero, which only the clocks of two hosts can make them: they are taken for 0.
     """
 
     __slots__ = ("counts", "largest", "negative", "total")
 
     def __init__(self) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(BUCKETS, dtype=np.int64)
+        self.counts = [0] * BUCKETS
         self.total = 0.0
         self.largest = 0.0
         self.negative = 0
@@ -44,7 +42,7 @@ class Histogram:
     @property
     def count(self) -> int:
         """How many durations there are."""
-        return int(self.counts.sum())
+        return sum(self.counts)
 
     def observe(self, seconds: float, n: int = 1) -> None:
         """The same duration `n` times."""
@@ -57,28 +55,27 @@ class Histogram:
 
     def add(self, other: Histogram) -> None:
         """Take in another histogram's durations."""
-        self.counts += other.counts
+        self.counts = list(map(add, self.counts, other.counts))
         self.total += other.total
         self.largest = max(self.largest, other.largest)
         self.negative += other.negative
 
     def quantile(self, q: float) -> float:
         """The duration that a share `q` (0 to 1) does not exceed, interpolated in its bucket; 0 when there is none."""
-        ends: list[int] = list(accumulate(self.counts.tolist()))
+        ends = list(accumulate(self.counts))
         if not ends[-1]:
             return 0.0
         wanted = q * ends[-1]
         bucket = bisect_left(ends, max(wanted, 1))
         lower = BOUNDS[bucket - 1] if bucket else 0.0
         upper = min(BOUNDS[bucket], self.largest) if bucket < len(BOUNDS) else self.largest
-        inside = int(self.counts[bucket])
+        inside = self.counts[bucket]
         share = (wanted - ends[bucket] + inside) / inside
         return lower + (upper - lower) * min(max(share, 0.0), 1.0)
 
     def to_wire(self) -> list[int]:
         """Sum and longest in nanoseconds, how many were negative, then bucket and count of each that is not empty."""
-        found = np.flatnonzero(self.counts).tolist()
-        pairs = [number for bucket in found for number in (bucket, int(self.counts[bucket]))]
+        pairs = [number for bucket, n in enumerate(self.counts) if n for number in (bucket, n)]
         times = (min(round(seconds * 1e9), _LARGEST - 1) for seconds in (self.total, self.largest))
         return [*times, self.negative, *pairs]
 
@@ -92,7 +89,8 @@ class Histogram:
         if min(numbers) < 0 or max(numbers) >= _LARGEST or (counts and min(counts) < 1):
             raise CodecError(f"a histogram with numbers from {min(numbers)} to {max(numbers)}")
         self = cls()
-        self.counts[buckets] = counts
+        for bucket, n in zip(buckets, counts, strict=True):
+            self.counts[bucket] = n
         self.total, self.largest, self.negative = numbers[0] / 1e9, numbers[1] / 1e9, numbers[2]
         return self
 

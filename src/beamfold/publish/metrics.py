@@ -80,7 +80,7 @@ def stages(prefix: str, latency: Iterable[tuple[Stage, Histogram]]) -> list[Metr
         labels=["stage"],
     )
     for stage, histogram in latency:
-        ends = accumulate(histogram.counts.tolist())
+        ends = accumulate(histogram.counts)
         seconds.add_metric([stage], list(zip(_LE, ends, strict=True)), histogram.total)
         negative.add_metric([stage], histogram.negative)
     return [seconds, negative]
