@@ -189,8 +189,8 @@ def test_monitor(reader: Reader) -> None:
     assert controller and reducer
     reader.env |= {"BEAMFOLD_CONTROLLER__HTTP": controller[2], "BEAMFOLD_REDUCER__HTTP": reducer[2]}
     reader._start("beamfold demo --points 6000 --rate 60", "live map  *http")
-    # A service tells once a second; the reducer's numbers are the last on the way.
-    wait_for(lambda: re.search(r'stage_seconds_count{stage="total"} [1-9]', reader._get(controller[1])), "a beat")
+    told = re.compile(r'beamfold_stage_seconds_count{stage="(\w+)"} [1-9]')  # by each service once a second
+    wait_for(lambda: {"ingest", "total"} <= {*told.findall(reader._get(controller[1]))}, "worker and reducer")
     for block in pages:
         reader.follow(block)
     reader.leave()

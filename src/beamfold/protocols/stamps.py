@@ -22,7 +22,6 @@ Runs: TypeAlias = list[tuple[int, float]]
 UNTIMED = 0.0
 """The stamp of what has none: broadcasts, which wait for other events by design, and parts without a frame."""
 
-
 LATEST = 1e10
 """Seconds since the epoch that are believed, into the 23rd century: what is reckoned from them stays finite."""
 

@@ -75,7 +75,7 @@ def stages(prefix: str, latency: Iterable[tuple[Stage, Histogram]]) -> list[Metr
         f"{prefix}_stage_seconds", "Seconds that frames and parts spent in a stage of their way.", labels=["stage"]
     )
     negative = CounterMetricFamily(
-        f"{prefix}_stage_negative",
+        f"{prefix}_stage_negative_durations",
         "Durations below zero, taken for 0: clocks of two hosts disagreed.",
         labels=["stage"],
     )

@@ -84,10 +84,11 @@ def _scan(scan: Scan) -> Iterator[Metric]:
     yield gauge("beamfold_scan_number", "Number of the present (or last) scan.", scan.number)
     phases = {phase.value: float(phase is scan.phase) for phase in Phase}
     yield gauges("beamfold_scan_phase", "1: the scan is in this phase.", "phase", phases)
-    yield gauge("beamfold_scan_started_seconds", "When it started, in seconds since the epoch.", scan.started)
+    yield gauge("beamfold_scan_start_time_seconds", "When it started, in seconds since the epoch.", scan.started)
     yield gauges("beamfold_scan_events", "Its data events by their state now.", "state", report.states)
     if scan.planned is not None:
         yield gauge(
             "beamfold_scan_planned_events", "Data events by its trigger map; an endless one has none.", scan.planned
         )
-    yield gauges("beamfold_stream_retained_bytes", "Frames kept until they are done.", "stream", scan.retained)
+    retained = {name: n if scan.active else 0 for name, n in scan.retained.items()}
+    yield gauges("beamfold_stream_retained_bytes", "Frames kept until they are done.", "stream", retained)
