@@ -183,9 +183,8 @@ def test_read_the_state(reader: Reader) -> None:
 def test_monitor(reader: Reader) -> None:
     """The page begins where a scan runs."""
     pages = blocks(ROOT / "docs/how-to/monitor.md")
-    controller, reducer = (
-        re.search(rf"curl (http://(\S+)/metrics) .*{what}", pages[1].text) for what in ("all", "own")
-    )
+    text = "\n".join(block.text for block in pages)
+    controller, reducer = (re.search(rf"curl (http://(\S+)/metrics) .*{what}", text) for what in ("all", "own"))
     assert controller and reducer
     reader.env |= {"BEAMFOLD_CONTROLLER__HTTP": controller[2], "BEAMFOLD_REDUCER__HTTP": reducer[2]}
     reader._start("beamfold demo --points 6000 --rate 60", "live map  *http")
@@ -197,6 +196,7 @@ def test_monitor(reader: Reader) -> None:
     stages = [line.split()[0] for line in reader.said.splitlines() if line.endswith(" ms")]
     assert stages == ["ingest", "transit", "wait", "process", "result", "fold", "total"]
     assert "beamfold_results_folded_total" in reader.said
+    assert "where events spend their time" in reader.said
     page = (ROOT / "docs/how-to/monitor.md").read_text()
     for name in re.findall(r"^# TYPE (beamfold_\w+)", reader.said, re.M):
         assert name in page or f"_{name.split('_', 2)[2]}" in page, f"{name} is not in the page"
