@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from beamfold.dispatch.machine import ControllerMachine, Policy, RecordScan, Rep
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Plan
 from beamfold.ingest.machine import Dump, IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.ingest.retention import Frame
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols import messages as m
@@ -35,6 +36,29 @@ from beamfold.work.machine import Part, WorkMachine
 
 VERSION = "test"
 POLICY = Policy()
+
+
+class ListShelf:
+    """A shelf with room for `room` frames; what is discarded makes room again."""
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.room = room
+        self.fault = ""
+        self.held: list[tuple[Frame, ...]] = []
+        self.most = 0
+
+    def put(self, frames: Sequence[Frame]) -> Sequence[Frame] | None:
+        self.fault = "" if len(frames) <= self.room else "no room"
+        if self.fault:
+            return None
+        self.room -= len(frames)
+        self.held.append(tuple(frames))
+        self.most = max(self.most, len(self.held))
+        return self.held[-1]
+
+    def discard(self, frames: Sequence[Frame]) -> None:
+        self.room += len(frames)
+        self.held = [h for h in self.held if h is not frames]
 
 
 @dataclass
@@ -72,6 +96,7 @@ class Rig:
         seed: int = 0,
         policy: Policy = POLICY,
         retention_bytes: int = 1 << 30,
+        shelf_frames: int = 1 << 30,
         credit: int = 1 << 20,
         in_order: bool = True,
     ) -> None:
@@ -82,6 +107,7 @@ class Rig:
         self.ingest: dict[str, dict[int, IngestMachine]] = {name: {} for name in ingesters}
         self.ingest_ended: dict[tuple[str, int], IngestMachine] = {}
         self.arm_workers: dict[int, list[str]] = {}
+        self.held_back: set[str] = set()  # workers that do not get to work
         self.paused: dict[str, set[int]] = {}
         self.seen: dict[tuple[int, str], m.StreamSeen] = {}
         self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
@@ -94,6 +120,8 @@ class Rig:
         self.in_order = in_order
         self.credit = credit
         self.retention_bytes = retention_bytes
+        self.shelf_frames = shelf_frames
+        self.shelves: list[ListShelf] = []
         self.folded: list[Folded] = []
         self.processed: list[tuple[int, Part]] = []
         self.replies: dict[int, Reply] = {}
@@ -113,7 +141,7 @@ class Rig:
 
     def step(self) -> bool:
         """Deliver one message of a channel picked at random; False when all are empty (or not read)."""
-        keys = [k for k, q in self.channels.items() if q and not self._unread(k[0])]
+        keys = [k for k, q in self.channels.items() if q and not self._unread(*k)]
         if not keys:
             return False
         src, dst = self.random.choice(keys)
@@ -122,8 +150,10 @@ class Rig:
         self._deliver(src, dst, payload)
         return True
 
-    def _unread(self, src: str) -> bool:
-        """Whether this is a detector whose ingester has no room and does not read it."""
+    def _unread(self, src: str, dst: str) -> bool:
+        """Whether this is a detector whose ingester has no room and does not read it, or has nobody who reads it."""
+        if src == "self":
+            return dst in self.held_back
         return src.startswith("detector ") and bool(self.paused.get(src.removeprefix("detector ")))
 
     def settle(self, limit: int = 200_000, *, waiting: bool = False) -> None:
@@ -136,7 +166,7 @@ class Rig:
                 self.now += 3.0
                 self._fold()
                 self._perform(self.controller.tick(self.now))
-                if not any(q for (src, _), q in self.channels.items() if not self._unread(src)):
+                if not any(q for key, q in self.channels.items() if not self._unread(*key)):
                     break
         else:
             raise AssertionError("the machines never come to rest")
@@ -224,7 +254,7 @@ class Rig:
         if isinstance(payload, m.Arm):
             trigger_map = TriggerMap.from_wire(payload.map)
             specs = [
-                StreamSpec(i, s, self.infos[s].numbered)
+                StreamSpec(i, s, self.infos[s].numbered, retention_bytes=self.retention_bytes)
                 for i, s in enumerate(trigger_map.streams)
                 if self.stream_of[s] == name
             ]
@@ -236,8 +266,9 @@ class Rig:
                 specs,
                 groups,
                 version=payload.version,
-                retention_bytes=self.retention_bytes,
                 dump=bool(payload.record),
+                shelf=self._shelf,
+                spill=payload.overload == "spill",
             )
             self.post(name, "controller", m.Armed(payload.scan))
             return
@@ -246,9 +277,11 @@ class Rig:
             return
         match payload:
             case m.Assign():
-                self._ingest(name, machine, machine.assign(payload.blocks))
+                self._ingest(name, machine, machine.assign(payload.blocks, payload.settled))
             case m.Release():
                 self._ingest(name, machine, machine.release(payload))
+            case m.Waits():
+                self._ingest(name, machine, machine.waits(payload.streams))
             case m.Halt():
                 self._ingest(name, machine, machine.halt())
             case m.Close():
@@ -262,6 +295,10 @@ class Rig:
                 for stream in machine.map.streams:
                     if self.stream_of[stream] == name:
                         self.paused.get(stream, set()).discard(payload.scan)
+
+    def _shelf(self) -> ListShelf:
+        self.shelves.append(ListShelf(self.shelf_frames))
+        return self.shelves[-1]
 
     def _ingest(self, name: str, machine: IngestMachine, actions: list[Any]) -> None:
         for seen in machine.progress():
@@ -389,6 +426,11 @@ class Rig:
                 completed = self.reduce.close(self.reduce_map)
                 self.closed = True
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=True)
+                self.post("reducer", "controller", told)
+                self._fold()
+            elif isinstance(payload, m.Drop):
+                completed = [run for lo, hi in payload.blocks for run in self.reduce.drop(lo, hi)]
+                told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
                 self.post("reducer", "controller", told)
                 self._fold()
             elif isinstance(payload, m.Finish):

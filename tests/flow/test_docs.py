@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from beamfold.app.runfile import load_runfile
 from processes import PATIENCE, descendants, is_gone, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,18 @@ def test_monitor(reader: Reader) -> None:
     page = (ROOT / "docs/how-to/monitor.md").read_text()
     for name in re.findall(r"^# TYPE (beamfold_\w+)", reader.said, re.M):
         assert name in page or f"_{name.split('_', 2)[2]}" in page, f"{name} is not in the page"
+
+
+def test_overload(tmp_path: Path) -> None:
+    """Its sections are ones of a run file, with the defaults that the page tells."""
+    (block,) = blocks(ROOT / "docs/how-to/overload.md")
+    app = '[app]\nworker = "worker.py:Worker"\nreducer = "reducer.py:Reducer"\n'
+    stream = '[streams.camera]\nprotocol = "stins"\nurl = "tcp://127.0.0.1:9999"\n'
+    for name, text in (("said.toml", app + block.text), ("silent.toml", app + stream)):
+        (tmp_path / name).write_text(text)
+    said, silent = load_runfile(tmp_path / "said.toml"), load_runfile(tmp_path / "silent.toml")
+    assert (said.policy, said.spill) == (silent.policy, silent.spill)
+    assert said.streams["camera"].retention_bytes == silent.streams["camera"].retention_bytes
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -75,11 +75,16 @@ def test_live_is_replay(data: st.DataObject) -> None:
             count = trigger_map.frame_count(s)
             series = play(data.draw, stream, count, trigger_map.wrapped, numbered[stream], whole)
             rig.detector(stream, series.items)
-        for what in data.draw(st.lists(st.sampled_from(["parameter", "parameter", "stop"]), max_size=3), label="then"):
+        steps = st.sampled_from(["parameter", "parameter", "stand still", "stop"])
+        for what in data.draw(st.lists(steps, max_size=3), label="then"):
             for _ in range(data.draw(st.integers(0, 60))):
                 rig.step()
             if what == "parameter":
                 rig.set_parameter(b"%d" % len(rig.files))
+            elif what == "stand still":
+                rig.held_back = {w.name for w in rig.workers}
+                rig.settle(waiting=True)
+                rig.held_back.clear()
             else:
                 rig.stop()
                 break

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beamfold.dispatch.machine import Policy
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.items import Data, End, Start
 from rig import Rig
@@ -268,6 +269,59 @@ def test_every_event_ends_in_exactly_one_state_whatever_is_lost_and_however_mess
                 assert d.frames == frame(s, (e - 1) // every[s])
     folded = [f.event for f in rig.folded]
     assert folded == sorted(folded)
+
+
+BLOCK = Policy(overload="block")
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("ingesters", [{"i": [("a", True)], "j": [("b", True)]}, {"i": [("a", True), ("b", True)]}])
+def test_a_detector_is_not_held_back_because_another_one_is_late(ingesters: dict, seed: int) -> None:
+    """One program feeds both detectors, and comes to the second when the first took all: to hold that one back for what
+    it has to wait for would be for ever."""
+    rig = Rig(ingesters, [["generic"]], seed=seed, policy=BLOCK, retention_bytes=100)
+    rig.submit(uniform({"a": {}, "b": {"every": 3}}, 30))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 30, chunk=1))
+    rig.until(lambda: not rig.channels["detector a", rig.stream_of["a"]])
+    assert sum(len(s.held) for s in rig.shelves)
+    rig.detector("b", series("b", 10, chunk=1))
+    rig.settle()
+    assert rig.report["states"] == {"reduced": 30}
+    assert rig.report["streams"]["a"]["spilled"] > 300
+    assert not any(s.held for s in rig.shelves)
+
+
+def test_a_detector_is_held_back_when_workers_are_slow_and_that_is_the_policy() -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"]], policy=BLOCK, retention_bytes=100)
+    rig.submit(uniform(["a", "b"], 30))
+    rig.until(lambda: 1 in rig.replies)
+    rig.held_back.add("w0")
+    for stream in "ab":
+        rig.detector(stream, series(stream, 30, chunk=1))
+    rig.settle(waiting=True)
+    assert rig.paused == {"a": {1}, "b": {1}} and not any(s.held for s in rig.shelves)
+    rig.held_back.clear()
+    rig.settle()
+    assert rig.report["states"] == {"reduced": 30}
+
+
+@pytest.mark.parametrize("room", [0, 3, 1000])
+def test_what_the_workers_are_behind_with_is_spilled_as_far_as_there_is_room(room: int) -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"]], retention_bytes=100, shelf_frames=room)
+    rig.submit(uniform(["a", "b"], 30))
+    rig.until(lambda: 1 in rig.replies)
+    rig.held_back.add("w0")
+    for stream in "ab":
+        rig.detector(stream, series(stream, 30, chunk=1))
+    rig.settle(waiting=True)
+    assert bool(rig.paused) == (room < 30)
+    rig.held_back.clear()
+    rig.settle()
+    assert rig.report["states"] == {"reduced": 30}
+    said = {f"stream {s}: frames could not be spilled" for s in "ab"} if room < 30 else set()
+    assert {t.partition(",")[0] for t in rig.report["troubles"]} == said
+    assert bool(rig.report["streams"]["b"]["spilled"]) == bool(room)
 
 
 def test_a_stream_that_ends_early_holds_nobody_back_who_has_no_room() -> None:

@@ -7,7 +7,8 @@ say about it, event by event.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def expected_parts(rig: Rig, event: int) -> set[tuple[int, int]]:
 
 
 def check(rig: Rig, existing: dict[str, set[int]], sent: dict[str, list[bytes]] | None = None) -> None:
-    """Every part of every event exactly once, with exactly the frames that exist."""
+    """Every part of every event that was not dropped exactly once, with exactly the frames that exist."""
     trigger_map = rig.reduce_map
     assert trigger_map is not None and trigger_map.n_events is not None
     report = rig.report
@@ -156,11 +157,18 @@ def check(rig: Rig, existing: dict[str, set[int]], sent: dict[str, list[bytes]] 
         by_event.setdefault(part.event, []).append((worker, part))
     assert all(not p.call for e, ps in by_event.items() if e >= trigger_map.n_events for _, p in ps)
     worst: dict[int, EventState] = {}
+    dropped = {e for lo, hi in report["runs"].get("dropped", ()) for e in range(lo, hi)}
     for event in range(trigger_map.n_events):
-        worst[event] = check_event(rig, existing, event, by_event.get(event, []))
+        if event in dropped:
+            assert not by_event.get(event) and not trigger_map.groups_of(event) and trigger_map.width(event) == 1
+            worst[event] = EventState.DROPPED
+        else:
+            worst[event] = check_event(rig, existing, event, by_event.get(event, []))
+    assert not dropped or report["overload"] in ("sample", "latest")
     folded = [(f.event, f.k) for f in rig.folded if f.event < trigger_map.n_events]
     assert len(folded) == len(set(folded))
-    assert set(folded) == {(e, k) for e in range(trigger_map.n_events) for k, _ in expected_parts(rig, e)}
+    processed = set(range(trigger_map.n_events)) - dropped
+    assert set(folded) == {(e, k) for e in processed for k, _ in expected_parts(rig, e)}
     if not report["out_of_order"] and rig.in_order:
         assert [e for e, _ in folded] == sorted(e for e, _ in folded)
     check_counts(rig, worst)
@@ -242,7 +250,21 @@ def accepted(rig: Rig) -> dict[str, set[int]]:
 # -- the tests --------------------------------------------------------------------------------------------------------
 
 
-def build(data: st.DataObject, policy: Policy = PATIENT) -> tuple[Rig, WrittenMap, dict[str, bool]]:
+OVERLOAD: list[dict[str, Any]] = [
+    {"overload": "spill"},
+    {"overload": "block"},
+    {"overload": "latest"},
+    {"overload": "sample"},
+    {"overload": "sample", "sample_every": 3},
+]
+
+
+def build(
+    data: st.DataObject,
+    policy: Policy = PATIENT,
+    overload: Sequence[dict[str, Any]] = OVERLOAD,
+    room: Sequence[int] = (1, 40, 1 << 20),
+) -> tuple[Rig, WrittenMap, dict[str, bool]]:
     names = ["a", "b", "c"][: data.draw(st.integers(1, 3), label="streams")]
     numbered = {s: data.draw(st.sampled_from([True, True, False]), label=f"{s} numbered") for s in names}
     wrapped = data.draw(st.sampled_from([True, True, False]), label="all_wrap")
@@ -257,9 +279,10 @@ def build(data: st.DataObject, policy: Policy = PATIENT) -> tuple[Rig, WrittenMa
         ingesters,
         workers,
         seed=data.draw(st.integers(0, 999), label="seed"),
-        policy=policy,
+        policy=replace(policy, **data.draw(st.sampled_from(overload), label="overload")),
+        shelf_frames=data.draw(st.sampled_from([0, 4, 1 << 30]), label="room on disk"),
         credit=data.draw(st.sampled_from([1, 30, 1 << 20]), label="credit"),
-        retention_bytes=data.draw(st.sampled_from([1, 40, 1 << 20]), label="room"),
+        retention_bytes=data.draw(st.sampled_from(room), label="room"),
         in_order=data.draw(st.sampled_from([True, True, False]), label="in order"),
     )
     return rig, written, numbered
@@ -298,7 +321,29 @@ def test_every_part_is_processed_once_with_the_frames_that_exist(data: st.DataOb
     check(rig, existing)
     if whole and not trigger_map.endless:
         assert rig.report["events"] == sum(rig.report["states"].values())
-        assert set(rig.report["states"]) <= {"reduced", "no result"}
+        assert set(rig.report["states"]) <= {"reduced", "no result", "dropped"}
+
+
+@RIG
+@given(st.data())
+def test_what_is_dropped_is_dropped_whole_and_all_else_is_processed(data: st.DataObject) -> None:
+    """Workers stand still for a while, so that frames pile up."""
+    rig, written, numbered = build(data, overload=OVERLOAD[2:], room=[20, 60, 200])
+    trigger_map = written.compile()
+    rig.submit(trigger_map)
+    rig.until(lambda: 1 in rig.replies)
+    for s, name in enumerate(trigger_map.streams):
+        whole = data.draw(st.booleans(), label=f"{name} whole")
+        series = play(data.draw, name, trigger_map.frame_count(s), trigger_map.wrapped, numbered[name], whole)
+        rig.detector(name, series.items)
+    for _ in range(data.draw(st.integers(0, 60), label="steps before")):
+        rig.step()
+    rig.held_back = {w.name for w in rig.workers}
+    rig.settle(waiting=True)
+    rig.held_back.clear()
+    rig.settle()
+    assert rig.reports_ended() == ["finished"]
+    check(rig, accepted(rig))
 
 
 @RIG

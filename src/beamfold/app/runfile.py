@@ -25,6 +25,7 @@ from beamfold.app.sections import (
     RecordSection,
     ReducerSection,
     RunSection,
+    SpillSection,
     StoreSection,
     StreamSection,
     WorkersSection,
@@ -67,6 +68,7 @@ class RunFile(BaseSettings):
     streams: dict[str, StreamSection] = Field(min_length=1)
     parameters: dict[str, Any] = {}
     policy: PolicySection = PolicySection()
+    spill: SpillSection = SpillSection()
     controller: ControllerSection = ControllerSection()
     reducer: ReducerSection = ReducerSection()
     store: StoreSection = StoreSection()

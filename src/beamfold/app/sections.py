@@ -24,7 +24,6 @@ from beamfold.app.addresses import connecting_url, listening_http, listening_url
 
 Loopback = Annotated[str, AfterValidator(listening_http)]
 _STORES = ("redis://", "rediss://", "unix://")
-_LATER = ("spill", "sample", "latest")
 
 
 def _class_path(path: str) -> str:
@@ -35,12 +34,6 @@ def _class_path(path: str) -> str:
 
 def _number(value: Any) -> Any:
     return int(value) if value in ("0", "1") else value
-
-
-def _overload(value: Any) -> Any:
-    if value in _LATER:
-        raise ValueError(f"{value!r} is planned but does not exist yet; use 'block'")
-    return value
 
 
 ClassPath = Annotated[str, AfterValidator(_class_path)]
@@ -85,7 +78,7 @@ class StreamSection(Section):
 
     `socket`, `frame_base` and `ingester` are filled in where the file leaves them out. `frame_base` is the
     number of a series' first frame, "continuing" where numbers run on from series to series, None for counted
-    protocols. `retention_bytes` bounds what is kept until it is done.
+    protocols. `retention_bytes` bounds what is kept in memory until it is done.
 
     `receiver`: "direct" reads a detector's PUSH socket straight into place, which is faster; "libzmq" uses ZeroMQ's
     library, where `receive_hwm` bounds the messages that wait in the socket. The default is direct for pull sockets
@@ -139,14 +132,35 @@ class StreamSection(Section):
 class PolicySection(Section):
     """What happens when not all is well; `fold_patience` in seconds.
 
+    `overload` is for more frames than the workers can process: put them on disk, hold the detectors back, or leave
+    events out, all but one in `sample_every` (None: as many as it takes) or all but the latest.
+
     `shared_memory`: workers on an ingester's host read large frames (64 KiB and more) out of its memory.
     """
 
     incomplete: Literal["process", "skip"] = "process"
     fold_patience: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     fold_order: Literal["event", "arrival"] = "event"
-    overload: Annotated[Literal["block"], BeforeValidator(_overload)] = "block"
+    overload: Literal["spill", "block", "sample", "latest"] = "spill"
+    sample_every: int | None = Field(default=None, ge=2)
     shared_memory: bool = True
+
+    @model_validator(mode="after")
+    def _sampling(self) -> Self:
+        if self.sample_every is not None and self.overload != "sample":
+            raise ValueError('sample_every is for overload = "sample" only; set that, or leave sample_every out')
+        return self
+
+
+class SpillSection(Section):
+    """Where an ingester puts frames that exceed their stream's `retention_bytes`, `max_bytes` of them.
+
+    None: in the output folder. A relative folder counts from where the command was started. A twentieth of the disk
+    is never used.
+    """
+
+    directory: Path | None = None
+    max_bytes: int = Field(default=10 << 30, ge=1 << 20)
 
 
 class ControllerSection(Section):

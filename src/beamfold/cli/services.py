@@ -39,8 +39,14 @@ from beamfold.transport.data import DataHub
 DATA_URL = "tcp://127.0.0.1:0"
 """Where ingesters and the reducer take connections from workers."""
 
+MAX_WORD = 16 << 20
+"""Bytes of what a worker says to an ingester: credit, and slots that it lets go of."""
+
 RESULT_LOGS = ".results"
 """Folder of result logs of scans under way, below the output folder."""
+
+SPILL = ".spill"
+"""Folder of spilled frames, which have no names there, below the output folder."""
 
 INTERRUPTED = 130
 
@@ -143,6 +149,7 @@ def _framer(settings: RunFile, stream: str) -> Framer:
 
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
     from beamfold.ingest.service import IngesterService, Input
+    from beamfold.ingest.spill import Spill
 
     names = settings.ingesters().get(name)
     if names is None:
@@ -155,7 +162,9 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         source = _source(s, context, arena)
         inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
         structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
-    data = DataHub(context, DATA_URL)
+    directory = settings.spill.directory or settings.output.directory / SPILL
+    spill = Spill(directory.absolute(), settings.spill.max_bytes)
+    data = DataHub(context, DATA_URL, MAX_WORD)
     offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
     hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")
     control = _connect(settings, context, hello)
@@ -168,7 +177,7 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         if arena is not None:
             arena.close()
 
-    return IngesterService(inputs, control, data, arena), close
+    return IngesterService(inputs, control, data, spill, arena), close
 
 
 def _source(section: StreamSection, context: Context, arena: Arena | None) -> Source:
@@ -352,6 +361,8 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int) -> Any:
                 "directory": str(settings.directory.absolute()),
             },
             output=str(settings.output.directory.absolute()),
+            overload=policy.overload,
+            sample_every=policy.sample_every,
         ),
         values=wanted,
         version=version + 1 if wanted != values else version,

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from beamfold.dispatch.overload import Overload
 from beamfold.model.triggermap import TriggerMap
-from beamfold.protocols.messages import Block
+from beamfold.protocols.messages import DROPPED, Block
 
 WINDOW = 0.1
 """Seconds of work a worker has ahead: several control round trips, and still short against human patience."""
@@ -47,10 +48,13 @@ class _Worker:
 
 
 class Dispatcher:
-    """One scan's assignments. `tags[w]` are the tags of logical worker w."""
+    """One scan's assignments. `tags[w]` are the tags of logical worker w; `overload` says what is dropped."""
 
-    def __init__(self, trigger_map: TriggerMap, tags: Sequence[frozenset[str]]) -> None:
+    def __init__(
+        self, trigger_map: TriggerMap, tags: Sequence[frozenset[str]], overload: Overload | None = None
+    ) -> None:
         self.map = trigger_map
+        self._overload = overload or Overload()
         self._workers = [_Worker(t) for t in tags]
         self._long: list[tuple[int, int, int]] = []  # (virtual worker, logical worker, parts counted so far)
         self.next_virtual = 0
@@ -75,16 +79,20 @@ class Dispatcher:
         self.map = trigger_map
 
     def assign(self) -> list[Block]:
-        """New blocks for workers that have room, in the order of the virtual workers."""
+        """New blocks for workers that have room, and of what is dropped, in the order of the virtual workers."""
         blocks: list[Block] = []
         self._count_long()
         total = self.map.n_virtual
         while total is None or self.next_virtual < total:
             virtual = self.next_virtual
+            if (end := self._overload.drop_end(self.map, virtual)) > virtual:
+                self.next_virtual = end
+                blocks.append(Block(virtual, end, DROPPED))
+                continue
             worker = self._choose(virtual)
             if worker is None:
                 break
-            size = self._size(virtual, worker, total)
+            size = self._overload.assigned(self._size(virtual, worker, total))
             self.next_virtual = virtual + size
             self._take(virtual, virtual + size, worker)
             if blocks and blocks[-1].worker == worker and blocks[-1].hi == virtual:

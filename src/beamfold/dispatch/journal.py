@@ -12,6 +12,9 @@ from beamfold.model.errors import CodecError, LedgerUnavailable
 MAX_WAITING = 10_000
 """Writes that may wait while the store is away; beyond that the oldest are given up and counted."""
 
+MAX_WAITING_BYTES = 256 << 20
+"""Bytes that these may hold together, unless the newest one alone has more."""
+
 RETRY = 0.5
 """Seconds between attempts while the store is away."""
 
@@ -25,7 +28,9 @@ class LedgerWriter:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._queue: queue.Queue[Callable[[Ledger], object] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[Callable[[Ledger], object], int] | None] = queue.Queue()
+        self._bytes = 0
+        self._weighing = threading.Lock()
         self._closing = threading.Event()
         self.given_up = 0
         self.error: BaseException | None = None
@@ -37,15 +42,22 @@ class LedgerWriter:
         """Writes that wait."""
         return self._queue.qsize()
 
-    def put(self, write: Callable[[Ledger], object]) -> None:
-        """Carry out `write` soon."""
-        if self._queue.qsize() >= MAX_WAITING:
+    def put(self, write: Callable[[Ledger], object], nbytes: int = 0) -> None:
+        """Carry out `write`, which holds so many bytes, soon."""
+        while self._queue.qsize() >= MAX_WAITING or self._bytes + nbytes > MAX_WAITING_BYTES:
             try:
-                self._queue.get_nowait()
-                self.given_up += 1
+                oldest = self._queue.get_nowait()
             except queue.Empty:
-                pass
-        self._queue.put(write)
+                break
+            assert oldest is not None
+            self._weigh(-oldest[1])
+            self.given_up += 1
+        self._weigh(nbytes)
+        self._queue.put((write, nbytes))
+
+    def _weigh(self, nbytes: int) -> None:
+        with self._weighing:
+            self._bytes += nbytes
 
     def close(self, seconds: float = 2.0) -> None:
         """Write what waits, for at most so long, and end."""
@@ -54,7 +66,9 @@ class LedgerWriter:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        while (write := self._queue.get()) is not None:
+        while (waiting := self._queue.get()) is not None:
+            write, nbytes = waiting
+            self._weigh(-nbytes)
             while True:
                 try:
                     write(self._ledger)

@@ -16,6 +16,7 @@ from beamfold.app.declared import hash_of
 from beamfold.dispatch import recording
 from beamfold.dispatch.entries import entries_of
 from beamfold.dispatch.load import LoadHistory, plain_stats
+from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Phase, Plan, Scan
@@ -24,18 +25,21 @@ from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
 from beamfold.model.latency import Latencies
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
+    DROPPED,
     Arm,
     Armed,
     Assign,
     Beat,
     Close,
     Conclude,
+    Drop,
     End,
     Failed,
     Fence,
     FenceReached,
     Finish,
     Finished,
+    FoldFailed,
     FramesMissing,
     Gone,
     Halt,
@@ -54,6 +58,7 @@ from beamfold.protocols.messages import (
     Tick,
     ToController,
     Trouble,
+    Waits,
     Welcome,
     WorkerInfo,
 )
@@ -139,7 +144,8 @@ class Policy:
     """What the run file says about every scan.
 
     `record` is the folder that recordings go below ("": none are made), `app` what they say of the app: class paths and
-    their folder. A relative `dump_prefix` counts from the folder `output`.
+    their folder. A relative `dump_prefix` counts from the folder `output`. With `overload` "sample" one event in
+    `sample_every` is processed, None: one in as many as it takes.
     """
 
     incomplete: str = "process"
@@ -148,6 +154,8 @@ class Policy:
     record: str = ""
     app: dict[str, str] = field(default_factory=dict)
     output: str = ""
+    overload: str = "spill"
+    sample_every: int | None = None
 
 
 class ControllerMachine:
@@ -326,6 +334,7 @@ class ControllerMachine:
             plan.written,
             self._folder(plan),
             prefix,
+            Overload(self._policy.overload, self._policy.sample_every),
         )
 
     def _folder(self, plan: Plan) -> str:
@@ -374,6 +383,7 @@ class ControllerMachine:
             self._policy.fold_order,
             scan.record,
             scan.dump_prefix,
+            scan.overload.policy,
         )
         services = self._needed(scan, role)
         scan.waiting.update(s.key for s in services)
@@ -387,7 +397,7 @@ class ControllerMachine:
         self.scan, self._next = scan, None
         self._fencing, self._fence_again = None, False
         scan.version, scan.values = self.version, self.values  # changed perhaps while the scan before was drained
-        scan.report.parameters = [self._version_record(scan.version, scan.values, 0)]
+        scan.report.version(self._version_record(scan.version, scan.values, 0))
         actions: list[Action] = [
             RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started})
         ]
@@ -454,7 +464,7 @@ class ControllerMachine:
             return []
         scan.next_tick = now + scan.tick_interval
         workers = self._needed(scan, "worker")
-        turn = workers[len(scan.report.ticks) % len(workers)] if workers else None
+        turn = workers[scan.report.ticks_total % len(workers)] if workers else None
         return [Send(turn.peer, Tick(scan.number))] if turn else []
 
     # -- messages of a scan ----------------------------------------------------------------------------------
@@ -465,11 +475,13 @@ class ControllerMachine:
                 return self._parts_done(scan, message, now)
             case StreamSeen():
                 scan.seen(message)
-                return self._tell_shown(scan)
+                return self._tell_shown(scan) + self._relieve(scan, now)
             case FramesMissing():
                 scan.missing(message)
             case StreamEnded():
                 return self._stream_ended(scan, message)
+            case FoldFailed():
+                scan.fold_failed(message.failed)
             case Trouble():
                 scan.trouble(message.where, message.text)
             case Armed():
@@ -504,6 +516,7 @@ class ControllerMachine:
             "incomplete": policy.incomplete,
             "fold_patience": policy.fold_patience,
             "fold_order": policy.fold_order,
+            "overload": policy.overload,
         }
         actions += recording.begin(scan, infos, self._software, about, policy.app)
         actions += self.tick(now)
@@ -522,7 +535,7 @@ class ControllerMachine:
         blocks = scan.dispatcher.assign()
         if not blocks:
             return []
-        scan.recent.extend(blocks)
+        scan.recent.extend(b for b in blocks if b.worker != DROPPED)
         assigned = scan.dispatcher.next_virtual
         message = Assign(scan.number, blocks, assigned, scan.frontier, scan.shown)
         actions: list[Action] = [Send(s.peer, message) for s in self._needed(scan, "ingester")]
@@ -531,7 +544,21 @@ class ControllerMachine:
             me = scan.workers.index(service.hello.name)
             mine = [b for b in blocks if b.worker == me]
             actions.append(Send(service.peer, Assign(scan.number, mine, assigned, scan.frontier, scan.shown)))
+        if dropped := [(b.lo, b.hi) for b in blocks if b.worker == DROPPED]:
+            actions += [Send(s.peer, Drop(scan.number, dropped)) for s in self._needed(scan, "reducer")]
         return actions
+
+    def _relieve(self, scan: Scan, now: float) -> list[Action]:
+        """Streams or workers got further: do what the policy says where one is close to its bound."""
+        overload = scan.overload
+        if scan.phase is not Phase.RUNNING or not (overload.full or overload.every > 1 or scan.waiting_streams):
+            return []
+        actions: list[Action] = []
+        if (waiting := scan.held_up()) != scan.waiting_streams:
+            scan.waiting_streams = waiting
+            actions += [Send(s.peer, Waits(scan.number, waiting)) for s in self._needed(scan, "ingester")]
+        overload.look(scan.map.virtual_before(scan.complete()), now)
+        return actions + (self._assign(scan) if overload.drops else [])
 
     def _parts_done(self, scan: Scan, message: PartsDone, now: float) -> list[Action]:
         scan.done(message, now)
@@ -539,6 +566,7 @@ class ControllerMachine:
         runs = [(lo, hi) for lo, hi, _ in scan.completed(message)]
         if runs:
             actions += [Send(s.peer, Release(scan.number, runs)) for s in self._needed(scan, "ingester")]
+        actions += self._relieve(scan, now)
         return actions + self._conclude(scan) + (self._finish(scan) if message.finished else [])
 
     def _stream_ended(self, scan: Scan, message: StreamEnded) -> list[Action]:
@@ -600,7 +628,7 @@ class ControllerMachine:
         update = Parameters(scan.number, version, values, from_event)
         others = self._needed(scan, "worker") + self._needed(scan, "reducer")
         actions: list[Action] = [Send(s.peer, update) for s in others + ingesters]
-        scan.report.parameters.append(self._version_record(version, values, from_event))
+        scan.report.version(self._version_record(version, values, from_event))
         actions.append(RecordParameters(scan.scan_id, version, values, from_event))
         actions += recording.parameters(scan, version, from_event, values)
         return actions + (self._fence(scan) if self._fence_again else [])

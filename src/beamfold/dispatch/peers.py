@@ -15,6 +15,7 @@ from beamfold.protocols.messages import (
     Failed,
     FenceReached,
     Finished,
+    FoldFailed,
     FramesMissing,
     Halted,
     Hello,
@@ -36,6 +37,7 @@ _SPEAKERS: dict[type, frozenset[str]] = {
     Halted: frozenset({"ingester"}),
     FenceReached: frozenset({"ingester"}),
     PartsDone: frozenset({"reducer"}),
+    FoldFailed: frozenset({"reducer"}),
     Failed: frozenset({"ingester", "worker", "reducer"}),
     Finished: frozenset({"worker", "reducer"}),
     Armed: frozenset({"ingester", "worker", "reducer"}),
@@ -72,6 +74,8 @@ def credible(scan: Scan, hello: Hello, message: Any) -> bool:
             return _runs(scan, message.runs) and _owns(hello, [message.stream])
         case Halted():
             return all(_event(scan, last) for last, _ in message.streams.values()) and _owns(hello, message.streams)
+        case FoldFailed():
+            return _runs(scan, message.failed)
         case FenceReached():
             return _event(scan, message.sent + 1)
         case Armed():

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from beamfold.dispatch.blocks import Dispatcher
+from beamfold.dispatch.overload import Overload
 from beamfold.model.latency import Latencies
 from beamfold.model.report import MAX_FAILURES, ScanReport, StageLatency, StreamReport
-from beamfold.model.runs import RunSet
+from beamfold.model.runs import MAX_RUNS, RunSet
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
@@ -64,7 +65,7 @@ class Scan:
 
     `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
     are armed. `record` is the folder of the recording, `dump_prefix` what the paths of other dumps begin with, or "".
-    `retained` are bytes by stream; `latencies` what each peer has said of this scan last.
+    `latencies` are what each peer has said of this scan last.
     """
 
     number: int
@@ -81,6 +82,7 @@ class Scan:
     written: WrittenMap | None = None
     record: str = ""
     dump_prefix: str = ""
+    overload: Overload = field(default_factory=Overload)
     phase: Phase = Phase.ARMING
     unarmed: list[str] = field(default_factory=lambda: ["ingester", "reducer", "worker"])
     planned: int | None = None
@@ -100,6 +102,8 @@ class Scan:
     reached: int = 0
     shown: int = -1
     told: int = -1
+    last: dict[str, int] = field(default_factory=dict)  # the highest event that a stream that sends has a frame of
+    waiting_streams: list[str] = field(default_factory=list)
     short: Run | None = None
     recent: deque[Block] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
     lost: Run | None = None  # not one by one: a plan may have any number of events
@@ -107,17 +111,17 @@ class Scan:
     states: EventStates = field(default_factory=EventStates)
     lacking: dict[str, RunSet] = field(default_factory=dict)
     absent: dict[str, RunSet] = field(default_factory=dict)
-    retained: dict[str, int] = field(default_factory=dict)
     latencies: dict[bytes, Latencies] = field(default_factory=dict)
     report: ScanReport = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.map, self.tags)
+        self.dispatcher = Dispatcher(self.map, self.tags, self.overload)
         self.planned = self.data_events
         self.report = ScanReport(
             self.scan_id, self.number, planned=self.planned, started=self.started, workers=list(self.workers)
         )
         self.report.recording = self.record
+        self.report.overload = self.overload.policy
         for index, name in enumerate(self.map.streams):
             self.report.streams[name] = StreamReport(self.matching[name], expected=self._expected(index))
 
@@ -144,8 +148,12 @@ class Scan:
         if stream is not None:
             stream.phase, stream.frames = message.phase, message.frames
             stream.discarded, stream.malformed = message.discarded, message.malformed
-            stream.duplicates, stream.payload_bytes = message.duplicates, message.payload_bytes
-            self.retained[message.stream] = message.retained
+            stream.duplicates, stream.spilled, stream.paused = message.duplicates, message.spilled, message.paused
+            stream.payload_bytes = message.payload_bytes
+            stream.retained, stream.shelved = message.retained, message.shelved
+            self.overload.seen(message.stream, message.full)
+            if message.phase != "waiting":
+                self.last[message.stream] = message.last_event
 
     def ended(self, message: StreamEnded) -> None:
         """A series end."""
@@ -155,6 +163,22 @@ class Scan:
         self.shown = max(self.shown, message.last_event)
         stream.phase, stream.frames, stream.surplus = "ended", message.frames, message.surplus
         self.ended_streams[message.stream] = message
+
+    def complete(self) -> int:
+        """Up to this event every stream has come that has not ended; -1: not even to the start event."""
+        found = self.shown
+        for index, name in enumerate(self.map.streams):
+            if name not in self.ended_streams:
+                at = self.map.ordinal_at(index, self.last.get(name, -1) + 1)
+                following = self.map.events(index, at, at + 1)
+                found = min(found, int(following[0]) - 1) if len(following) else found
+        return found
+
+    def held_up(self) -> list[str]:
+        """Full streams that have what the first unfinished event needs of them, where it lacks that of another one."""
+        if self.complete() >= self.frontier:
+            return []
+        return sorted(name for name in self.overload.full if self.last.get(name, -1) >= self.frontier)
 
     def last_reached(self) -> int:
         """Every series ended: the last data event that happened. All of the plan when every stream served it whole."""
@@ -194,7 +218,7 @@ class Scan:
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
             note(self.lacking, name, runs)
-        self.report.ticks.extend(event for event, _ in message.ticks)
+        self.report.tick(event for event, _ in message.ticks)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
 
@@ -208,12 +232,16 @@ class Scan:
     def finished(self, message: Finished) -> None:
         """A service ran its `finish()`."""
         self.fail(message.failures, len(message.failures))
-        for lo, hi in message.failed:
-            self.states.raise_to(lo, hi, EventState.FAILED)
-        self.report.out_of_order.extend(message.out_of_order)
+        self.fold_failed(message.failed)
+        extend_runs(self.report.out_of_order, message.out_of_order)
         self.report.result_file = message.result_file or self.report.result_file
         if message.error:
             self.report.troubles.append(message.error)
+
+    def fold_failed(self, runs: Sequence[Run]) -> None:
+        """The reducer's code raised for these events, which had come that far."""
+        for lo, hi in runs:
+            self.states.raise_to(lo, hi, EventState.FAILED)
 
     def fail(self, failures: Sequence[Failure], total: int) -> None:
         """User code raised: keep the first ones with their traceback, count them all."""
@@ -349,10 +377,6 @@ def as_runs(events: np.ndarray[Any, np.dtype[np.int64]]) -> list[Run]:
         return []
     breaks = np.flatnonzero(np.diff(events) != 1) + 1
     return [(int(part[0]), int(part[-1]) + 1) for part in np.split(events, breaks)]
-
-
-MAX_RUNS = 10_000
-"""Runs kept per list in a report: what does not compress further is still counted by state."""
 
 
 def note(known: dict[str, RunSet], stream: str, runs: Sequence[Run]) -> None:

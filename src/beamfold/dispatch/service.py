@@ -40,6 +40,9 @@ LEASE = 10.0
 MAX_BEHIND = 100
 """Writes that wait for the store, from which on it is not told any more that we are alive."""
 
+SCAN_BYTES = 1 << 20
+"""What a report or a map is taken to weigh while it waits for the store: about what the largest ones do."""
+
 MAX_UNRECORDED = 1000
 """Writes that wait for the store, from which on parameters are refused."""
 
@@ -175,10 +178,12 @@ class ControllerService:
             future.set_result(action.value)
 
     def _record_scan(self, action: RecordScan) -> None:
-        self._writer.put(lambda ledger: ledger.put_scan(action.scan_id, action.fields))
+        size = SCAN_BYTES if {"report", "map"} & set(action.fields) else 0
+        self._writer.put(lambda ledger: ledger.put_scan(action.scan_id, action.fields), size)
 
     def _record_parameters(self, a: RecordParameters) -> None:
-        self._writer.put(lambda ledger: ledger.put_parameters(a.version, a.values, a.from_event, a.scan_id))
+        size = sum(map(len, a.values.values()))
+        self._writer.put(lambda ledger: ledger.put_parameters(a.version, a.values, a.from_event, a.scan_id), size)
 
     def _note(self, note: Note) -> None:
         self._log.log({"info": 20, "warning": 30, "error": 40}.get(note.level, 20), note.text)

@@ -15,13 +15,15 @@ class Count(StrEnum):
 
     SCANS = "scans"  # how they ended
     EVENTS = "events"  # state, of scans that ended: the state of an event may still get worse before
-    FRAMES = "frames"  # stream, and so are the next six
+    FRAMES = "frames"  # stream, and so are the next eight
     PAYLOAD_BYTES = "payload_bytes"
     MISSING = "missing"
     MALFORMED = "malformed"
     DUPLICATES = "duplicates"
     DISCARDED = "discarded"
     SURPLUS = "surplus"
+    SPILLED_BYTES = "spilled_bytes"
+    PAUSED_SECONDS = "paused_seconds"
     PARTS = "parts"  # worker
     ACTIVE_SECONDS = "active_seconds"  # worker
     REPEATED_RESULTS = "repeated_results"  # nothing: ""
@@ -58,6 +60,8 @@ def tally_of(scan: Scan, workers: Iterable[tuple[str, LoadHistory]]) -> Tally:
         counts[Count.DUPLICATES, name] = stream.duplicates
         counts[Count.DISCARDED, name] = stream.discarded
         counts[Count.SURPLUS, name] = stream.surplus
+        counts[Count.SPILLED_BYTES, name] = stream.spilled
+        counts[Count.PAUSED_SECONDS, name] = stream.paused
     for name, load in workers:
         if load.scan == scan.number:
             counts[Count.PARTS, name] = load.whole.events

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beamfold.ingest.arrivals import Arrivals
-from beamfold.ingest.retention import Frame, Retention
+from beamfold.ingest.retention import Frame, Retention, Shelf, fit
 from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.runs import RunSet
 from beamfold.model.triggermap import Route, TriggerMap
 from beamfold.protocols.items import Data, End, Malformed, Start
 from beamfold.protocols.messages import (
+    DROPPED,
     Block,
     FenceReached,
     FramesMissing,
@@ -65,12 +65,14 @@ class StreamSpec:
     """A stream this ingester reads: its number in the map, its name, and how its frames are numbered.
 
     `base` is the number of the first data frame of a series (0, 1) or None when the start message gives it.
+    `retention_bytes` bounds its frames in memory.
     """
 
     index: int
     name: str
     numbered: bool
     base: int | None = 0
+    retention_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Retention is full: stop reading this stream until Resume (back-pressure to the detector)."""
+    """Retention is full and may not spill: do not read this stream until Resume (back-pressure to the detector)."""
 
     stream: int
 
@@ -152,6 +154,7 @@ class _Segment:
 @dataclass(slots=True)
 class _Stream:
     spec: StreamSpec
+    retention: Retention
     phase: str = "waiting"
     base: int = 0
     next: int = 0  # the ordinal expected next
@@ -159,11 +162,12 @@ class _Stream:
     frames: int = 0
     end_frame: Frame | None = None
     missing: RunSet = field(default_factory=RunSet)  # ordinals
-    gaps: list[tuple[list[Run], bool]] = field(default_factory=list)  # events, as told to the workers
-    retention: Retention = field(default_factory=Retention)
+    gaps: deque[tuple[list[Run], bool]] = field(default_factory=deque)  # events, as told to the workers
     payload_bytes: int = 0
     arrivals: Arrivals = field(default_factory=Arrivals)
     paused: bool = False
+    full: bool = False
+    waits: bool = False
     discarded: int = 0
     surplus: int = 0
     malformed: int = 0
@@ -173,9 +177,12 @@ class _Stream:
 class IngestMachine:
     """One scan at one ingester.
 
-    `workers[w]` is the bitmask of broadcast groups that logical worker w belongs to. `retention_bytes` bounds each
-    stream's frames in memory: beyond it the stream is paused until parts are done. `dump` asks for a Dump of every
+    `workers[w]` is the bitmask of broadcast groups that logical worker w belongs to. `dump` asks for a Dump of every
     frame that the map has a place for, whoever gets it.
+
+    `shelf` makes shelves for what exceeds the bounds in memory. With `spill` all of that goes there; else only what
+    cannot wait does, which are broadcast frames, and frames that wait for other streams. What finds no room there
+    pauses its stream until parts are done.
     """
 
     def __init__(
@@ -186,24 +193,28 @@ class IngestMachine:
         workers: Sequence[int],
         *,
         version: int = 0,
-        retention_bytes: int = 1 << 30,
         dump: bool = False,
+        shelf: Callable[[], Shelf] | None = None,
+        spill: bool = False,
     ) -> None:
         self.scan = scan
         self.map = trigger_map
         self._workers = list(workers)
-        self._streams = {s.index: _Stream(s) for s in streams}
+        self._streams = {
+            s.index: _Stream(s, Retention(s.retention_bytes, *((shelf(), shelf()) if shelf else ()))) for s in streams
+        }
         self._routes = Routes()
         self._outbox: dict[tuple[int, int], deque[_Segment]] = {}
         self._credit: dict[tuple[int, int], int] = {}
         self._versions: list[tuple[int, int]] = [(0, version)]
-        self._retention_bytes = retention_bytes
         self._dump = dump
+        self.spills = spill
         self._sent_up_to = -1
         self._hold_above: int | None = None
         self._halted = False
         self._closed = False
         self._troubles = 0
+        self._no_room = False
 
     # -- what happens ----------------------------------------------------------------------------------------
 
@@ -226,13 +237,21 @@ class IngestMachine:
                 self._trouble(state, item.reason, actions)
         self._route(state)
         self._flush(actions)
-        if not (state.paused or self._halted) and state.retention.nbytes > self._retention_bytes:
+        self._make_room(state, actions)
+        self._tell_full(state, actions)
+        if not (state.paused or self._halted) and state.retention.full:
             state.paused = True
             actions.append(Pause(stream))
         return actions
 
-    def assign(self, blocks: Sequence[Block]) -> list[Action]:
-        """The controller gave virtual workers to workers, some of them perhaps for the second time."""
+    def assign(self, blocks: Sequence[Block], settled: int = 0) -> list[Action]:
+        """The controller gave virtual workers to workers, some of them perhaps for the second time.
+
+        Events below `settled` are terminal: a worker that attaches later need not learn what they lack.
+        """
+        for state in self._streams.values():
+            while state.gaps and state.gaps[0][0][-1][1] <= settled:
+                state.gaps.popleft()
         for block in blocks:
             self._routes.add(block.lo, block.hi, block.worker)
             if block.attempt:
@@ -264,6 +283,23 @@ class IngestMachine:
             self._routes.forget_before(self._first_virtual_needed())
         return actions
 
+    def waits(self, streams: Sequence[str]) -> list[Action]:
+        """What is retained of these streams, and of no others, waits for other streams and not for workers."""
+        for state in self._streams.values():
+            state.waits = state.spec.name in streams
+        return self.look()
+
+    def look(self) -> list[Action]:
+        """Time passed: there may be room again where there was none."""
+        actions: list[Action] = []
+        self._resume(actions)
+        return actions
+
+    def room(self, stream: int) -> int:
+        """Bytes that the stream may still bring into memory."""
+        retention = self._streams[stream].retention
+        return max(retention.limit - retention.nbytes, 0)
+
     def halt(self) -> list[Action]:
         """Stop taking frames; say how far each stream came."""
         self._halted = True
@@ -278,7 +314,7 @@ class IngestMachine:
         self._halted = self._closed = True
         actions: list[Action] = []
         for state in self._streams.values():
-            state.gaps = [gap for gap in state.gaps if not gap[1]]  # told anew, now for good
+            state.gaps = deque(gap for gap in state.gaps if not gap[1])  # told anew, now for good
             self._finish_series(state, actions)
         return actions + self._everything()
 
@@ -295,21 +331,25 @@ class IngestMachine:
 
     def progress(self) -> list[StreamSeen]:
         """How far every stream has come, for status and page."""
-        return [
-            StreamSeen(
-                self.scan,
-                s.spec.name,
-                s.phase,
-                s.frames,
-                self._last_event(s),
-                s.retention.nbytes + s.retention.kept_bytes,
-                s.discarded,
-                s.malformed,
-                s.duplicates,
-                s.payload_bytes,
-            )
-            for s in self._streams.values()
-        ]
+        return [self._seen(s) for s in self._streams.values()]
+
+    def _seen(self, state: _Stream) -> StreamSeen:
+        retention = state.retention
+        return StreamSeen(
+            self.scan,
+            state.spec.name,
+            state.phase,
+            state.frames,
+            self._last_event(state),
+            retention.nbytes + retention.kept_bytes,
+            state.discarded,
+            state.malformed,
+            state.duplicates,
+            retention.shelved_bytes,
+            retention.spilled_bytes,
+            full=state.full,
+            payload_bytes=state.payload_bytes,
+        )
 
     # -- numbering -------------------------------------------------------------------------------------------
 
@@ -461,9 +501,37 @@ class IngestMachine:
     def _resume(self, actions: list[Action]) -> None:
         """Read on where there is room again, or where what comes is discarded anyway."""
         for index, state in self._streams.items():
-            if state.paused and (self._halted or state.retention.nbytes <= self._retention_bytes * 3 // 4):
+            if state.paused and (self._halted or self._has_room(state, actions)):
                 state.paused = False
                 actions.append(Resume(index))
+            self._tell_full(state, actions)
+
+    def _has_room(self, state: _Stream, actions: list[Action]) -> bool:
+        """Whether a paused stream may go on: there is some room in memory, or what is too much could be spilled."""
+        if state.retention.nbytes <= state.retention.limit * 3 // 4:
+            return True
+        return self._make_room(state, actions) and not state.retention.full
+
+    def _make_room(self, state: _Stream, actions: list[Action]) -> bool:
+        """Spill what is too much in memory, where that is the policy or must be; False where it may not be."""
+        retention = state.retention
+        may = self.spills or state.waits
+        if may:
+            retention.spill()
+        if not self._no_room and retention.fault:
+            self._no_room = True
+            self._trouble(
+                state, f"frames could not be spilled, so its detector may be held back: {retention.fault}", actions
+            )
+        return may
+
+    def _tell_full(self, state: _Stream, actions: list[Action]) -> None:
+        """Say so at once when a stream comes close to its bound, and when it is well below it again."""
+        retention = state.retention
+        if self.spills or state.full == (retention.nbytes * 4 > retention.limit * (2 if state.full else 3)):
+            return
+        state.full = not state.full
+        actions.append(Tell(self._seen(state)))
 
     def _route(self, state: _Stream) -> None:
         """Put what has arrived into the outboxes of its workers, up to the first frame that has no worker yet."""
@@ -519,7 +587,8 @@ class IngestMachine:
         done = count
         first = int(workers[0])
         if first != UNASSIGNED and bool((workers == first).all()):
-            self._post(first, stream, index + lo, events, k)
+            if first != DROPPED:
+                self._post(first, stream, index + lo, events, k)
             return done
         blank = workers == UNASSIGNED
         if bool(blank.any()):
@@ -528,7 +597,7 @@ class IngestMachine:
             if not keep:
                 return done
             index, events, k, workers = index[:keep], events[:keep], k[:keep], workers[:keep]
-        for worker in np.flatnonzero(np.bincount(workers)).tolist():
+        for worker in np.flatnonzero(np.bincount(workers[workers != DROPPED])).tolist():
             mine = workers == worker
             self._post(worker, stream, index[mine] + lo, events[mine], k[mine])
         return done
@@ -638,7 +707,7 @@ class IngestMachine:
             except KeyError:  # an earlier attempt's result came after all, and its frames are released
                 _drop_released(box, retention)
                 continue
-            frames, size = _fit(frames, min(credit, BATCH_BYTES))
+            frames, size = fit(frames, min(credit, BATCH_BYTES))
             stop = segment.at + len(frames)
             part = slice(segment.at, stop)
             events = segment.events[part]
@@ -668,20 +737,6 @@ def _below(segment: _Segment, stop: int, event: int | None) -> int:
     if event is None or int(segment.events[stop - 1]) < event or stop == segment.at:
         return stop
     return segment.at + int(np.searchsorted(segment.events[segment.at : stop], event))
-
-
-def _fit(frames: list[Frame], budget: int) -> tuple[list[Frame], int]:
-    """As many frames as the budget holds, but one at least; and their size."""
-    size = sum(map(len, chain.from_iterable(frames)))
-    if size <= budget:
-        return frames, size
-    size = 0
-    for i, frame in enumerate(frames):
-        n = sum(map(len, frame))
-        if i and size + n > budget:
-            return frames[:i], size
-        size += n
-    return frames, size
 
 
 def _forget(box: deque[_Segment], events: Ints, ks: NDArray[np.int16]) -> None:

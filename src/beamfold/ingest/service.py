@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from beamfold.ingest.dumps import Dumps, dump_paths
 from beamfold.ingest.inflow import Inflow
 from beamfold.ingest.machine import (
@@ -25,6 +27,7 @@ from beamfold.ingest.machine import (
     Tell,
 )
 from beamfold.ingest.readers import Readers
+from beamfold.ingest.spill import DiskShelf, Spill, SpillLost
 from beamfold.model.errors import CodecError
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.envelopes import (
@@ -44,6 +47,7 @@ from beamfold.protocols.messages import (
     Beat,
     Close,
     End,
+    Failed,
     Fence,
     Halt,
     Halted,
@@ -51,8 +55,10 @@ from beamfold.protocols.messages import (
     Release,
     Shutdown,
     StreamEnded,
+    StreamSeen,
     ToService,
     Trouble,
+    Waits,
 )
 from beamfold.sources.base import Source
 from beamfold.transport.arena import Arena
@@ -70,6 +76,9 @@ DRAIN_BYTES = 16 << 20
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between reports of how far the streams are."""
+
+PROMPT_INTERVAL = 0.02
+"""The same where the controller acts on them: it decides what is dropped, and whether a detector is held back."""
 
 
 @dataclass(slots=True)
@@ -89,25 +98,57 @@ class _Armed:
     """A scan this ingester is armed for."""
 
     def __init__(
-        self, machine: IngestMachine, streams: dict[str, int], workers: list[bytes], dumps: Dumps | None
+        self,
+        machine: IngestMachine,
+        streams: dict[str, int],
+        workers: list[bytes],
+        dumps: Dumps | None,
+        shelves: list[DiskShelf],
     ) -> None:
         self.machine = machine
         self.streams = streams
         self.workers = workers
         self.dumps = dumps
-        self.told: dict[str, object] = {}
+        self.shelves = shelves
+        self.told: dict[str, StreamSeen] = {}
+        self.stopwatches = {name: _Stopwatch() for name in streams}
+
+
+class _Stopwatch:
+    """Seconds in which something was the case."""
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._since: float | None = None
+
+    def set(self, running: bool) -> None:
+        now = time.monotonic()
+        if self._since is not None:
+            self._total += now - self._since
+        self._since = now if running else None
+
+    @property
+    def seconds(self) -> float:
+        return self._total + (time.monotonic() - self._since if self._since is not None else 0.0)
 
 
 class IngesterService:
     """Runs until it is told to shut down or `stop()` is called.
 
-    `arena` is where the inputs' sources put large parts; None: nowhere, they are sent.
+    `spill` is where frames go that exceed their stream's bound in memory, `arena` where the inputs' sources put large
+    parts; None: nowhere, they are sent.
     """
 
     def __init__(
-        self, inputs: Mapping[str, Input], control: ControlChannel, data: DataHub, arena: Arena | None = None
+        self,
+        inputs: Mapping[str, Input],
+        control: ControlChannel,
+        data: DataHub,
+        spill: Spill,
+        arena: Arena | None = None,
     ) -> None:
         self._inputs = dict(inputs)
+        self._spill = spill
         self._control = control
         self._data = data
         self._scans: dict[int, _Armed] = {}
@@ -125,6 +166,7 @@ class IngesterService:
             Arm: self._arm,
             Assign: self._assign,
             Release: self._release,
+            Waits: self._waits,
             Halt: self._halt,
             Close: self._close,
             Fence: self._fence,
@@ -148,13 +190,15 @@ class IngesterService:
             self._readers.look(ready)
             now = time.monotonic()
             for item in self._inputs.values():
+                room = self._room(item)
                 if item.source.socket in ready:
-                    item.inflow.add(item.source.drain(item.inflow.room, DRAIN_BYTES), now)
-                if item.inflow.due(now) == 0:
+                    item.inflow.add(item.source.drain(item.inflow.room, room), now)
+                if item.inflow.due(now) == 0 or (room < DRAIN_BYTES and item.inflow.messages):
                     self._take_in(item)
             if now >= next_progress:
-                next_progress = now + PROGRESS_INTERVAL
+                next_progress = now + self._interval
                 for scan in self._scans.values():
+                    self._do(scan, scan.machine.look)
                     self._tell_progress(scan)
                     self._dump(scan, Dumps.flush)
                 self._look_at_arena()
@@ -165,7 +209,12 @@ class IngesterService:
     def _wait_ms(self) -> int:
         now = time.monotonic()
         due = [d for item in self._inputs.values() if (d := item.inflow.due(now)) is not None]
-        return math.ceil(min([PROGRESS_INTERVAL, *due]) * 1000)
+        return math.ceil(min([self._interval, *due]) * 1000)
+
+    @property
+    def _interval(self) -> float:
+        spilling = all(scan.machine.spills for scan in self._scans.values())
+        return PROGRESS_INTERVAL if spilling else min(PROMPT_INTERVAL, PROGRESS_INTERVAL)
 
     def _beat(self) -> Beat:
         return Beat(self._stats())
@@ -192,14 +241,21 @@ class IngesterService:
 
     # -- detectors -------------------------------------------------------------------------------------------
 
+    def _reader(self, item: Input) -> _Armed | None:
+        """The scan that a stream's frames are for: the newest one, because older ones have stopped reading."""
+        return next((scan for scan in reversed(self._scans.values()) if item.name in scan.streams), None)
+
+    def _room(self, item: Input) -> int:
+        """Bytes that may be read now; what exceeds a bound is one message at most."""
+        scan = self._reader(item)
+        room = DRAIN_BYTES if scan is None else scan.machine.room(scan.streams[item.name])
+        return max(1, min(room, DRAIN_BYTES))
+
     def _take_in(self, item: Input) -> None:
         stamp = time.time() - item.inflow.age(time.monotonic())
         items = item.framer.feed(item.inflow.take())
-        for number in reversed(self._scans):  # the newest scan reads; an older one has stopped reading
-            scan = self._scans[number]
-            if item.name in scan.streams:
-                self._perform(scan, scan.machine.feed(scan.streams[item.name], items, stamp))
-                return
+        if (scan := self._reader(item)) is not None:
+            self._do(scan, partial(scan.machine.feed, scan.streams[item.name], items, stamp))
 
     def _take_all_in(self) -> None:
         for item in self._inputs.values():
@@ -226,7 +282,7 @@ class IngesterService:
         scan = self._scans.get(grant.scan)
         if scan is not None and peer in scan.workers:
             worker = scan.workers.index(peer)
-            self._perform(scan, scan.machine.grant(worker, grant.stream, grant.credit))
+            self._do(scan, partial(scan.machine.grant, worker, grant.stream, grant.credit))
 
     def _look_at_arena(self) -> None:
         """Say it, once for as long as that lasts, when frames do not fit into the arena."""
@@ -239,6 +295,15 @@ class IngesterService:
                 "Does the app keep arrays of many events? Then let it keep copies, or raise retention_bytes"
             )
         self._refused = arena.refused
+
+    def _do(self, scan: _Armed, step: Callable[[], list[Action]]) -> None:
+        """A step of the scan's machine, and what it asks for. What was spilled and cannot be read ends the scan."""
+        try:
+            actions = step()
+        except SpillLost as error:
+            self._control.send(Failed(scan.machine.scan, str(error)))
+            return
+        self._perform(scan, actions)
 
     def _perform(self, scan: _Armed, actions: list[Action]) -> None:
         machine = scan.machine
@@ -255,12 +320,17 @@ class IngesterService:
             elif isinstance(action, Tell):
                 if isinstance(action.message, StreamEnded | Halted):
                     self._tell_progress(scan)  # first, so that the report of a scan that ends now has these counts
-                self._control.send(action.message)
+                if isinstance(action.message, StreamSeen):
+                    self._tell_seen(scan, action.message)
+                else:
+                    self._control.send(action.message)
             elif isinstance(action, SendGap):
                 gap = Gap(machine.scan, action.stream, action.runs, action.tail, action.closed)
                 self._data.send(scan.workers[action.worker], [encode_header(gap)])
             elif isinstance(action, Pause | Resume):
-                self._pause(machine.map.streams[action.stream], machine.scan, isinstance(action, Pause))
+                name = machine.map.streams[action.stream]
+                scan.stopwatches[name].set(isinstance(action, Pause))
+                self._pause(name, machine.scan, isinstance(action, Pause))
 
     def _dump(self, scan: _Armed, do: Callable[[Dumps], None]) -> None:
         """Do something with the scan's dumps, if it has any. A full disk ends them, and the scan goes on."""
@@ -297,9 +367,9 @@ class IngesterService:
         self._take_all_in()  # it was sent before, and is not of this scan
         trigger_map = TriggerMap.from_wire(message.map)
         specs = [
-            StreamSpec(index, name, self._inputs[name].framer.numbered, self._inputs[name].base)
+            StreamSpec(index, name, item.framer.numbered, item.base, item.retention_bytes)
             for index, name in enumerate(trigger_map.streams)
-            if name in self._inputs
+            if (item := self._inputs.get(name)) is not None
         ]
         groups = [trigger_map.groups_for(w.tags) for w in message.workers]
         try:
@@ -308,18 +378,24 @@ class IngesterService:
             text = f"cannot dump to {error.filename}: {error.strerror}; name another place, or none"
             self._control.send(Armed(message.scan, text))
             return
-        limit = min((self._inputs[s.name].retention_bytes for s in specs), default=1 << 30)
+        shelves: list[DiskShelf] = []
+
+        def shelf() -> DiskShelf:
+            shelves.append(self._spill.open())
+            return shelves[-1]
+
         machine = IngestMachine(
             message.scan,
             trigger_map,
             specs,
             groups,
             version=message.version,
-            retention_bytes=limit,
             dump=dumps is not None,
+            shelf=shelf,
+            spill=message.overload == "spill",
         )
         workers = [w.name.encode() for w in message.workers]
-        self._scans[message.scan] = _Armed(machine, {s.name: s.index for s in specs}, workers, dumps)
+        self._scans[message.scan] = _Armed(machine, {s.name: s.index for s in specs}, workers, dumps, shelves)
         self._control.send(Armed(message.scan))
 
     def _open_dumps(self, message: Arm, specs: list[StreamSpec]) -> Dumps | None:
@@ -330,29 +406,33 @@ class IngesterService:
 
     def _assign(self, message: Assign) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
-            self._perform(scan, scan.machine.assign(message.blocks))
+            self._do(scan, partial(scan.machine.assign, message.blocks, message.settled))
 
     def _release(self, message: Release) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
-            self._perform(scan, scan.machine.release(message))
+            self._do(scan, partial(scan.machine.release, message))
+
+    def _waits(self, message: Waits) -> None:
+        if (scan := self._scans.get(message.scan)) is not None:
+            self._do(scan, partial(scan.machine.waits, message.streams))
 
     def _halt(self, message: Halt) -> None:
         self._take_all_in()
         if (scan := self._scans.get(message.scan)) is not None:
-            self._perform(scan, scan.machine.halt())
+            self._do(scan, scan.machine.halt)
 
     def _close(self, message: Close) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
-            self._perform(scan, scan.machine.close(message.last_event))
+            self._do(scan, partial(scan.machine.close, message.last_event))
             self._dump(scan, Dumps.flush)  # nothing more comes: what goes wrong now can still be told in the report
 
     def _fence(self, message: Fence) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
-            self._perform(scan, scan.machine.fence(message.version))
+            self._do(scan, partial(scan.machine.fence, message.version))
 
     def _parameters(self, message: Parameters) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
-            self._perform(scan, scan.machine.set_version(message.version, message.from_event))
+            self._do(scan, partial(scan.machine.set_version, message.version, message.from_event))
 
     def _end(self, message: End) -> None:
         self._control.beat(self._beat, at_once=True)
@@ -360,6 +440,8 @@ class IngesterService:
         if scan is None:
             return
         self._dump(scan, Dumps.close)
+        for shelf in scan.shelves:
+            shelf.close()
         for name in scan.streams:
             self._pause(name, message.scan, False)
         if self._arena is not None and not self._scans:
@@ -368,6 +450,10 @@ class IngesterService:
 
     def _tell_progress(self, scan: _Armed) -> None:
         for seen in scan.machine.progress():
-            if scan.told.get(seen.stream) != seen:
-                scan.told[seen.stream] = seen
-                self._control.send(seen)
+            self._tell_seen(scan, seen)
+
+    def _tell_seen(self, scan: _Armed, seen: StreamSeen) -> None:
+        seen = msgspec.structs.replace(seen, paused=scan.stopwatches[seen.stream].seconds)
+        if scan.told.get(seen.stream) != seen:
+            scan.told[seen.stream] = seen
+            self._control.send(seen)

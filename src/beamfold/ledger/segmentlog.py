@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +52,8 @@ class SegmentLog:
 
     Opening finds the end: a record that the death of the writer left unfinished is cut off, and its bytes are
     counted in `torn_bytes`. With `readonly` nothing is locked or changed, a torn end is only left out, and
-    the log is seen as it was when it was opened.
+    the log is seen as it was when it was opened. An `unnamed` log begins empty and its files have no names:
+    nobody else reads it, and it is gone with this process, whatever ends that.
 
     Raises LogBusy, LogCorrupt (naming file and offset), LogFull; OSError where the directory cannot be used
     at all.
@@ -64,8 +66,10 @@ class SegmentLog:
         max_bytes: int | None = None,
         *,
         readonly: bool = False,
+        unnamed: bool = False,
     ) -> None:
         self._directory = Path(directory)
+        self._unnamed = unnamed
         self._max_bytes = max_bytes
         self._segment_bytes = segment_bytes if max_bytes is None else min(segment_bytes, max_bytes // 4)
         self._files = SegmentFiles(self._directory)
@@ -74,8 +78,9 @@ class SegmentLog:
         try:
             if not readonly:
                 self._directory.mkdir(parents=True, exist_ok=True)
+            if not (readonly or unnamed):
                 self._lock = _lock(self._directory)
-            self._sizes = self._files.sizes()
+            self._sizes = {} if unnamed else self._files.sizes()
             self._find_end()
             if not readonly:
                 self._open_last()
@@ -195,23 +200,35 @@ class SegmentLog:
     def _roll(self) -> None:
         """Begin a new segment; raising leaves everything as it was."""
         segment = self.end.segment + 1
-        path = self._files.path(segment)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            descriptor = os.open(path, flags, 0o644)
+            descriptor = self._create(segment)
         except OSError as error:
             self._refuse(error)
         try:
             self._write(descriptor, [file_header(segment)], 0)
         except BaseException:
             os.close(descriptor)
-            path.unlink()
+            self._remove(segment)
             raise
         if self._writing >= 0:
             os.close(self._writing)
         self._writing = descriptor
         self._sizes[segment] = FILE_HEADER
         self._total += FILE_HEADER
+
+    def _create(self, segment: int) -> int:
+        """The descriptor of a new, empty file; one without a name can only be read by what is open of it."""
+        if not self._unnamed:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            return os.open(self._files.path(segment), flags, 0o644)
+        with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
+            descriptor = os.dup(file.fileno())
+        self._files.adopt(segment, os.dup(descriptor))
+        return descriptor
+
+    def _remove(self, segment: int) -> None:
+        self._files.forget(segment)
+        self._files.path(segment).unlink(missing_ok=True)
 
     def _write(self, descriptor: int, parts: list[Buffer], offset: int) -> None:
         """Write all of it at `offset`, the end of the file, or nothing."""
@@ -237,8 +254,7 @@ class SegmentLog:
 
     def _unlink_before(self, end: int) -> None:
         for segment in [number for number in self._sizes if number < end]:
-            self._files.forget(segment)
-            self._files.path(segment).unlink(missing_ok=True)
+            self._remove(segment)
             self._total -= self._sizes.pop(segment)
 
 

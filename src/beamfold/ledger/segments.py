@@ -138,6 +138,10 @@ class SegmentFiles:
             at += length
         return found
 
+    def adopt(self, segment: int, descriptor: int) -> None:
+        """Read this segment, which has no name, by this descriptor."""
+        self._open[segment] = descriptor
+
     def forget(self, segment: int) -> None:
         """Close what is open of a segment."""
         descriptor = self._open.pop(segment, -1)

@@ -367,12 +367,18 @@ class ParameterHistory:
     def _look_up(self, event: int) -> tuple[int, int, ParameterSet]:
         if event < 0:
             raise ParameterError(f"there is no event {event}; events are numbered from 0")
-        i = bisect_right(self._from, event)
+        i = max(bisect_right(self._from, event), 1)
         until = self._from[i] if i < len(self._from) else _FOREVER
         return self._from[i - 1], until, self._sets[i - 1]
 
+    def forget(self, event: int) -> None:
+        """Nobody asks for events before this one any more: versions that hold only for those go."""
+        n = bisect_right(self._from, event) - 1
+        if n > 0:
+            del self._from[:n], self._sets[:n]
+
     def at(self, event: int) -> ParameterSet:
-        """The parameters in force for this event."""
+        """The parameters in force for this event; the oldest ones kept where those are forgotten."""
         # One tuple, read once: the timer thread may ask while the main thread appends.
         lo, until, found = self._last
         if lo <= event < until:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +11,12 @@ from beamfold.model.states import EventState
 
 MAX_FAILURES = 100
 """Failures kept with their traceback; all of them are counted."""
+
+MAX_TICKS = 10_000
+"""Ticks named in a report; all of them are counted."""
+
+MAX_VERSIONS = 1000
+"""Versions of the parameters kept in a report, the first one and the newest; all of them are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,9 @@ class StreamReport:
     """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.
 
     `expected` data frames by the trigger map (None: endless and never closed); `surplus` ones were beyond the map,
-    `discarded` ones came outside of the series. `payload_bytes` are those of the frames that were used.
+    `discarded` ones came outside of the series; `payload_bytes` are those of the frames that were used. The ingester
+    retains `retained` bytes in memory and `shelved` bytes on disk, `spilled` ones were ever put there; the detector was
+    held back (`paused`) for so many seconds.
     """
 
     matching: str
@@ -45,6 +53,10 @@ class StreamReport:
     discarded: int = 0
     malformed: int = 0
     duplicates: int = 0
+    retained: int = 0
+    shelved: int = 0
+    spilled: int = 0
+    paused: float = 0.0
     verified: bool = True
 
 
@@ -76,8 +88,8 @@ class ScanReport:
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
     ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
     sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs. `recording` is the
-    folder with the scan's recording, "" where none was made. `latency` has the stages (`beamfold.model.latency.Stage`)
-    of the way of every event.
+    folder with the scan's recording, "" where none was made; `overload` the policy by which events were dropped, if
+    any were. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of every event.
     """
 
     scan_id: str
@@ -97,13 +109,30 @@ class ScanReport:
     duplicates: int = 0
     out_of_order: list[tuple[int, int]] = field(default_factory=list)
     parameters: list[dict[str, Any]] = field(default_factory=list)
+    parameters_total: int = 0
     ticks: list[int] = field(default_factory=list)
+    ticks_total: int = 0
     workers: list[str] = field(default_factory=list)
     latency: dict[str, StageLatency] = field(default_factory=dict)
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""
     recording: str = ""
+    overload: str = "spill"
+
+    def tick(self, events: Iterable[int]) -> None:
+        """Workers ticked at these events."""
+        for event in events:
+            self.ticks_total += 1
+            if len(self.ticks) < MAX_TICKS:
+                self.ticks.append(event)
+
+    def version(self, record: dict[str, Any]) -> None:
+        """A version of the parameters is in force."""
+        self.parameters_total += 1
+        self.parameters.append(record)
+        if len(self.parameters) > MAX_VERSIONS:
+            del self.parameters[1]
 
     def count(self, counts: Mapping[EventState, int]) -> None:
         """Fill `states` from counts per state, in order of severity, leaving out states that did not occur."""

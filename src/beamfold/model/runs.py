@@ -14,6 +14,10 @@ Run: TypeAlias = tuple[int, int]
 """The integers lo <= n < hi."""
 
 
+MAX_RUNS = 10_000
+"""Runs kept per list for people, or told in one message: what does not compress further is still counted by state."""
+
+
 def append_event(runs: list[Run], event: int) -> None:
     """Add an event that is not before the last ones: it prolongs the last run, is in it already, or begins another."""
     if runs and runs[-1][1] == event:

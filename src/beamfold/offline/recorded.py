@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.scan import Scan
 from beamfold.ingest.machine import Action, IngestMachine, SendFrames, SendGap, StreamSpec, Tell
 from beamfold.model.errors import ConfigError, MalformedFrame
@@ -29,6 +30,7 @@ from beamfold.protocols.envelopes import (
 )
 from beamfold.protocols.items import Data, End, Start
 from beamfold.protocols.messages import (
+    DROPPED,
     Block,
     Finished,
     FramesMissing,
@@ -80,8 +82,8 @@ class RecordedReplay:
         streams = recording.streams
         infos = [StreamInfo(name, streams[name].typ, streams[name].numbered) for name in self._map.streams]
         groups = [self._map.groups_for(t) for t in tags]
-        specs = [StreamSpec(i, name, True) for i, name in enumerate(self._map.streams)]
-        self._ingest = IngestMachine(SCAN, self._map, specs, groups, retention_bytes=PLENTY)
+        specs = [StreamSpec(i, name, True, retention_bytes=PLENTY) for i, name in enumerate(self._map.streams)]
+        self._ingest = IngestMachine(SCAN, self._map, specs, groups)
         self._work = [WorkMachine(self._map, w, groups[w], infos) for w in range(len(names))]
         self._reduce: ReduceMachine[_Batch] = ReduceMachine(
             self._map, self._map.targets(tags), patience=math.inf, in_order=recording.policy.fold_order != "arrival"
@@ -89,7 +91,20 @@ class RecordedReplay:
         matching = {i.name: "numbered" if i.numbered else "counted" for i in infos}
         number = recording.report.number if recording.report else 0
         now = time.time()
-        self._scan = Scan(number, recording.scan_id, self._map, None, names, tags, matching, 0, now, {}, frozenset())
+        self._scan = Scan(
+            number,
+            recording.scan_id,
+            self._map,
+            None,
+            names,
+            tags,
+            matching,
+            0,
+            now,
+            {},
+            frozenset(),
+            overload=Overload(recording.policy.overload),
+        )
         self._ticks = [{event for event, who in recording.ticks if who == w} for w in range(len(names))]
         end = recording.closed + 1 if recording.closed is not None and self._map.wrapped else None
         troubles = self._scan.report.troubles
@@ -179,6 +194,10 @@ class RecordedReplay:
             machine.assign([b for b in blocks if b.worker == worker], self._assigned, frontier, self._seen)
         if blocks:
             self._do(self._ingest.assign(blocks))
+        for block in blocks:
+            if block.worker == DROPPED:
+                completed = self._reduce.drop(block.lo, block.hi)
+                self._scan.done(PartsDone(SCAN, completed, {}, self._reduce.frontier, closed=self._closed), 0.0)
 
     def _assign(self) -> None:
         """Virtual workers whose assignment is not in the recording, because that broke off, go to all in turn."""

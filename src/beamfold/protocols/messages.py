@@ -115,9 +115,11 @@ class Armed(Message, frozen=True):
 
 
 class StreamSeen(Message, frozen=True):
-    """How far a stream has come: data frames received, the highest event they reach, bytes in retention.
+    """How far a stream has come: data frames received, the highest event they reach, bytes retained in memory.
 
-    `payload_bytes` are those of all frames that were kept.
+    `shelved` bytes are retained on disk, `spilled` ones have ever been put there; reading was `paused` for so many
+    seconds. `full`: what is retained has come close to its bound, and is not far enough below it yet.
+    `payload_bytes` have all frames together that were kept.
     """
 
     scan: int
@@ -129,6 +131,10 @@ class StreamSeen(Message, frozen=True):
     discarded: int = 0
     malformed: int = 0
     duplicates: int = 0
+    shelved: int = 0
+    spilled: int = 0
+    paused: float = 0.0
+    full: bool = False
     payload_bytes: int = 0
 
 
@@ -212,6 +218,13 @@ class Gone(Message, frozen=True):
     how: str
 
 
+class FoldFailed(Message, frozen=True):
+    """The reducer's code raised for these events. What is not told so by the end is in Finished."""
+
+    scan: int
+    failed: list[Run]
+
+
 class Finished(Message, frozen=True):
     """This service ran its app's `finish()` for the scan. The reducer adds what only it knows."""
 
@@ -263,10 +276,18 @@ class Arm(Message, frozen=True):
     fold_order: str = "event"
     record: str = ""
     dump_prefix: str = ""
+    overload: str = "spill"
+
+
+DROPPED = -2
+"""The worker of a block that nobody is to process, because there is too much to do."""
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True):
-    """Virtual workers `lo` to `hi - 1` go to logical worker `worker`; `attempt` counts how often they were assigned."""
+    """Virtual workers `lo` to `hi - 1` go to logical worker `worker`, or to nobody: they are DROPPED.
+
+    `attempt` counts how often they were assigned.
+    """
 
     lo: int
     hi: int
@@ -296,6 +317,23 @@ class Release(Message, frozen=True):
 
     scan: int
     runs: list[Run]
+
+
+class Drop(Message, frozen=True):
+    """To the reducer: nobody will process the parts of these virtual workers, so they are done as they are."""
+
+    scan: int
+    blocks: list[Run]
+
+
+class Waits(Message, frozen=True):
+    """What is retained of these streams waits for frames of others and not for workers.
+
+    Their detectors are not held back for that: it is spilled, whatever the policy.
+    """
+
+    scan: int
+    streams: list[str]
 
 
 class Halt(Message, frozen=True):
@@ -368,6 +406,7 @@ ToController: TypeAlias = (
     | Halted
     | FenceReached
     | PartsDone
+    | FoldFailed
     | Finished
     | Failed
     | Gone
@@ -379,6 +418,8 @@ ToService: TypeAlias = (
     | Arm
     | Assign
     | Release
+    | Drop
+    | Waits
     | Halt
     | Close
     | Conclude

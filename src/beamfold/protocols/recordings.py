@@ -29,6 +29,7 @@ from beamfold.model.errors import ConfigError, MapError, ParameterError
 from beamfold.model.parameters import name_fault
 from beamfold.model.runs import Run
 from beamfold.model.triggermap import LARGEST, TriggerMap, WrittenMap
+from beamfold.protocols.messages import DROPPED
 
 FORMAT = 1
 
@@ -94,6 +95,7 @@ class _AboutPolicy(msgspec.Struct):
 
     incomplete: str = "process"
     fold_order: str = "event"
+    overload: str = "spill"
 
 
 class _About(msgspec.Struct):
@@ -119,8 +121,8 @@ class _Report(msgspec.Struct):
     events: int = 0
     out_of_order: list[Run] = []
     streams: dict[str, _ReportStream] = {}
-    parameters: list[Any] = []
-    ticks: list[int] = []
+    parameters_total: int = 0
+    ticks_total: int = 0
 
 
 @dataclass(slots=True)
@@ -128,9 +130,9 @@ class Recording:
     """A recorded scan, but for the frames, which are read from the dumps.
 
     `closed` is the last data event that the map came to have, None where the scan did not come to its end. `parameters`
-    are (version, first event, raw values by name), `blocks` (lo, hi, logical worker) of virtual workers, `ticks`
-    (event, logical worker). `report` is None where the scan did not end; `out_of_order` in it are events that were
-    folded before earlier ones, because those were waited for in vain.
+    are (version, first event, raw values by name), `blocks` (lo, hi, logical worker or DROPPED) of virtual workers,
+    `ticks` (event, logical worker). `report` is None where the scan did not end; `out_of_order` in it are events that
+    were folded before earlier ones, because those were waited for in vain.
     """
 
     folder: Path
@@ -182,8 +184,8 @@ def _recording(folder: Path, about: _About) -> Recording:
 
 def _refuse_missing(found: Recording, report: _Report) -> None:
     """Refuse a recording that has lost a dump, or lines of its history: the scan would look as if it had been so."""
-    counts = (len(report.parameters), len(report.ticks))
-    if report.parameters and counts != (len(found.parameters), len(found.ticks)):
+    counts = (report.parameters_total, report.ticks_total)
+    if report.parameters_total and counts != (len(found.parameters), len(found.ticks)):
         there = f"{len(found.parameters)} versions of the parameters and {len(found.ticks)} ticks"
         raise ConfigError(
             f"{found.folder / HISTORY} has {there}, the report {counts[0]} and {counts[1]}: lines are missing"
@@ -242,7 +244,7 @@ def _take(found: Recording, entry: dict[str, Any]) -> None:
         values = {name: _raw(name, value) for name, value in p["values"].items()}
         found.parameters.append((_number(p["version"]), _number(p["from_event"]), values))
     for lo, hi, worker in entry.get("blocks", ()):
-        if not (_number(lo) < _number(hi) and _number(worker) < len(found.workers)):
+        if not (_number(lo) < _number(hi) and (worker == DROPPED or _number(worker) < len(found.workers))):
             raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
         if lo > max((block[1] for block in found.blocks[-1:]), default=0):
             raise ValueError(f"virtual workers before {lo} were given to nobody: a line is missing")

@@ -52,6 +52,9 @@ MAX_PIECES = 200
 MAX_ENCODED = 64
 """Paths of which the newest snapshot's JSON is kept."""
 
+MAX_ENCODED_BYTES = 64 << 20
+"""Bytes of JSON that are kept together; what exceeds them is made anew for everybody who asks."""
+
 _FORMS: dict[str, Form] = {JSON: "json", OCTETS: "raw", NPY: "npy"}
 
 
@@ -62,17 +65,19 @@ class Encoded:
         self._lock = threading.Lock()
         self._version = 0
         self._known: dict[str, bytes] = {}
+        self._nbytes = 0
 
     def get(self, snapshot: Snapshot, path: str) -> bytes:
         """JSON of the node at `path` ("" for all). LookupError, with the keys there are."""
         with self._lock:
             if snapshot.version > self._version or len(self._known) >= MAX_ENCODED:
-                self._version, self._known = snapshot.version, {}
+                self._version, self._known, self._nbytes = snapshot.version, {}, 0
             data = self._known.get(path) if snapshot.version == self._version else None
             if data is None:
                 data = msgspec.json.encode(to_json(find(snapshot, path)))
-                if snapshot.version == self._version:
+                if snapshot.version == self._version and self._nbytes + len(data) <= MAX_ENCODED_BYTES:
                     self._known[path] = data
+                    self._nbytes += len(data)
             return data
 
 

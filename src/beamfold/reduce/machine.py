@@ -18,8 +18,8 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from beamfold.model.runs import append_event
-from beamfold.model.states import PartTracker
+from beamfold.model.runs import MAX_RUNS, append_event
+from beamfold.model.states import EventState, PartTracker
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Run
 
@@ -138,6 +138,11 @@ class ReduceMachine(Generic[T]):
             heapq.heappush(self._heap, _Cursor(batch, order, events, ranks, now))
         return fresh, completed
 
+    def drop(self, lo: int, hi: int) -> list[tuple[int, int, int]]:
+        """Nobody will process the parts of virtual workers lo..hi-1. Returns events that became terminal by that."""
+        events, k = self._tracker.map.parts_of(lo, hi)
+        return self._tracker.add(events, k, EventState.DROPPED)[1]
+
     def fold(self, now: float) -> list[Fold[T]]:
         """What to fold now, in this order."""
         out: list[Fold[T]] = []
@@ -153,7 +158,7 @@ class ReduceMachine(Generic[T]):
                 break
             if first >= frontier:
                 limit = first + 1
-                if self._in_order:
+                if self._in_order and len(self.out_of_order) < MAX_RUNS:
                     append_event(self.out_of_order, first)
             heapq.heappop(self._heap)
             event, rank = self._heap[0].first() if self._heap else (limit, 0)

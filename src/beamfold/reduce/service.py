@@ -25,6 +25,7 @@ from beamfold.model.events import Buffer
 from beamfold.model.latency import Latencies
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
+from beamfold.model.runs import MAX_RUNS
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
@@ -42,10 +43,12 @@ from beamfold.protocols.messages import (
     Armed,
     Beat,
     Close,
+    Drop,
     End,
     Failed,
     Finish,
     Finished,
+    FoldFailed,
     Parameters,
     PartsDone,
     Shutdown,
@@ -127,6 +130,10 @@ class _Scan:
         """What was made durable, and not told of: nothing yet."""
         return Done(self.map.streams, [w.name for w in self.arm.workers])
 
+    def first_to_fold(self) -> int:
+        """No event before this one is folded any more."""
+        return min([self.machine.frontier, *(int(batch.events[index[0]]) for batch, index in self.folds)])
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -181,6 +188,7 @@ class ReducerService:
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Close: self._close,
+            Drop: self._drop_parts,
             Parameters: self._parameters,
             Finish: self._finish,
             End: self._end,
@@ -333,6 +341,8 @@ class ReducerService:
         now = time.monotonic()
         for fold in scan.machine.fold(now):
             scan.folds.append((fold.batch, list(fold.index)))
+        if len(scan.folder.parameters) > 1:
+            scan.folder.parameters.forget(scan.first_to_fold())
         deadline = now + SLICE
         while scan.folds and now < deadline:
             batch, index = scan.folds[0]
@@ -344,6 +354,8 @@ class ReducerService:
                 return
             scan.folds.popleft()
             now = time.monotonic()
+        if len(scan.folder.failed) >= MAX_RUNS:
+            self._tell_failed(scan)
         if not scan.folds:
             if scan.withheld and scan.backlog <= BACKLOG_BYTES:
                 self._give_back(scan)
@@ -373,6 +385,12 @@ class ReducerService:
         if batch.timing is not None:
             batch.timing.folded(index, began, time.time())
         self._cached = None
+
+    def _tell_failed(self, scan: _Scan) -> None:
+        """Tell the controller, which knows then that these events are terminal, for which of them user code raised."""
+        self._tell_done(scan)
+        failed, scan.folder.failed = scan.folder.failed, []
+        self._control.send(FoldFailed(scan.arm.scan, failed))
 
     def _give_back(self, scan: _Scan) -> None:
         scan.backlog = max(scan.backlog, 0)
@@ -442,6 +460,13 @@ class ReducerService:
         completed = scan.machine.close(scan.map)
         scan.closed = True
         self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
+
+    def _drop_parts(self, message: Drop) -> None:
+        scan = self._scan
+        assert scan is not None
+        self._tell_done(scan)  # with the frontier as it was
+        completed = [run for lo, hi in message.blocks for run in scan.machine.drop(lo, hi)]
+        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=scan.closed))
 
     def _parameters(self, message: Parameters) -> None:
         scan = self._scan

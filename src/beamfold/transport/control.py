@@ -32,6 +32,9 @@ Context = zmq.Context[zmq.Socket[bytes]]
 BEAT_INTERVAL = 1.0
 """Seconds between heartbeats of an idle service."""
 
+MAX_MESSAGE = 64 << 20
+"""Bytes of a control message at the controller: far more than a service ever says."""
+
 HEARTBEAT_MS = 2000
 """ZMTP heartbeats on the control channel: a vanished host is noticed within a few seconds, not TCP's minutes."""
 
@@ -117,7 +120,7 @@ class ControlHub:
     """The controller's ROUTER."""
 
     def __init__(self, context: Context, url: str) -> None:
-        self.socket = make_socket(context, zmq.ROUTER, hwm=0)
+        self.socket = make_socket(context, zmq.ROUTER, hwm=0, max_part=MAX_MESSAGE)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)

@@ -23,10 +23,10 @@ _NOW = int(zmq.DONTWAIT)
 
 
 class DataHub:
-    """A bound ROUTER; peers are addressed by the identity they chose."""
+    """A bound ROUTER; peers are addressed by the identity they chose. `max_part` is as in `make_socket`."""
 
-    def __init__(self, context: Context, url: str) -> None:
-        self.socket = make_socket(context, zmq.ROUTER, hwm=0)
+    def __init__(self, context: Context, url: str, max_part: int = -1) -> None:
+        self.socket = make_socket(context, zmq.ROUTER, hwm=0, max_part=max_part)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.url = bind(self.socket, url)
 

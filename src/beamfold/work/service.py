@@ -375,6 +375,7 @@ class WorkerService:
     def _assign(self, message: Assign) -> None:
         assert self._scan is not None
         self._scan.machine.assign(message.blocks, message.assigned, message.settled, message.reached)
+        self._scan.runner.parameters.forget(message.settled)
 
     def _close(self, message: Close) -> None:
         assert self._scan is not None

@@ -116,7 +116,8 @@ def test_what_a_small_file_leaves_out(load: Load) -> None:
         "incomplete": "process",
         "fold_patience": 2.0,
         "fold_order": "event",
-        "overload": "block",
+        "overload": "spill",
+        "sample_every": None,
         "shared_memory": True,
     }
     assert (run.controller.http, run.controller.control) == ("127.0.0.1:0", "tcp://127.0.0.1:0")
@@ -196,8 +197,8 @@ def test_an_empty_file_says_what_to_add(load: Load) -> None:
         ("[policy]\nincomplet = 'skip'", ["policy.incomplet: there is no such key", "mean 'incomplete'?"]),
         ("[policy]\nincomplete = 'drop'", ["policy.incomplete", "'process' or 'skip'", "found 'drop'"]),
         (
-            "[policy]\noverload = 'spill'",
-            ["policy.overload: 'spill' is planned but does not exist yet", "'block'"],
+            "[policy]\noverload = 'latest'\nsample_every = 10",
+            ['policy: sample_every is for overload = "sample" only'],
         ),
         ("[policy]\noverload = 'pray'", ["policy.overload", "'block'", "found 'pray'"]),
         ("[policy]\nfold_patience = -1", ["policy.fold_patience", "greater than or equal to 0", "found -1"]),

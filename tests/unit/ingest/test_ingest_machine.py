@@ -24,7 +24,8 @@ from beamfold.ingest.machine import (
 from beamfold.model.triggermap import TriggerMap, compile_map
 from beamfold.protocols import messages as m
 from beamfold.protocols.items import Data, End, Malformed, Start
-from beamfold.protocols.messages import Block
+from beamfold.protocols.messages import DROPPED, Block
+from rig import ListShelf
 
 PLENTY = 1 << 30
 
@@ -66,9 +67,12 @@ class Bench:
         base: int | None = 0,
         credit: int | None = PLENTY,
         assigned: Iterable[Block] = (),
+        retention_bytes: int = PLENTY,
         **more: Any,
     ) -> None:
-        specs = [StreamSpec(i, s, numbered, base) for i, s in enumerate(trigger_map.streams) if s in streams]
+        specs = [
+            StreamSpec(i, s, numbered, base, retention_bytes) for i, s in enumerate(trigger_map.streams) if s in streams
+        ]
         groups = (1 << len(trigger_map.groups)) - 1
         self.machine = IngestMachine(1, trigger_map, specs, [groups] * workers, **more)
         self.actions: list[Any] = []
@@ -410,6 +414,119 @@ def test_a_stream_without_room_is_read_on_when_what_comes_is_discarded(how: str)
     assert Pause(0) in bench.actions
     assert Resume(0) in (bench.machine.halt() if how == "halt" else bench.machine.close(1))
     assert not any(isinstance(a, Pause) for a in bench.feed(data(1)))
+
+
+def paused(actions: list[Any]) -> list[Any]:
+    return [type(a) for a in actions if isinstance(a, Pause | Resume)]
+
+
+def test_what_has_no_room_in_memory_is_spilled_and_sent_from_there() -> None:
+    shelves: list[ListShelf] = []
+
+    def shelf() -> ListShelf:
+        shelves.append(ListShelf())
+        return shelves[-1]
+
+    bench = Bench(uniform(20), retention_bytes=30, shelf=shelf, spill=True)
+    bench.start()
+    for n in range(20):
+        bench.feed(data(n))
+    (seen,) = bench.machine.progress()
+    assert seen.retained <= 30 + len(b"start") and not paused(bench.actions)
+    assert seen.shelved == seen.spilled == sum(len(frame(n)[0]) for n in range(20)) + len(b"start") - seen.retained
+    bench.do(bench.machine.assign(ALL))
+    assert bench.got(0) == [(0, b"start"), *((n + 1, frame(n)[0]) for n in range(20))]
+    bench.do(bench.machine.release(m.Release(1, [(1, 21)])))
+    assert not any(s.held for s in shelves)
+    (after,) = bench.machine.progress()
+    assert (after.shelved, after.spilled) == (0, seen.spilled)
+
+
+def test_where_nothing_more_can_be_spilled_the_detector_is_held_back_until_it_can() -> None:
+    shelf = ListShelf(2)
+    bench = Bench(uniform(20), assigned=ALL, retention_bytes=20, shelf=lambda: shelf, spill=True)
+    bench.start()
+    for n in range(6):
+        bench.feed(data(n))
+    assert paused(bench.actions) == [Pause]
+    (trouble,) = bench.told(m.Trouble)
+    assert "could not be spilled" in trouble.text and "no room" in trouble.text
+    assert not bench.do(bench.machine.look())
+    shelf.room = 100
+    assert paused(bench.do(bench.machine.look())) == [Resume]
+    bench.do(bench.machine.release(m.Release(1, [(1, 7)])))
+    assert len(bench.got(0)) == 7 and bench.machine.progress()[0].retained == len(b"start")
+    shelf.room = 0
+    for n in range(6, 12):
+        bench.feed(data(n))
+    assert paused(bench.actions) == [Pause, Resume, Pause]
+    assert len(bench.told(m.Trouble)) == 1
+    bench.do(bench.machine.release(m.Release(1, [(7, 13)])))
+    assert paused(bench.actions)[-1] is Resume
+
+
+def test_broadcast_frames_beyond_their_share_of_memory_are_spilled_whatever_the_policy() -> None:
+    shelf = ListShelf()
+    bench = Bench(sequence([[CAST]] * 9), assigned=ALL, retention_bytes=100, shelf=lambda: shelf)
+    bench.start()
+    bench.feed(*[data(n) for n in range(9)])
+    bench.do(bench.machine.release(m.Release(1, [(0, 10)])))
+    (seen,) = bench.machine.progress()
+    assert 0 < seen.retained <= 25 and seen.shelved == len(b"start") + 9 * len(frame(0)[0]) - seen.retained
+    assert [e for e, _ in bench.got(0)] == list(range(10))
+
+
+def test_a_full_stream_says_so_at_once_and_when_it_is_not_full_any_more() -> None:
+    bench = Bench(uniform(30), assigned=ALL, retention_bytes=70)
+    bench.start()
+    said = [[s.full for s in seen_in(bench.feed(data(n)))] for n in range(9)]
+    assert said == [[]] * 7 + [[True], []]
+    said = [[s.full for s in seen_in(bench.machine.release(m.Release(1, [(e, e + 1)])))] for e in range(1, 7)]
+    assert said == [[]] * 3 + [[False], [], []]
+
+
+def seen_in(actions: list[Any]) -> list[m.StreamSeen]:
+    return [a.message for a in actions if isinstance(a, Tell) and isinstance(a.message, m.StreamSeen)]
+
+
+def test_frames_that_wait_for_another_stream_are_spilled_instead_of_holding_their_detector_back() -> None:
+    shelf = ListShelf()
+    bench = Bench(uniform(20), assigned=ALL, retention_bytes=20, shelf=lambda: shelf)
+    bench.start()
+    for n in range(4):
+        bench.feed(data(n))
+    assert paused(bench.actions) == [Pause] and not shelf.held
+    assert paused(bench.do(bench.machine.waits(["b", "a"]))) == [Resume] and shelf.held
+    for n in range(4, 8):
+        assert not paused(bench.feed(data(n)))
+    bench.do(bench.machine.waits([]))
+    for n in range(8, 12):
+        bench.feed(data(n))
+    assert paused(bench.actions) == [Pause, Resume, Pause]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_frames_of_dropped_virtual_workers_are_not_sent_and_go_when_their_events_are_released(batch: int) -> None:
+    bench = Bench(uniform(12, batch=batch), workers=2)
+    bench.feed(Start([b"start"]), data(*range(6)))
+    bench.do(bench.machine.assign([Block(0, 1, 0), Block(1, 3, DROPPED), Block(3, 12, 1)]))
+    bench.feed(data(*range(6, 12)))
+    dropped = range(batch + 1, 3 * batch + 1)
+    assert [e for e, _ in bench.got(0)] == [0, *range(1, batch + 1)]
+    assert [e for e, _ in bench.got(1)] == [0, *range(dropped.stop, 13)]
+    bench.do(bench.machine.release(m.Release(1, [(1, 13)])))
+    assert bench.machine.progress()[0].retained == len(b"start")
+
+
+def test_what_terminal_events_lacked_is_not_remembered_for_workers_that_attach_later() -> None:
+    bench = Bench(uniform(None), workers=2, credit=None)
+    bench.start()
+    bench.feed(*[data(n) for n in range(1, 100, 2)])
+    bench.do(bench.machine.grant(0, 0, PLENTY))
+    assert len(bench.gaps) == 50
+    bench.do(bench.machine.assign(ALL, settled=96))
+    bench.do(bench.machine.grant(1, 0, PLENTY))
+    assert [runs for worker, runs, _ in bench.gaps if worker == 1] == [[(97, 98)], [(99, 100)]]
 
 
 # -- parameters -----------------------------------------------------------------------------------------------------

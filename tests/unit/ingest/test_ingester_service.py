@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,24 @@ import pytest
 
 from beamfold.ingest import service
 from beamfold.ingest.service import IngesterService, Input
+from beamfold.ingest.spill import Spill
+from beamfold.ledger.segmentlog import SegmentLog
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols import framer
 from beamfold.protocols.dumps import DumpWriter, read_dump
-from beamfold.protocols.envelopes import FrameBatch, Grant, decode_header
-from beamfold.protocols.messages import Armed, Assign, Beat, Block, End, Halt, Trouble
+from beamfold.protocols.envelopes import FrameBatch, Grant, decode_frames, decode_header
+from beamfold.protocols.messages import (
+    Armed,
+    Assign,
+    Beat,
+    Block,
+    End,
+    Failed,
+    Halt,
+    Release,
+    StreamSeen,
+    Trouble,
+)
 from beamfold.testing.simulators import stins_series
 from scripted import Control, Hub, Until, always_readable, arm
 
@@ -35,10 +50,13 @@ class Source:
 
 
 class Rig:
-    def __init__(self, retention_bytes: int = 1000) -> None:
+    def __init__(
+        self, retention_bytes: int = 1000, spill: Path = Path("/dev/null/spill"), max_bytes: int = 1 << 30
+    ) -> None:
         self.source, self.hub, self.control = Source(), Hub(), Control()
+        self.spill = Spill(spill, max_bytes)
         camera = Input("camera", self.source, framer("stins"), 0, retention_bytes)  # type: ignore[arg-type]
-        self.service = IngesterService({"camera": camera}, self.control, self.hub)  # type: ignore[arg-type]
+        self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill)  # type: ignore[arg-type]
 
     def series(self, frames: int) -> None:
         """A detector's series of 1 KiB images, all in one turn, without its end."""
@@ -60,10 +78,10 @@ def test_the_end_of_a_scan_does_not_make_room_for_the_next_one(resumed: bool) ->
     seen: list[bool] = []
     see = [lambda: None, lambda: seen.append(rig.reading)]
     rig.run(
-        arm(MAP, 1),
+        arm(MAP, 1, overload="block"),
         lambda: rig.series(10),
         *see,  # scan 1 has no room
-        arm(MAP, 2),
+        arm(MAP, 2, overload="block"),
         Halt(1),
         *see,  # it needs none any more
         lambda: rig.series(10),
@@ -154,3 +172,81 @@ def test_a_full_disk_ends_the_dump_with_a_word_and_not_the_scan(
     assert [e.event_number for e in read_dump(tmp_path / "camera.cbors")] == [0, 1, 2]
     (scan,) = rig.service._scans.values()
     assert [seen.frames for seen in scan.machine.progress()] == [5]
+
+
+def credit(rig: Rig) -> Callable[[], None]:
+    return rig.hub.put("w0", Grant(1, 0, 1 << 30))
+
+
+def test_more_frames_than_memory_has_room_for_go_to_disk_and_to_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PROGRESS_INTERVAL", 0.0)
+    rig = Rig(retention_bytes=5000, spill=tmp_path)
+    used: list[int] = []
+    rig.run(
+        arm(MAP, 1, overload="spill"),
+        lambda: rig.series(60),
+        lambda: None,
+        lambda: used.append(rig.spill.nbytes),
+        Assign(1, [Block(0, 100, 0)], 100),
+        credit(rig),
+        lambda: None,
+        Release(1, [(1, 61)]),
+        lambda: used.append(rig.spill.nbytes),
+        End(1),
+    )
+    assert used[0] > 50 * 1024 and used[1] == 0 and rig.reading
+    batches = [(decode_header(parts[0]), parts[1:]) for _, parts in rig.hub.sent]
+    frames = [f for h, parts in batches if isinstance(h, FrameBatch) for f in decode_frames(h, parts)]
+    assert [json.loads(bytes(f[0]))["frame"] for f in frames[1:]] == list(range(60))
+    (seen, *_) = [s for s in rig.control.said(StreamSeen) if s.frames == 60]
+    assert seen.retained <= 5000 and seen.shelved == seen.spilled > 50 * 1024
+    assert not rig.control.said(Trouble)
+
+
+def test_a_full_disk_holds_the_detector_back_and_room_lets_it_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(retention_bytes=5000, spill=tmp_path)
+    monkeypatch.setattr(service, "PROGRESS_INTERVAL", 0.0)
+    fault = ["the disk is full"]
+    monkeypatch.setattr(Spill, "fault", lambda self, nbytes: fault[0])
+    seen: list[bool] = []
+    rig.run(
+        arm(MAP, 1, overload="spill"),
+        lambda: rig.series(20),
+        lambda: None,
+        lambda: seen.append(rig.reading),
+        lambda: fault.insert(0, ""),
+        lambda: None,
+        lambda: seen.append(rig.reading),
+    )
+    assert seen == [False, True]
+    (trouble,) = rig.control.said(Trouble)
+    assert "the disk is full" in trouble.text
+    paused = [s.paused for s in rig.control.said(StreamSeen)]
+    assert paused == sorted(paused) and paused[-1] > 0
+
+
+def test_spilled_frames_that_cannot_be_read_end_the_scan_and_not_the_ingester(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    rig = Rig(retention_bytes=5000, spill=tmp_path)
+    rig.run(
+        arm(MAP, 1, overload="spill"),
+        lambda: rig.series(60),
+        lambda: None,
+        lambda: monkeypatch.setattr(SegmentLog, "read", broken),
+        Assign(1, [Block(0, 100, 0)], 100),
+        credit(rig),
+        lambda: None,
+        End(1),
+        arm(MAP, 2),
+    )
+    (failed,) = rig.control.said(Failed)
+    assert "cannot be read back" in failed.reason and "Input/output error" in failed.reason
+    assert [a.scan for a in rig.control.said(Armed)] == [1, 2]

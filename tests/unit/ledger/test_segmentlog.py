@@ -400,3 +400,36 @@ def test_an_empty_directory_is_an_empty_log(tmp_path: Path) -> None:
         assert log.size == 0
         assert contents(log) == []
     assert list(tmp_path.iterdir()) == []
+
+
+# without names
+
+
+def test_an_unnamed_log_is_a_log_and_leaves_nothing(tmp_path: Path) -> None:
+    with SegmentLog(tmp_path, 100, unnamed=True) as log, SegmentLog(tmp_path, unnamed=True) as other:
+        places = [log.append([b"x" * 60, str(n).encode()]) for n in range(30)]
+        other.append([b"other"])
+        assert places[-1].segment > 10
+        assert [log.read(p) for p in places] == [[b"x" * 60, str(n).encode()] for n in range(30)]
+        log.drop_before(places[20])
+        assert contents(log)[0] == [b"x" * 60, b"20"]
+        with pytest.raises(LookupError):
+            log.read(places[0])
+        log.drop_before(log.end)
+        assert contents(log) == []
+        log.append([b"again"])
+        assert (contents(log), contents(other)) == ([[b"again"]], [[b"other"]])
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unnamed_log_lets_go_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    with SegmentLog(tmp_path, 1, unnamed=True) as log:
+        for _ in range(5):
+            log.append([b"a"])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwritev", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+            with pytest.raises(LogFull):
+                log.append([b"b"])
+        assert len(contents(log)) == 5
+    assert set(Path("/proc/self/fd").iterdir()) == before

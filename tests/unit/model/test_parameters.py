@@ -294,6 +294,19 @@ def test_the_version_is_a_function_of_the_event_number() -> None:
     assert len(history) == 3
 
 
+def test_versions_that_nobody_asks_for_any_more_are_forgotten() -> None:
+    history = ParameterHistory([(0, _version(1)), (10, _version(2)), (20, _version(3))])
+    history.forget(9)
+    assert len(history) == 3
+    history.forget(12)
+    assert [history.at(e).version for e in (12, 19, 20)] == [2, 2, 3] and len(history) == 2
+    assert history.at(0).version == 2, "a part that is done already, and whose result nobody takes"
+    history.forget(10**6)
+    assert len(history) == 1 and history.latest.version == history.at(20).version == 3
+    history.append(10**6, _version(4))
+    assert history.at(10**6).version == 4
+
+
 def test_of_two_changes_at_one_event_the_later_holds() -> None:
     history = ParameterHistory([(0, _version(1)), (0, _version(2)), (4, _version(3)), (4, _version(4))])
     assert [history.at(e).version for e in range(6)] == [2, 2, 2, 2, 4, 4]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from beamfold.model.errors import AppError
-from beamfold.publish.snapshots import SnapshotGone, Snapshots, rough_size
+from beamfold.publish import reducer_http
+from beamfold.publish.snapshots import Snapshot, SnapshotGone, Snapshots, rough_size
 from beamfold.publish.table import Table
+from beamfold.publish.tree import resolve, snapshot
 
 
 def clock(*times: int) -> Callable[[], int]:
@@ -141,3 +143,21 @@ def test_closing_ends_who_waits_and_who_comes() -> None:
 )
 def test_the_size_of_a_state_is_about_what_it_takes(tree: Any, least: int) -> None:
     assert least <= rough_size(tree) <= 2 * least + 1000
+
+
+def test_the_json_that_is_kept_for_those_who_poll_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(reducer_http, "MAX_ENCODED_BYTES", 30)
+
+    def find(of: Snapshot, path: str) -> Any:
+        made.append(path)
+        return resolve(of.tree, path)
+
+    monkeypatch.setattr(reducer_http, "find", find)
+    encoded = reducer_http.Encoded()
+    first, second = (Snapshot(n, snapshot({"a": "x" * 20, "b": "y" * 20, "c": 1})) for n in (1, 2))
+    answers = [encoded.get(first, path) for path in "aabbcc"]
+    assert answers == [b'"' + letter * 20 + b'"' for letter in (b"x", b"x", b"y", b"y")] + [b"1", b"1"]
+    assert made == ["a", "b", "b", "c"], "b has no room"
+    assert [encoded.get(second, path) for path in "bb"] == [answers[2]] * 2
+    assert made[4:] == ["b"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.reduce import machine as machine_module
 from beamfold.reduce.machine import ReduceMachine
 
 OK = EventState.REDUCED
@@ -239,3 +240,27 @@ def test_every_part_is_folded_once_in_event_order(events: list[int], data: st.Da
     in_order = [e for e, _ in folded if e not in early]
     assert in_order == sorted(in_order)
     assert bench.machine.finished
+
+
+def test_any_number_of_events_out_of_order_are_folded_and_so_many_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "MAX_RUNS", 3)
+    bench = Bench(bare(40), patience=0.0)
+    for event in range(1, 40, 2):
+        bench.logged(event)
+        bench.fold(0.0)
+        bench.fold(1.0)
+    assert bench.machine.out_of_order == [(1, 2), (3, 4), (5, 6)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_dropped_parts_are_done_and_hold_nothing_up(batch: int) -> None:
+    bench = Bench(compile_map({"streams": ["a"], "events": 12, "batch": batch}))
+    bench.logged((0, -1))
+    first = batch + 1
+    assert bench.machine.drop(1, 3) == [(first, first + 2 * batch, EventState.DROPPED)]
+    assert bench.machine.drop(1, 3) == []
+    bench.logged(*range(1, first))
+    bench.logged(first + 2 * batch)
+    assert bench.fold() == [0, *range(1, first), first + 2 * batch]
+    assert bench.logged(first) == [False]
+    assert not bench.machine.out_of_order

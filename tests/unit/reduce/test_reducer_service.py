@@ -16,9 +16,10 @@ from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.codec import TypeTable, encode
 from beamfold.protocols.envelopes import Grant, ResultBatch
-from beamfold.protocols.messages import Armed, Beat, Finish, Finished, Parameters, PartsDone, Trouble
+from beamfold.protocols.messages import Armed, Beat, Drop, Finish, Finished, FoldFailed, Parameters, PartsDone, Trouble
 from beamfold.protocols.stamps import Times
 from beamfold.publish.store import FileStore
+from beamfold.reduce import service
 from beamfold.reduce.service import ReducerService
 from scripted import Control, Hub, Until, arm
 
@@ -244,3 +245,48 @@ def test_a_lock_of_the_app_that_breaks_is_told_to_who_reads_and_harms_no_scan(tm
     assert isinstance(got[0], AppError) and "the lock is broken" in str(got[0])
     (finished,) = rig.control.said(Finished)
     assert "the lock is broken" in finished.error
+
+
+def test_failures_in_process_result_are_told_as_they_grow_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(App):
+        def process_result(self, result: Any) -> None:
+            if result.event_number % 2:
+                raise ValueError("odd")
+
+    monkeypatch.setattr(service, "MAX_RUNS", 5)
+    rig = Rig(tmp_path, Odd)
+    rig.run(
+        *rig.start(), *[rig.results(batch(10, 1 + 10 * n)) for n in range(3)], lambda: None, Finish(1), lambda: None
+    )
+    told = rig.control.said(FoldFailed)
+    (finished,) = rig.control.said(Finished)
+    assert all(5 <= len(t.failed) <= 10 for t in told) and len(told) >= 2
+    assert [lo for t in [*told, finished] for lo, _ in t.failed] == list(range(1, 31, 2))
+    for each in told:  # of events that the controller knows to be terminal
+        before = rig.control.sent[: rig.control.sent.index(each)]
+        done = [run for m in before if isinstance(m, PartsDone) for run in m.completed]
+        assert all(any(lo <= e < hi for lo, hi, _ in done) for e, _ in each.failed)
+
+
+def test_what_is_dropped_is_told_as_done_after_what_was_done_before(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.run(*rig.start(), rig.results(batch(3)), Drop(1, [(3, 5), (7, 8)]), rig.results(batch(2, 6)), lambda: None)
+    told = [run for m in rig.control.said(PartsDone) for run in m.completed]
+    assert told[:3] == [(0, 4, 2), (4, 6, 6), (8, 9, 6)]
+    frontiers = [m.frontier for m in rig.control.said(PartsDone)]
+    assert frontiers == sorted(frontiers) and max(frontiers) <= 9
+    assert App.folded == [0, 0, 1, 2, 3, 6, 7]
+
+
+def test_versions_of_the_parameters_are_kept_only_for_what_may_still_be_folded(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    kept: list[int] = []
+
+    def look() -> None:
+        assert rig.service._scan is not None
+        kept.append(len(rig.service._scan.folder.parameters))
+
+    versions = [Parameters(1, 2 + n, {"p": b"%d" % n}, 1 + n) for n in range(20)]
+    rig.run(*rig.start(), *versions, look, rig.results(batch(15)), lambda: None, look)
+    assert kept == [20, 5]
+    assert len(App.folded) == 17

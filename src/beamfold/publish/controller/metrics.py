@@ -26,6 +26,8 @@ _COUNTED: dict[Count, tuple[str, str, str]] = {
     Count.DUPLICATES: ("beamfold_stream_duplicate_frames", "Frames that came again.", "stream"),
     Count.DISCARDED: ("beamfold_stream_discarded_frames", "Frames that came outside of a series.", "stream"),
     Count.SURPLUS: ("beamfold_stream_surplus_frames", "Frames that the trigger map had no place for.", "stream"),
+    Count.SPILLED_BYTES: ("beamfold_stream_spilled_bytes", "Bytes of frames that were put on disk.", "stream"),
+    Count.PAUSED_SECONDS: ("beamfold_stream_paused_seconds", "Seconds for which the detector was held back.", "stream"),
     Count.PARTS: ("beamfold_worker_parts", "Parts processed, broadcasts included.", "worker"),
     Count.ACTIVE_SECONDS: ("beamfold_worker_active_seconds", "Seconds in user code.", "worker"),
 }
@@ -90,5 +92,7 @@ def _scan(scan: Scan) -> Iterator[Metric]:
         yield gauge(
             "beamfold_scan_planned_events", "Data events by its trigger map; an endless one has none.", scan.planned
         )
-    retained = {name: n if scan.active else 0 for name, n in scan.retained.items()}
-    yield gauges("beamfold_stream_retained_bytes", "Frames kept until they are done.", "stream", retained)
+    held = scan.report.streams if scan.active else {}
+    retained, shelved = ({name: getattr(s, what) for name, s in held.items()} for what in ("retained", "shelved"))
+    yield gauges("beamfold_stream_retained_bytes", "Frames kept in memory until they are done.", "stream", retained)
+    yield gauges("beamfold_stream_shelved_bytes", "Frames kept on disk until they are done.", "stream", shelved)

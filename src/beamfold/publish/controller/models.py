@@ -124,13 +124,16 @@ class Report(BaseModel):
     duplicates: int = 0
     out_of_order: list[Run] = []
     parameters: list[ParameterVersion] = []
+    parameters_total: int = 0
     ticks: list[int] = []
+    ticks_total: int = 0
     workers: list[str] = []
     latency: dict[str, StageLatency] = {}
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""
     recording: str = ""
+    overload: str = ""
     summary: str = ""
 
 
