@@ -444,6 +444,10 @@ class Rig:
             return
         for fold in self.reduce.fold(self.now):
             self.folded += [fold.batch[i] for i in fold.index]
+        self._tell_finished()
+
+    def _tell_finished(self) -> None:
+        assert self.reduce is not None
         if self.reduce.finished and not self.told_finished:
             self.told_finished = True
             done = m.PartsDone(self.reduce_scan, [], {}, self.reduce.frontier, closed=self.closed, finished=True)

@@ -158,6 +158,12 @@ def test_the_readme_leads_to_an_app_of_ones_own(reader: Reader) -> None:
     assert result.stat().st_size
 
 
+def test_write_an_app(reader: Reader) -> None:
+    for block in blocks(ROOT / "docs/how-to/write-an-app.md"):
+        reader.follow(block)
+    assert reader.said.count("20 events: 20 reduced") == 2
+
+
 def test_record_and_replay(reader: Reader) -> None:
     for block in blocks(ROOT / "docs/how-to/record-and-replay.md"):
         reader.follow(block)

@@ -114,6 +114,90 @@ def test_live_is_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert differences(folder / RESULT, again) == []
 
 
+COMBINING = {
+    "worker.py": """
+import numpy as np
+
+
+class Worker:
+    def get_tick_interval(self, parameters=None):
+        return 0.05
+
+    def process_event(self, event, parameters=None, tick=False):
+        return self.process_events([event], parameters, {event.event_number} if tick else set())[0]
+
+    def process_events(self, events, parameters=None, ticks=()):
+        if any(event.event_number == 77 for event in events):
+            raise ValueError("seventy-seven")
+        images = [event.streams["camera"].parse() for event in events]
+        gain = int(parameters["gain"].data)
+        return [
+            [np.float32(image.data.sum() * gain) / np.float32(3), 1, int(event.event_number in ticks)]
+            if image.htype == "image"
+            else None
+            for event, image in zip(events, images)
+        ]
+
+    def combine(self, results, parameters=None):
+        total = np.float32(0)
+        for value, _, _ in results:
+            total += value
+        return {"total": total, "count": len(results), "ticks": sum(tick for _, _, tick in results)}
+""",
+    "reducer.py": """
+import numpy as np
+
+
+class Reducer:
+    def __init__(self, parameters=None, **kwargs):
+        self.publish = {"first": [], "worker": [], "count": [], "ticks": [], "hash": [], "total": np.float32(0)}
+
+    def process_result(self, result, parameters=None):
+        raise RuntimeError("there is process_results")
+
+    def process_results(self, results, parameters=None):
+        for result in results:
+            self.publish["first"].append(result.event_number)
+            self.publish["worker"].append(result.worker)
+            self.publish["count"].append(result.payload["count"])
+            self.publish["ticks"].append(result.payload["ticks"])
+            self.publish["hash"].append(result.parameters_hash == parameters.hash)
+            self.publish["total"] = np.float32(self.publish["total"] + result.payload["total"])
+""",
+}
+
+
+def test_live_is_replay_where_workers_combine_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sum is in single precision, so that it depends on what was combined, which depends on who was how fast."""
+    record = {"record": {"directory": str(tmp_path / "recordings")}}
+    streams = {"camera": Stream()}
+    parameters = {"gain": 1}
+    with Deployment(
+        tmp_path, COMBINING, streams, parameters=parameters, sections=record, complaints=["seventy-seven"]
+    ) as d:
+        scan = d.submit({"streams": ["camera"], "batch": 5})
+        camera = [m for n, m in enumerate(images(6000), -1) if n not in (40, 41, 299)]
+        d.send("camera", camera[:2000])
+        d.wait_reached(1500)
+        d.set_parameter("gain", b"7")
+        d.send("camera", camera[2000:])
+        report = d.wait_ended(scan)
+        assert report["states"] == {"reduced": 5996, "incomplete (skipped)": 3, "failed": 1}
+        assert [(f["event"], f["where"]) for f in report["failures"]] == [(77, "process_event")]
+        assert report["ticks"] and report["combined"]
+        state = d.state()
+        folder = Path(report["recording"])
+    assert sum(state["count"]) == 5996
+    assert max(state["count"]) > 10, "there was nothing to combine"
+    assert state["first"] == sorted(state["first"])
+    assert all(state["hash"])
+    assert sum(state["ticks"]) == len([event for event in report["ticks"] if event not in (0, 77, 6001)])
+    again = tmp_path / "again.h5"
+    assert run_replay([str(folder)], None, None, None, again, 1) == 1  # an event failed, and so it does again
+    assert capsys.readouterr().out.strip() == report["summary"]
+    assert differences(folder / RESULT, again) == []
+
+
 def test_the_recorded_demo_replays_to_the_same_state(tmp_path: Path) -> None:
     arguments = ("--points", "60", "--rate", "300", "--record", "recordings")
     with command("demo", *arguments, cwd=tmp_path, env={"BEAMFOLD_RUN__NAME": "recorded"}) as demo:

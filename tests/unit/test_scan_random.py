@@ -264,6 +264,7 @@ def build(
     policy: Policy = PATIENT,
     overload: Sequence[dict[str, Any]] = OVERLOAD,
     room: Sequence[int] = (1, 40, 1 << 20),
+    make: type[Rig] = Rig,
 ) -> tuple[Rig, WrittenMap, dict[str, bool]]:
     names = ["a", "b", "c"][: data.draw(st.integers(1, 3), label="streams")]
     numbered = {s: data.draw(st.sampled_from([True, True, False]), label=f"{s} numbered") for s in names}
@@ -275,7 +276,7 @@ def build(
     workers = accommodate(trigger_map, names, wanted)
     home = {s: data.draw(st.sampled_from(["i", "j"]), label=f"ingester of {s}") for s in names}
     ingesters = {name: [(s, numbered[s]) for s in names if home[s] == name] for name in sorted(set(home.values()))}
-    rig = Rig(
+    rig = make(
         ingesters,
         workers,
         seed=data.draw(st.integers(0, 999), label="seed"),

@@ -101,9 +101,10 @@ class WorkerHooks(_Hooks):
     """A worker class. The hooks, once constructed (None: the class has none):
 
     `process_event(event, parameters, tick)` -> the result, None = nothing to reduce;
-    `process_events(events, parameters, ticks)` -> one result per event;
-    `combine(results, parameters)` -> one result; `get_tick_interval(parameters)` -> seconds;
-    `finish(parameters)`; `close(context)`.
+    `process_events(events, parameters, ticks)` -> a sequence with one result per event, None = nothing to reduce;
+    `events` is never empty and never has a broadcast event, `ticks` is the set of the event numbers that tick;
+    `combine(results, parameters)` -> one result for all of them (there is at least one, none is None, and all are of
+    data events); `get_tick_interval(parameters)` -> seconds; `finish(parameters)`; `close(context)`.
     """
 
     _offers: ClassVar[Mapping[str, _Offer]] = {
@@ -145,8 +146,8 @@ class WorkerHooks(_Hooks):
 class ReducerHooks(_Hooks):
     """A reducer class. The hooks, once constructed (None: the class has none):
 
-    `process_result(result, parameters)`; `process_results(results, parameters)`; `timer(parameters)`;
-    `finish(parameters)`; `close(context)`.
+    `process_result(result, parameters)`; `process_results(results, parameters)`, never empty and never with results of
+    a broadcast event; `timer(parameters)`; `finish(parameters)`; `close(context)`.
     """
 
     _offers: ClassVar[Mapping[str, _Offer]] = {

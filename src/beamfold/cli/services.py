@@ -163,7 +163,8 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
         structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
     directory = settings.spill.directory or settings.output.directory / SPILL
-    spill = Spill(directory.absolute(), settings.spill.max_bytes)
+    keep = arena.keep if arena is not None else memoryview.toreadonly
+    spill = Spill(directory.absolute(), settings.spill.max_bytes, keep)
     data = DataHub(context, DATA_URL, MAX_WORD)
     offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
     hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")

@@ -563,6 +563,7 @@ class ControllerMachine:
     def _parts_done(self, scan: Scan, message: PartsDone, now: float) -> list[Action]:
         scan.done(message, now)
         actions = self._assign(scan) + recording.ticks(scan, message.ticks)
+        actions += recording.combined(scan, message.combined)
         runs = [(lo, hi) for lo, hi, _ in scan.completed(message)]
         if runs:
             actions += [Send(s.peer, Release(scan.number, runs)) for s in self._needed(scan, "ingester")]

@@ -47,6 +47,9 @@ _SPEAKERS: dict[type, frozenset[str]] = {
 _NO_END = 1 << 53
 """Events of an endless map lie below this, as those of any other do."""
 
+_POSITIONS = 1 << 15
+"""Positions of parts in their event lie below this."""
+
 
 def fault_of(hello: Hello) -> str:
     """Why a service cannot take part as it introduces itself; "" when it can."""
@@ -96,7 +99,13 @@ def _parts(scan: Scan, message: PartsDone) -> bool:
     lacking = set(message.incomplete) <= set(scan.map.streams) and all(
         _runs(scan, runs) for runs in message.incomplete.values()
     )
-    return known and counted and lacking and _runs(scan, runs) and _event(scan, message.frontier)
+    combined = all(
+        0 <= c.worker < len(scan.workers)
+        and all(0 <= k < _POSITIONS for k, _, _ in c.parts)
+        and _runs(scan, [(lo, hi) for _, lo, hi in c.parts])
+        for c in message.combined
+    )
+    return known and counted and lacking and combined and _runs(scan, runs) and _event(scan, message.frontier)
 
 
 _TERMINAL = frozenset(int(state) for state in EventState if state)

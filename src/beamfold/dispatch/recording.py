@@ -16,7 +16,7 @@ from beamfold.dispatch.scan import Scan
 from beamfold.model.errors import ParameterError
 from beamfold.model.parameters import name_fault
 from beamfold.model.triggermap import TooLong, WrittenMap, shown
-from beamfold.protocols.messages import Block, StreamInfo
+from beamfold.protocols.messages import Block, Combined, StreamInfo
 from beamfold.protocols.recordings import ABOUT, FORMAT, HISTORY, MAP, REPORT, dump_name, plain_values
 
 
@@ -125,6 +125,11 @@ def blocks(scan: Scan, assigned: Sequence[Block]) -> list[WriteFile]:
 def ticks(scan: Scan, told: Sequence[tuple[int, int]]) -> list[WriteFile]:
     """Workers ticked at events."""
     return _line(scan, {"ticks": told}) if told else []
+
+
+def combined(scan: Scan, told: Sequence[Combined]) -> list[WriteFile]:
+    """Results of these parts of a worker became one before they were folded."""
+    return _line(scan, {"combined": [[c.worker, c.parts] for c in told]}) if told else []
 
 
 def closed(scan: Scan, last_event: int) -> list[WriteFile]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import overload
@@ -16,6 +16,7 @@ from typing import overload
 from beamfold.ingest.retention import Frame
 from beamfold.ledger.segmentlog import SEGMENT_BYTES, Location, LogFull, SegmentLog
 from beamfold.model.errors import BeamfoldError
+from beamfold.sources.base import LARGE
 
 FREE_SHARE = 20
 """One part in so many of a disk is left to others."""
@@ -26,11 +27,17 @@ class SpillLost(BeamfoldError):
 
 
 class Spill:
-    """The room on disk that one ingester may use: `max_bytes` in `directory`, which is made when it is needed."""
+    """The room on disk that one ingester may use: `max_bytes` in `directory`, which is made when it is needed.
 
-    def __init__(self, directory: Path, max_bytes: int) -> None:
+    `keep` says where large parts go when they are read back: into the arena, say.
+    """
+
+    def __init__(
+        self, directory: Path, max_bytes: int, keep: Callable[[memoryview], memoryview] = memoryview.toreadonly
+    ) -> None:
         self.directory = directory
         self.max_bytes = max_bytes
+        self.keep = keep
         self._shelves: set[DiskShelf] = set()
 
     @property
@@ -115,7 +122,7 @@ class DiskShelf:
         counts = array("I", head)
         rest = iter(parts)
         for count in counts:
-            yield list(islice(rest, count))
+            yield [self._spill.keep(memoryview(p)) if len(p) >= LARGE else p for p in islice(rest, count)]
 
     def discard(self, frames: Sequence[Frame]) -> None:
         """See `Shelf.discard`."""

@@ -132,8 +132,9 @@ class EventData:
 class ResultData:
     """What `process_event` returned for one event, as the reducer sees it.
 
-    `worker` is the name of the logical worker that made it; `parameters_hash` identifies the parameter values
-    that were in force for this event.
+    Where the worker combines results, `payload` is what `combine` made of those of several events, and `event_number`
+    is the first of these. `worker` is the name of the logical worker that made it; `parameters_hash` identifies the
+    parameter values that were in force for this event.
     """
 
     __slots__ = ("event_number", "parameters_hash", "payload", "worker")

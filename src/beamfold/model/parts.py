@@ -118,6 +118,21 @@ class PartTracker:
         entry = self._open.get(event)
         return entry is not None and k in entry.seen
 
+    def count(self, events: Ints, ks: int | Positions) -> int:
+        """How many of these parts are done, each of them given once; `events` ascend."""
+        lo, hi = int(events[0]), int(events[-1]) + 1
+        done = events < self._frontier
+        for a, b in self._done.overlap(max(lo, self._frontier), hi):
+            done |= (events >= a) & (events < b)
+        total = int(np.count_nonzero(done))
+        if self._open:
+            left = ~done
+            positions = np.broadcast_to(ks, len(events))
+            for event, k in zip(events[left].tolist(), positions[left].tolist(), strict=True):
+                entry = self._open.get(event)
+                total += entry is not None and k in entry.seen
+        return total
+
     # -- adding ----------------------------------------------------------------------------------------------
 
     def _add_run(self, lo: int, hi: int, states: int | NDArray[np.uint8], completed: Completed) -> NDArray[np.bool_]:

@@ -88,8 +88,9 @@ class ScanReport:
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
     ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
     sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs. `recording` is the
-    folder with the scan's recording, "" where none was made; `overload` the policy by which events were dropped, if
-    any were. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of every event.
+    folder with the scan's recording, "" where none was made, and `combined` counts the results in it that workers made
+    of several; `overload` is the policy by which events were dropped, if any were. `latency` has the stages
+    (`beamfold.model.latency.Stage`) of the way of every event.
     """
 
     scan_id: str
@@ -112,6 +113,7 @@ class ScanReport:
     parameters_total: int = 0
     ticks: list[int] = field(default_factory=list)
     ticks_total: int = 0
+    combined: int = 0
     workers: list[str] = field(default_factory=list)
     latency: dict[str, StageLatency] = field(default_factory=dict)
     started: float = 0.0

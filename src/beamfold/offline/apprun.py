@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from beamfold.app.loading import load_class, modules_of
 from beamfold.model.errors import ParameterError
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet, merge_declared
 from beamfold.model.report import ServiceState
+from beamfold.model.stretches import NextBroadcast, no_broadcast
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.messages import Failure
+from beamfold.reduce.batch import Batch
 from beamfold.reduce.folder import Folder
 from beamfold.work.results import ResultBuffer
 from beamfold.work.runner import Runner
@@ -29,8 +32,8 @@ Version = tuple[int, int, dict[str, bytes]]
 class AppRun:
     """The app, ready to process. `parameters` are its versions, the first of them from event 0 on.
 
-    `skip` leaves incomplete events out. What goes wrong on the way is in `troubles`. Raises AppError and
-    ParameterError for what makes a replay impossible.
+    `skip` leaves incomplete events out; `next_broadcast` is the map's, if there is one. What goes wrong on the way is
+    in `troubles`. Raises AppError and ParameterError for what makes a replay impossible.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class AppRun:
         parameters: Sequence[Version],
         *,
         skip: bool = False,
+        next_broadcast: NextBroadcast = no_broadcast,
     ) -> None:
         worker_class = load_class(worker, base)
         reducer_class = load_class(reducer, base, beside=worker_class)
@@ -57,11 +61,12 @@ class AppRun:
             each.construct(parameters=first, context={}, state=ServiceState(name, version))
         travelling = TypeTable(modules_of(worker_class))
         self.runners = [
-            Runner(each, self.history, ResultBuffer(0, n), types=travelling, skip=skip) for n, each in enumerate(hooks)
+            Runner(each, self.history, ResultBuffer(0, n), types=travelling, skip=skip, next_broadcast=next_broadcast)
+            for n, each in enumerate(hooks)
         ]
         reducer_hooks.construct(parameters=first, context={}, state=ServiceState("reducer", version))
         types = TypeTable({*modules_of(worker_class), *modules_of(reducer_class)})
-        self.folder = Folder(reducer_hooks, self.history, types, self.names)
+        self.folder = Folder(reducer_hooks, self.history, types, self.names, next_broadcast)
         self.tick_interval = hooks[0].tick_interval(first)
 
     def _history(self, declared: Sequence[ParameterBase], versions: Sequence[Version]) -> ParameterHistory:
@@ -74,6 +79,13 @@ class AppRun:
                 self.troubles.append(f"parameter version {number} was not applied: {error}")
                 history.append(event, history.latest.renumbered(number))
         return history
+
+    def fold(self, results: Iterable[tuple[Batch, Sequence[int]]]) -> None:
+        """Fold results: of these batches, those of these parts."""
+        self.folder.begin(math.inf)
+        for batch, places in results:
+            self.folder.fold(batch, places)
+        self.folder.flush()
 
     @property
     def publish(self) -> Any:

@@ -1,8 +1,8 @@
 """A recorded scan, run again in this process: the ingest, work and reduce machines of the live scan, without sockets.
 
 The dumps take the place of the detectors, and the recorded blocks that of the controller's assignments, so that every
-logical worker gets the parts that it had, with the parameters and ticks that were in force; results are folded in
-event order.
+logical worker gets the parts that it had, with the parameters and ticks that were in force; those results are combined
+that were, and all are folded in event order.
 """
 
 from __future__ import annotations
@@ -18,16 +18,11 @@ from beamfold.ingest.machine import Action, IngestMachine, SendFrames, SendGap, 
 from beamfold.model.errors import ConfigError, MalformedFrame
 from beamfold.model.events import Buffer
 from beamfold.model.report import ScanReport
+from beamfold.model.triggermap import EVERYBODY
 from beamfold.offline.apprun import FOREVER, AppRun
+from beamfold.offline.together import Together
 from beamfold.protocols.dumps import DumpEvent, read_dump
-from beamfold.protocols.envelopes import (
-    ResultBatch,
-    decode_header,
-    result_bodies,
-    unpack_events,
-    unpack_positions,
-    unpack_states,
-)
+from beamfold.protocols.envelopes import ResultBatch, decode_header
 from beamfold.protocols.items import Data, End, Start
 from beamfold.protocols.messages import (
     DROPPED,
@@ -40,6 +35,7 @@ from beamfold.protocols.messages import (
     StreamInfo,
 )
 from beamfold.protocols.recordings import RecordedStream, Recording
+from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.work.machine import Part, WorkMachine
@@ -70,14 +66,15 @@ class RecordedReplay:
         self._recording, self._map = recording, recording.map
         names, tags = [n for n, _ in recording.workers], [t for _, t in recording.workers]
         recorded = recording.app
-        worker, reducer = app or (recorded.worker, recorded.reducer)
+        worker_path, reducer_path = app or (recorded.worker, recorded.reducer)
         self._app = AppRun(
-            worker,
-            reducer,
+            worker_path,
+            reducer_path,
             Path.cwd() if app else Path(recorded.directory),
             names,
             recording.parameters if parameters is None else [(0, 0, parameters)],
             skip=recording.policy.incomplete == "skip",
+            next_broadcast=lambda event: self._reduce.map.next_broadcast(event, EVERYBODY),
         )
         streams = recording.streams
         infos = [StreamInfo(name, streams[name].typ, streams[name].numbered) for name in self._map.streams]
@@ -85,7 +82,7 @@ class RecordedReplay:
         specs = [StreamSpec(i, name, True, retention_bytes=PLENTY) for i, name in enumerate(self._map.streams)]
         self._ingest = IngestMachine(SCAN, self._map, specs, groups)
         self._work = [WorkMachine(self._map, w, groups[w], infos) for w in range(len(names))]
-        self._reduce: ReduceMachine[_Batch] = ReduceMachine(
+        self._reduce: ReduceMachine[Batch] = ReduceMachine(
             self._map, self._map.targets(tags), patience=math.inf, in_order=recording.policy.fold_order != "arrival"
         )
         matching = {i.name: "numbered" if i.numbered else "counted" for i in infos}
@@ -105,7 +102,11 @@ class RecordedReplay:
             frozenset(),
             overload=Overload(recording.policy.overload),
         )
-        self._ticks = [{event for event, who in recording.ticks if who == w} for w in range(len(names))]
+        for event, worker in recording.ticks:
+            self._app.runners[worker].tick_at.add(event)
+        self._together = [
+            Together([parts for worker, parts in recording.combined if worker == w]) for w in range(len(names))
+        ]
         end = recording.closed + 1 if recording.closed is not None and self._map.wrapped else None
         troubles = self._scan.report.troubles
         self._dumps = [_Dump(name, streams[name], end, troubles) for name in self._map.streams]
@@ -224,6 +225,8 @@ class RecordedReplay:
         self._scan.done(PartsDone(SCAN, completed, {}, self._reduce.frontier, closed=True), 0.0)
         self._do(self._ingest.close(last))
         self._process()
+        for worker, together in enumerate(self._together):
+            self._run(worker, together.rest())
         for machine in self._work:
             machine.conclude()
         self._process()
@@ -244,39 +247,34 @@ class RecordedReplay:
             self._do(self._ingest.release(Release(SCAN, [(before, self._reduce.frontier)])))
 
     def _work_on(self, worker: int, parts: list[Part]) -> None:
-        ticks, runner = self._ticks[worker], self._app.runners[worker]
-        at = 0
-        for n, part in enumerate(parts):
-            if part.call and part.event in ticks:
-                runner.run(parts[at:n], FOREVER)
-                ticks.discard(part.event)
-                runner.tick, at = True, n
-        runner.run(parts[at:], FOREVER)
-        (head, blob, *buffers), _ = runner.results.take()
-        header = decode_header(head)
-        assert isinstance(header, ResultBatch)
-        self._log(_Batch(header, blob, buffers))
+        combines = self._app.runners[worker].hooks.combine is not None
+        self._run(worker, self._together[worker].batches(parts) if combines else [parts])
 
-    def _log(self, batch: _Batch) -> None:
-        header = batch.header
-        k, states = unpack_positions(header.k, header.n), unpack_states(header.states, header.n)
-        fresh, completed = self._reduce.logged(batch, batch.events, k, states, 0.0)
+    def _run(self, worker: int, batches: list[list[Part]]) -> None:
+        runner = self._app.runners[worker]
+        for batch in batches:
+            runner.run(batch, FOREVER)
+        self.report.troubles += [f"worker {self._app.names[worker]}: {text}" for text in runner.troubles]
+        runner.troubles.clear()
+        if len(runner.results):
+            (head, *parts), _ = runner.results.take()
+            header = decode_header(head)
+            assert isinstance(header, ResultBatch)
+            self._log(header, Batch(header, parts))
+
+    def _log(self, header: ResultBatch, batch: Batch) -> None:
+        fresh, completed = self._reduce.logged(batch, batch.events, batch.k, batch.states, 0.0, batch.places)
         done = Done(self._map.streams, self._app.names)
-        done.add(header, fresh, completed)
+        done.add(header, batch, fresh, completed)
         self._scan.done(done.message(SCAN, self._reduce.frontier, self._closed, 0), 0.0)
-        for fold in self._reduce.fold(0.0):
-            each = fold.batch
-            fold_one = self._app.folder.of_batch(each.header.worker, each.buffers)
-            for i in fold.index:
-                if len(each.bodies[i]):
-                    fold_one(int(each.events[i]), each.bodies[i])
+        self._app.fold((fold.batch, fold.index) for fold in self._reduce.fold(0.0))
 
     def _finish(self) -> None:
         for seen in self._ingest.progress():
             self._scan.seen(seen)
         self._verdict_of_live()
         failures = self._app.finish(max((self._scan.map.n_events or 1) - 1, 0))
-        self._scan.finished(Finished(SCAN, failures, self._app.folder.failed))
+        self._scan.finished(Finished(SCAN, failures, self._app.folder.failed.runs()))
         self._scan.conclude("finished", time.time())
 
     def _verdict_of_live(self) -> None:
@@ -289,16 +287,6 @@ class RecordedReplay:
                     text = f"stream {name}: the dump has {here.frames} of {live[name].frames} frames, {here.phase}"
                     self.report.troubles.append(f"{text}: it is not whole")
                 self._scan.ended(StreamEnded(SCAN, name, live[name].frames, 0, live[name].surplus))
-
-
-class _Batch:
-    """Results of one worker, as they would travel."""
-
-    def __init__(self, header: ResultBatch, blob: Buffer, buffers: list[Buffer]) -> None:
-        self.header = header
-        self.events = unpack_events(header.events, header.n)
-        self.bodies = result_bodies(header, blob)
-        self.buffers = buffers
 
 
 class _Dump:

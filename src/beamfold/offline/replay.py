@@ -1,7 +1,7 @@
 """Replay: captured streams through an app's classes in this process, in the order and with the code paths of live.
 
-Start and end events go to every logical worker, data events to one each in turn; results travel through the same
-codec and are folded in event order. What user code raises is a failure record, and the replay goes on.
+Start and end events go to every logical worker, data events to one each in turn, batch by batch; results travel through
+the same codec and are folded in event order. What user code raises is a failure record, and the replay goes on.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from beamfold.model.errors import BeamfoldError
@@ -22,16 +24,20 @@ from beamfold.offline.apprun import FOREVER, AppRun
 from beamfold.offline.parameters import read_parameters
 from beamfold.offline.playback import Capture, events, parse_capture
 from beamfold.offline.recorded import RecordedReplay
-from beamfold.protocols.envelopes import ResultBatch, decode_header, result_bodies, unpack_events, unpack_states
+from beamfold.protocols.envelopes import ResultBatch, decode_header
 from beamfold.protocols.messages import Failure
 from beamfold.protocols.recordings import read_recording
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.tree import snapshot
+from beamfold.reduce.batch import Batch
 from beamfold.work.machine import Part
 from beamfold.work.runner import Runner
 
 BATCH = 256
-"""Events between two looks at the progress bar."""
+"""Events that are read before they are processed and folded."""
+
+BATCH_BYTES = 32 << 20
+"""Bytes of events that are read before they are processed, however few they are."""
 
 
 class Replay:
@@ -49,6 +55,8 @@ class Replay:
         names = [f"worker-{i}" for i in range(workers)]
         self._app = AppRun(worker, reducer, base_dir or Path.cwd(), names, [(0, 0, parameters or {})])
         self._runners, self._folder = self._app.runners, self._app.folder
+        self._parts: list[list[Part]] = [[] for _ in names]
+        self._gathered = self._bytes = 0
         self._next_tick = 0.0
         self._states = EventStates()
         self._last = -1
@@ -60,48 +68,71 @@ class Replay:
         return self._app.publish
 
     def run(self, source: Iterable[EventData]) -> Iterator[int]:
-        """Process the events, yielding how many are done; the last one of all goes to every worker."""
+        """Process the events, yielding how many are done; the first and the last one of all go to every worker."""
         stream = iter(source)
         held = next(stream, None)
-        first = True
-        done = 0
+        done, first = 0, True
         while held is not None:
             following = next(stream, None)
-            everyone = first or following is None
-            runners = self._runners if everyone else [self._runners[held.event_number % len(self._runners)]]
-            self._one(held, runners)
-            first, held = False, following
-            done += 1
-            if done % BATCH == 0:
+            if first or following is None:
+                self._process()
+                self._broadcast(held)
+            else:
+                self._gather(held)
+            held, first, done = following, False, done + 1
+            if self._gathered >= BATCH or self._bytes >= BATCH_BYTES:
+                self._process()
                 yield done
         self._finish()
         yield done
 
-    def _one(self, event: EventData, runners: list[Runner]) -> None:
+    def _gather(self, event: EventData) -> None:
+        """A data event waits for more: what hooks for many get, and what is combined, is of one batch."""
+        worker = event.event_number % len(self._runners)
+        self._parts[worker].append(self._part(worker, event, 0))
+        self._gathered += 1
+        self._bytes += event.get_bytes()
+
+    def _broadcast(self, event: EventData) -> None:
+        for worker in range(len(self._runners)):
+            self._parts[worker].append(self._part(worker, event, -1 - worker))
+        self._process()
+
+    def _part(self, worker: int, event: EventData, k: int) -> Part:
         now, interval = time.monotonic(), self._app.tick_interval
         if interval is not None and now >= self._next_tick:
             self._next_tick = now + interval
-            runners[0].tick = True
-        part = Part(event.event_number, 0, event.streams, 0, 0, True)
-        for runner in runners:
-            runner.run([part], FOREVER)
-            self._fold(runner)
+            self._runners[worker].tick_at.add(event.event_number)
         self._last = max(self._last, event.event_number)
+        return Part(event.event_number, k, event.streams, 0, 0, True)
 
-    def _fold(self, runner: Runner) -> None:
+    def _process(self) -> None:
+        """Let every worker process what was gathered for it, and fold what they made of it in event order."""
+        batches = []
+        for runner, parts in zip(self._runners, self._parts, strict=True):
+            if parts:
+                runner.run(parts, FOREVER)
+                batches.append(self._taken(runner))
+        self._parts = [[] for _ in self._runners]
+        self._gathered = self._bytes = 0
+        results = sorted((int(b.events[i]), n, i) for n, b in enumerate(batches) for i in b.all_places)
+        self._app.fold((batches[n], [i for _, _, i in run]) for n, run in groupby(results, lambda result: result[1]))
+
+    def _taken(self, runner: Runner) -> Batch:
         """Results take the way they take live, through the codec, so that what cannot travel shows here as well."""
-        parts, _ = runner.results.take()
-        header = decode_header(parts[0])
+        (head, *parts), _ = runner.results.take()
+        header = decode_header(head)
         assert isinstance(header, ResultBatch)
-        event = int(unpack_events(header.events, header.n)[0])
-        states = unpack_states(header.states, header.n)
-        state = states if isinstance(states, int) else int(states[0])
-        self._states.set(event, event + 1, max(state, int(self._states[event])))
-        name = self.report.workers[header.worker]
-        self._fail(Failure(event, "process_event", name, text) for _, text in header.failures)
-        body = result_bodies(header, parts[1])[0]
-        if len(body):
-            self._folder.of_batch(header.worker, parts[2:])(event, body)
+        batch = Batch(header, parts)
+        states = np.broadcast_to(batch.states, len(batch.events)).astype(np.uint8)
+        if len(states) == 1:  # it may be broadcast, and others may have done worse
+            states = np.maximum(states, self._states[int(batch.events[0])])
+        self._states.set_many(batch.events, states)
+        name = self.report.workers[batch.worker]
+        self._fail(Failure(int(batch.events[i]), hook, name, text) for i, hook, text in header.failures)
+        self.report.troubles += [f"worker {name}: {text}" for text in runner.troubles]
+        runner.troubles.clear()
+        return batch
 
     def _fail(self, failures: Iterable[Failure]) -> None:
         for f in failures:

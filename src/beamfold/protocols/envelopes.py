@@ -25,6 +25,7 @@ from beamfold.protocols.stamps import Runs, Times, check_runs
 
 Events: TypeAlias = NDArray[np.int64]
 Positions: TypeAlias = "int | NDArray[np.int16]"
+Places: TypeAlias = NDArray[np.intp]
 
 INLINE_BYTES = 16384
 """Parts from this size on travel as ZMQ parts of their own: about where a copy costs as much as a part does."""
@@ -107,7 +108,8 @@ class ResultBatch(msgspec.Struct, frozen=True, tag="results", array_like=True):
     """Header of a batch of finished parts of one worker.
 
     `states` is an EventState code for all, or uint8 bytes; `sizes` uint32 per part (0: nothing to reduce).
-    `failures` holds (index, text) of the parts whose code raised; `missing` (index, stream bits) of incomplete ones.
+    `failures` holds (index, hook, text) of the parts whose code raised; `missing` (index, stream bits) of incomplete
+    ones. `combined` has runs of parts (by index, in the order of event and k) whose results are one: the first one's.
     `times`: see `stamps`.
     """
 
@@ -119,9 +121,10 @@ class ResultBatch(msgspec.Struct, frozen=True, tag="results", array_like=True):
     k: int | bytes
     states: int | bytes
     sizes: bytes
-    failures: list[tuple[int, str]]
+    failures: list[tuple[int, str, str]]
     missing: list[tuple[int, int]]
     ticks: list[int]
+    combined: list[tuple[int, int]] = []
     times: Times | None = None
 
 
@@ -348,16 +351,58 @@ def _next_slot(slots: Iterator[Buffer]) -> Buffer:
 
 
 def result_bodies(header: ResultBatch, blob: Buffer) -> list[Buffer]:
-    """The encoded results of a batch, one per part (empty: nothing to reduce).
+    """The encoded results of a batch, one per part (empty: nothing to reduce, or combined with an earlier one).
 
     Small ones are copied out as `bytes`, because a view costs more than their bytes do; large ones are views.
     """
-    sizes = array("I")
-    if len(header.sizes) != header.n * sizes.itemsize or not 0 < header.n <= _MAX_FRAMES:
-        raise CodecError(f"{len(header.sizes)} bytes of sizes for {header.n} results")
-    sizes.frombytes(header.sizes)
-    ends = list(accumulate(sizes))
+    sizes = _sizes(header)
+    at = np.flatnonzero(sizes)
+    ends = list(accumulate(sizes[at].tolist(), initial=0))
     if ends[-1] != len(blob):
         raise CodecError(f"a blob of {len(blob)} bytes for results of {ends[-1]}")
-    data: Buffer = bytes(blob) if len(blob) < _SMALL_RESULT * header.n else memoryview(blob)
-    return [data[start:end] for start, end in pairwise([0, *ends])]
+    data: Buffer = bytes(blob) if len(blob) < _SMALL_RESULT * len(at) else memoryview(blob)
+    found: list[Buffer] = [data[start:end] for start, end in pairwise(ends)]
+    if len(found) == header.n:
+        return found
+    bodies: list[Buffer] = [b""] * header.n
+    for i, body in zip(at.tolist(), found, strict=True):
+        bodies[i] = body
+    return bodies
+
+
+def result_places(header: ResultBatch) -> Places | None:
+    """Which parts of a batch have a result of their own to fold, by index; None: all of them."""
+    sizes = _sizes(header)
+    return None if bool(sizes.all()) else np.flatnonzero(sizes)
+
+
+def _sizes(header: ResultBatch) -> NDArray[np.uint32]:
+    if len(header.sizes) != header.n * 4 or not 0 < header.n <= _MAX_FRAMES:
+        raise CodecError(f"{len(header.sizes)} bytes of sizes for {header.n} results")
+    return np.frombuffer(header.sizes, dtype="<u4")
+
+
+def unpack_combined(header: ResultBatch, events: Events, k: Positions) -> dict[int, int]:
+    """Where combined results are, and up to where each has its parts: index of the first one -> behind the last.
+
+    CodecError unless their parts are a worker's own, each there once, and have no other result.
+    """
+    if not header.combined:
+        return {}
+    end, sizes = 0, _sizes(header)
+    for lo, hi in header.combined:
+        if not end <= lo < hi <= header.n:
+            raise CodecError(f"combined results of parts {lo} to {hi} of {header.n}")
+        ks = k if isinstance(k, int) else k[lo:hi]
+        if not sizes[lo] or bool(sizes[lo + 1 : hi].any()) or not _ascending(events[lo:hi], ks):
+            raise CodecError(f"parts {lo} to {hi} do not have one result together")
+        end = hi
+    return dict(header.combined)
+
+
+def _ascending(events: Events, k: Positions) -> bool:
+    """Whether these parts are no broadcasts, and each comes behind the one before, by event and then by k."""
+    step = np.diff(events)
+    if isinstance(k, int):
+        return k >= 0 and bool((step > 0).all())
+    return bool((k >= 0).all() and ((step > 0) | ((step == 0) & (np.diff(k) > 0))).all())

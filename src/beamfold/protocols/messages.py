@@ -50,6 +50,13 @@ class Failure(msgspec.Struct, frozen=True):
     text: str
 
 
+class Combined(msgspec.Struct, frozen=True, array_like=True):
+    """Parts of one logical worker whose results were combined into one: runs (k, lo, hi) of events at one position."""
+
+    worker: int
+    parts: list[tuple[int, int, int]]
+
+
 class Message(msgspec.Struct, frozen=True, tag_field="type"):
     """Base of all control messages."""
 
@@ -187,7 +194,7 @@ class PartsDone(Message, frozen=True):
     """Results are in the result log: events that became terminal (lo, hi, state), and assigned parts done per worker.
 
     Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
-    a stream, by stream; `ticks` (event, logical worker).
+    a stream, by stream; `ticks` (event, logical worker). `combined` says which results were, if the scan is recorded.
     """
 
     scan: int
@@ -201,6 +208,7 @@ class PartsDone(Message, frozen=True):
     duplicates: int = 0
     closed: bool = False
     finished: bool = False
+    combined: list[Combined] = []
 
 
 class Failed(Message, frozen=True):

@@ -4,7 +4,8 @@
     map.json         the trigger map as it was written
     STREAM.cbors     an internal dump per stream: every frame that the map had a place for, by event
     history.jsonl    what happened in its order, a line each: `parameters` from an event on, `blocks` of virtual
-                     workers given to workers, `ticks`, and at last the event with which the map was `closed`
+                     workers given to workers, `ticks`, results that were `combined` by a worker, and at last the event
+                     with which the map was `closed`
     report.json      what became of every event; only once the scan has ended
     result.h5        what was published at the end
 
@@ -123,6 +124,7 @@ class _Report(msgspec.Struct):
     streams: dict[str, _ReportStream] = {}
     parameters_total: int = 0
     ticks_total: int = 0
+    combined: int = 0
 
 
 @dataclass(slots=True)
@@ -131,8 +133,9 @@ class Recording:
 
     `closed` is the last data event that the map came to have, None where the scan did not come to its end. `parameters`
     are (version, first event, raw values by name), `blocks` (lo, hi, logical worker or DROPPED) of virtual workers,
-    `ticks` (event, logical worker). `report` is None where the scan did not end; `out_of_order` in it are events that
-    were folded before earlier ones, because those were waited for in vain.
+    `ticks` (event, logical worker). `combined` are (logical worker, runs (k, lo, hi) of events at one position) of
+    results that became one. `report` is None where the scan did not end; `out_of_order` in it are events that were
+    folded before earlier ones, because those were waited for in vain.
     """
 
     folder: Path
@@ -145,6 +148,7 @@ class Recording:
     parameters: list[tuple[int, int, dict[str, bytes]]] = field(default_factory=list)
     blocks: list[tuple[int, int, int]] = field(default_factory=list)
     ticks: list[tuple[int, int]] = field(default_factory=list)
+    combined: list[tuple[int, list[tuple[int, int, int]]]] = field(default_factory=list)
     closed: int | None = None
     report: _Report | None = None
 
@@ -184,16 +188,19 @@ def _recording(folder: Path, about: _About) -> Recording:
 
 def _refuse_missing(found: Recording, report: _Report) -> None:
     """Refuse a recording that has lost a dump, or lines of its history: the scan would look as if it had been so."""
-    counts = (report.parameters_total, report.ticks_total)
-    if report.parameters_total and counts != (len(found.parameters), len(found.ticks)):
-        there = f"{len(found.parameters)} versions of the parameters and {len(found.ticks)} ticks"
-        raise ConfigError(
-            f"{found.folder / HISTORY} has {there}, the report {counts[0]} and {counts[1]}: lines are missing"
-        )
+    told = (report.parameters_total, report.ticks_total, report.combined)
+    there = (len(found.parameters), len(found.ticks), len(found.combined))
+    if report.parameters_total and told != there:
+        what = f"{_listed(there)} versions of the parameters, ticks and combined results, not {_listed(told)}"
+        raise ConfigError(f"{found.folder / HISTORY} has {what}: lines are missing")
     for name, stream in found.streams.items():
         frames = report.streams[name].frames if name in report.streams else 0
         if frames and not (stream.dump.is_file() and stream.dump.stat().st_size):
             raise ConfigError(f"{stream.dump} is missing or empty: it had {frames} frames of stream {name!r}")
+
+
+def _listed(counts: tuple[int, int, int]) -> str:
+    return "{}, {} and {}".format(*counts)
 
 
 def _json(path: Path) -> Any:
@@ -250,6 +257,12 @@ def _take(found: Recording, entry: dict[str, Any]) -> None:
             raise ValueError(f"virtual workers before {lo} were given to nobody: a line is missing")
         found.blocks.append((lo, hi, worker))
     found.ticks += [(_number(event), _number(worker)) for event, worker in entry.get("ticks", ())]
+    for worker, parts in entry.get("combined", ()):
+        if not (_number(worker) < len(found.workers) and all(_number(k) < 1 << 15 for k, _, _ in parts)):
+            raise ValueError(f"combined results of worker {worker}")
+        if not all(_number(lo) < _number(hi) for _, lo, hi in parts):
+            raise ValueError(f"combined results of no event, of worker {worker}")
+        found.combined.append((worker, [(k, lo, hi) for k, lo, hi in parts]))
     if "closed" in entry:
         # A map without a start event may come to have no event at all: it is closed with the one before the first.
         found.closed = -1 if entry["closed"] == -1 else _number(entry["closed"])

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beamfold.model.runs import append_event
-from beamfold.protocols.envelopes import ResultBatch, unpack_events, unpack_positions
-from beamfold.protocols.messages import Failure, PartsDone, Run
+from beamfold.protocols.envelopes import ResultBatch
+from beamfold.protocols.messages import Combined, Failure, PartsDone, Run
+from beamfold.reduce.batch import Batch
 
 MAX_DESCRIBED = 20
 """Failures of one batch that are told with their traceback; all are counted."""
 
 
 class Done:
-    """Gathers batches of one scan. `streams` are those of its map, `workers` the names of its logical workers."""
+    """Gathers batches of one scan. `streams` are those of its map, `workers` the names of its logical workers.
 
-    def __init__(self, streams: Sequence[str], workers: Sequence[str]) -> None:
+    With `recorded` the controller wants to know which results were combined.
+    """
+
+    def __init__(self, streams: Sequence[str], workers: Sequence[str], *, recorded: bool = False) -> None:
         self._streams = streams
         self._workers = workers
         self._completed: list[tuple[int, int, int]] = []
@@ -28,24 +32,35 @@ class Done:
         self._failed = 0
         self._incomplete: dict[str, list[Run]] = {}
         self._ticks: list[tuple[int, int]] = []
+        self._recorded = recorded
+        self._combined: list[Combined] = []
 
     def __bool__(self) -> bool:
         return bool(self._completed or self._parts)
 
-    def add(self, header: ResultBatch, fresh: NDArray[np.bool_], completed: Sequence[tuple[int, int, int]]) -> None:
+    def add(
+        self,
+        header: ResultBatch,
+        batch: Batch,
+        fresh: NDArray[np.bool_],
+        completed: Sequence[tuple[int, int, int]],
+    ) -> None:
         """A batch of which the parts in `fresh` were new, and by which these events became terminal."""
         self._completed += completed
-        assigned = fresh & np.greater_equal(unpack_positions(header.k, header.n), 0)  # nobody assigned broadcasts
-        self._parts[header.worker] = self._parts.get(header.worker, 0) + int(np.count_nonzero(assigned))
-        self._ticks += [(event, header.worker) for event in header.ticks]
+        assigned = fresh & np.greater_equal(batch.k, 0)  # nobody assigned broadcasts
+        self._parts[batch.worker] = self._parts.get(batch.worker, 0) + int(np.count_nonzero(assigned))
+        self._ticks += [(event, batch.worker) for event in header.ticks]
+        if self._recorded:
+            together = [(lo, hi) for lo, hi in batch.combined.items() if fresh[lo]]
+            self._combined += [Combined(batch.worker, _by_position(batch, lo, hi)) for lo, hi in together]
         if header.failures or header.missing:
-            self._not_well(header, fresh, unpack_events(header.events, header.n))
+            self._not_well(header, batch, fresh)
 
-    def _not_well(self, header: ResultBatch, fresh: NDArray[np.bool_], events: NDArray[Any]) -> None:
-        name = self._workers[header.worker]
-        failed = [(int(events[i]), text) for i, text in header.failures if fresh[i]]
+    def _not_well(self, header: ResultBatch, batch: Batch, fresh: NDArray[np.bool_]) -> None:
+        name, events = self._workers[batch.worker], batch.events
+        failed = [(int(events[i]), hook, text) for i, hook, text in header.failures if fresh[i]]
         self._failed += len(failed)
-        self._failures += [Failure(event, "process_event", name, text) for event, text in failed[:MAX_DESCRIBED]]
+        self._failures += [Failure(event, hook, name, text) for event, hook, text in failed[:MAX_DESCRIBED]]
         for i, bits in header.missing:
             if fresh[i]:
                 self._lacks(int(events[i]), bits)
@@ -68,6 +83,7 @@ class Done:
             self._ticks,
             duplicates,
             closed,
+            combined=self._combined,
         )
 
 
@@ -80,3 +96,18 @@ def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]
         else:
             out.append((lo, hi, int(state)))
     return out
+
+
+def _by_position(batch: Batch, lo: int, hi: int) -> list[tuple[int, int, int]]:
+    """Parts lo..hi-1 of a batch as runs of events at one position: (k, first event, behind the last)."""
+    events = batch.events[lo:hi]
+    if isinstance(batch.k, int):
+        return _runs(batch.k, events)
+    ks = batch.k[lo:hi]
+    return [run for k in np.unique(ks).tolist() for run in _runs(k, events[ks == k])]
+
+
+def _runs(k: int, events: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    breaks = np.flatnonzero(np.diff(events) != 1) + 1
+    edges = [0, *breaks.tolist(), len(events)]
+    return [(k, int(events[a]), int(events[b - 1]) + 1) for a, b in pairwise(edges)]

@@ -1,17 +1,19 @@
 """The reduce machine: which results are new, what is durably done, and what may be folded next.
 
-A batch of results is first offered: the machine says which of its parts are new (everything else is a duplicate and
-is never folded). The service then appends the batch to the result log, which is the moment its parts are done, and
-`logged` says what to tell the controller. `fold` hands out what may be folded: everything below the first event that
-is not terminal yet, in event order, and within an event by position, broadcasts after those by worker, so that the
-order depends on nothing else. A hole is waited for at most `patience` seconds; then what lies beyond is folded all
-the same and its order is recorded. The start event is always folded first. No files, no clock, no user code.
+A batch of results is first offered: combined results of which a part is done already cannot be taken apart, so that the
+machine may refuse it. The service then appends it to the result log, which is the moment its parts are done, and
+`logged` says which of them are new (everything else is a duplicate and is never folded) and what to tell the
+controller. `fold` hands out what may be folded: everything below the first event that is not terminal yet, in event
+order, and within an event by position, broadcasts after those by worker, so that the order depends on nothing else; a
+combined result has the place of its first part. A hole is waited for at most `patience` seconds; then what lies beyond
+is folded all the same and its order is recorded. The start event is always folded first. No files, no clock, no user
+code.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -94,6 +96,11 @@ class ReduceMachine(Generic[T]):
         self.duplicates = 0
 
     @property
+    def map(self) -> TriggerMap:
+        """The map, closed once it is."""
+        return self._tracker.map
+
+    @property
     def frontier(self) -> int:
         """Every event below is terminal."""
         return self._tracker.frontier
@@ -116,19 +123,45 @@ class ReduceMachine(Generic[T]):
             heapq.heapify(self._heap)
         return self._tracker.close(trigger_map)
 
+    def torn(self, events: Ints, k: int | NDArray[np.int16], combined: Mapping[int, int]) -> tuple[int, int] | None:
+        """A combined result of a batch (its first part -> behind its last) of which some parts are done and some not.
+
+        Such a batch must not be logged: the result can be neither folded nor left out. All parts done is no harm. Where
+        parts are in the batch twice, every result counts as such.
+        """
+        distinct = not combined or _distinct(events, k)
+        for lo, hi in combined.items():
+            if not distinct:
+                return lo, hi
+            done = self._tracker.count(events[lo:hi], k if isinstance(k, int) else k[lo:hi])
+            if 0 < done < hi - lo:
+                return lo, hi
+        return None
+
     def logged(
-        self, batch: T, events: Ints, k: int | NDArray[np.int16], states: int | NDArray[np.uint8], now: float
+        self,
+        batch: T,
+        events: Ints,
+        k: int | NDArray[np.int16],
+        states: int | NDArray[np.uint8],
+        now: float,
+        places: NDArray[np.intp] | None = None,
     ) -> tuple[NDArray[np.bool_], list[tuple[int, int, int]]]:
-        """A batch is in the result log. Returns which of its parts are new, and the events that became terminal."""
+        """A batch is in the result log. Returns which of its parts are new, and the events that became terminal.
+
+        `places` are those of its parts that there is something to fold of (None: all), ascending.
+        """
         fresh, completed = self._tracker.add(events, k, states)
         ranks = _ranks(k)
-        if bool(fresh.all()):
-            order: list[int] = list(range(len(events)))
-        else:
+        if not bool(fresh.all()):
             self.duplicates += int(len(events) - np.count_nonzero(fresh))
-            order = np.flatnonzero(fresh).tolist()
-            events = events[fresh]
-            ranks = ranks if isinstance(ranks, int) else ranks[fresh]
+            places = np.flatnonzero(fresh) if places is None else places[fresh[places]]
+        if places is None:
+            order = list(range(len(events)))
+        else:
+            order = places.tolist()
+            events = events[places]
+            ranks = ranks if isinstance(ranks, int) else ranks[places]
         if len(order) > 1 and bool((np.diff(events) <= 0).any()):
             by = np.lexsort((np.broadcast_to(ranks, len(events)), events))
             order = [order[i] for i in by.tolist()]
@@ -190,6 +223,14 @@ class ReduceMachine(Generic[T]):
         if not self._in_order:
             return True
         return self._stalled_since is not None and now - self._stalled_since >= self._patience
+
+
+def _distinct(events: Ints, k: int | NDArray[np.int16]) -> bool:
+    """Whether these parts are all different."""
+    if bool((np.diff(events) > 0).all()):
+        return True
+    parts = np.stack((events, np.broadcast_to(k, len(events))))
+    return bool(np.unique(parts, axis=1).shape[1] == len(events))
 
 
 def _ranks(k: int | NDArray[np.int16]) -> int | Ints:

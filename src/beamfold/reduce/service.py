@@ -7,7 +7,7 @@ import socket as sockets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +26,13 @@ from beamfold.model.latency import Latencies
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
 from beamfold.model.runs import MAX_RUNS
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
     Grant,
     ResultBatch,
     decode_header,
     encode_header,
-    result_bodies,
-    unpack_events,
-    unpack_positions,
-    unpack_states,
 )
 from beamfold.protocols.messages import (
     Arm,
@@ -55,6 +51,7 @@ from beamfold.protocols.messages import (
     ToService,
     Trouble,
 )
+from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
@@ -90,19 +87,16 @@ class Publisher(Protocol):
         """Write the final state to disk, and into the folder of a recording; returns the file's path, "" for none."""
 
 
-class _Batch:
-    """A logged batch: where it is in the log, and its bytes while there is room for them in memory."""
+class _Batch(Batch):
+    """A logged batch: where it is in the log, and its results while there is room for them in memory."""
 
-    __slots__ = ("bodies", "buffers", "events", "location", "size", "timing", "version", "worker")
+    __slots__ = ("left", "location", "size", "timing")
 
-    def __init__(self, header: ResultBatch, parts: list[Buffer], events: np.ndarray[Any, Any], at: Location) -> None:
-        self.worker = header.worker
-        self.version = header.version
-        self.events = events.tolist()
-        self.location = at
+    def __init__(self, header: ResultBatch, parts: list[Buffer]) -> None:
+        super().__init__(header, parts[1:])
         self.size = sum(map(len, parts))
-        self.bodies: list[Buffer] | None = result_bodies(header, parts[1])
-        self.buffers: list[Buffer] = parts[2:]
+        self.left = 0
+        self.location: Location
         self.timing: BatchTiming | None = None
 
 
@@ -128,7 +122,7 @@ class _Scan:
 
     def nothing_done(self) -> Done:
         """What was made durable, and not told of: nothing yet."""
-        return Done(self.map.streams, [w.name for w in self.arm.workers])
+        return Done(self.map.streams, [w.name for w in self.arm.workers], recorded=bool(self.arm.record))
 
     def first_to_fold(self) -> int:
         """No event before this one is folded any more."""
@@ -270,13 +264,11 @@ class ReducerService:
                     continue
                 if not isinstance(header, ResultBatch) or scan is None or header.scan != scan.arm.scan:
                     continue
-                fresh, completed = self._log(scan, header, bytes(parts[0]), parts[1:])
+                batch = self._batch(scan, header, bytes(parts[0]), parts[1:])
             except CodecError:
                 continue  # not from one of ours: nothing of it is used
-            if fresh is None:
-                continue
-            self._credit(scan, bytes(parts[0]), sum(map(len, parts[1:])))
-            scan.done.add(header, fresh, completed)
+            if self._refused(scan, batch) or self._log(scan, header, batch, parts[1:]):
+                self._credit(scan, bytes(parts[0]), batch.size)
 
     def _tell_done(self, scan: _Scan) -> None:
         """Tell the controller what became durable since it was last told."""
@@ -288,34 +280,47 @@ class ReducerService:
         self._control.send(scan.done.message(scan.arm.scan, scan.machine.frontier, scan.closed, new))
         scan.done = scan.nothing_done()
 
-    def _log(
-        self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]
-    ) -> tuple[np.ndarray[Any, Any] | None, list[tuple[int, int, int]]]:
-        """Append a batch to the result log, which is when its parts are done."""
-        if not 0 <= header.worker < len(scan.arm.workers) or len(parts) < 2:
+    def _batch(self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]) -> _Batch:
+        if not 0 <= header.worker < len(scan.arm.workers):
             raise CodecError(f"results of worker {header.worker}, which this scan does not have")
         if scan.arm.workers[header.worker].name.encode() != peer:
             raise CodecError(f"results of worker {header.worker} that somebody else sent")
-        events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
-        states = unpack_states(header.states, header.n)
         if header.times is not None:
             header.times.check(header.n)
-        if not all(0 <= i < header.n for i, _ in (*header.failures, *header.missing)):
-            raise CodecError("failures or missing streams of parts that the batch does not have")
+        return _Batch(header, parts)
+
+    def _refused(self, scan: _Scan, batch: _Batch) -> bool:
+        """Whether a combined result has parts that are done by others; then nothing of the batch is taken."""
+        torn = scan.machine.torn(batch.events, batch.k, batch.combined)
+        if torn is None:
+            return False
+        events = batch.events[torn[0] : torn[1]]
+        self._trouble(
+            scan,
+            f"results of worker {scan.arm.workers[batch.worker].name} were refused: a combined one, of events from "
+            f"{events[0]} to {events[-1]}, has some that are done already; the others have to be processed again",
+        )
+        return True
+
+    def _log(self, scan: _Scan, header: ResultBatch, batch: _Batch, parts: list[Buffer]) -> bool:
+        """Append a batch to the result log, which is when its parts are done; False where that cannot be."""
         try:
-            location = scan.log.append(parts)
+            batch.location = scan.log.append(parts)
         except (BeamfoldError, OSError) as error:
             # A full disk: these parts are not done and never will be, so the scan ends here and says why.
             self._control.send(Failed(scan.arm.scan, f"the result log cannot be written: {error}"))
-            return None, []
-        batch = _Batch(header, parts, events, location)
-        fresh, done = scan.machine.logged(batch, events, k, states, time.monotonic())
+            return False
+        now, places = time.monotonic(), batch.places
+        fresh, completed = scan.machine.logged(batch, batch.events, batch.k, batch.states, now, places)
         if header.times is not None:
-            batch.timing = BatchTiming(scan.latency, header.times, fresh, time.time())
-        scan.backlog += batch.size * int(np.count_nonzero(fresh)) // header.n  # what is not new is never folded
-        if scan.backlog > BACKLOG_BYTES:
-            batch.bodies, batch.buffers = None, []
-        return fresh, done
+            batch.timing = BatchTiming(scan.latency, header.times, fresh, time.time(), batch.combined)
+        scan.done.add(header, batch, fresh, completed)
+        batch.left = int(np.count_nonzero(fresh if places is None else fresh[places]))
+        if batch.left:
+            scan.backlog += batch.size
+        if not batch.left or scan.backlog > BACKLOG_BYTES:
+            batch.drop()
+        return True
 
     def _trouble(self, scan: _Scan, text: str) -> None:
         self._control.send(Trouble(scan.arm.scan, "reducer", text))
@@ -343,57 +348,59 @@ class ReducerService:
             scan.folds.append((fold.batch, list(fold.index)))
         if len(scan.folder.parameters) > 1:
             scan.folder.parameters.forget(scan.first_to_fold())
-        deadline = now + SLICE
-        while scan.folds and now < deadline:
-            batch, index = scan.folds[0]
-            if batch.version > scan.version:
-                break  # its parameters are on their way
-            at = self._fold_batch(scan, batch, index, deadline)
-            if at < len(index):
-                scan.folds[0] = (batch, index[at:])
-                return
-            scan.folds.popleft()
-            now = time.monotonic()
-        if len(scan.folder.failed) >= MAX_RUNS:
+        if scan.folds:
+            self._fold_until(scan, now, now + SLICE)
+        if scan.folder.failed.count >= MAX_RUNS:
             self._tell_failed(scan)
         if not scan.folds:
             if scan.withheld and scan.backlog <= BACKLOG_BYTES:
                 self._give_back(scan)
             self._tell_finished(scan)
 
-    def _fold_batch(self, scan: _Scan, batch: _Batch, index: list[int], deadline: float) -> int:
-        bodies, buffers = batch.bodies, batch.buffers
-        if bodies is None:
-            parts: list[Buffer] = list(scan.log.read(batch.location))
-            header = decode_header(parts[0])
-            assert isinstance(header, ResultBatch)
-            bodies, buffers = result_bodies(header, parts[1]), parts[2:]
-        fold, events, began = scan.folder.of_batch(batch.worker, buffers), batch.events, time.time()
-        for done, i in enumerate(index, 1):
-            body = bodies[i]
-            if len(body):
-                fold(events[i], body)
-                if done % 32 == 0 and time.monotonic() >= deadline:
-                    self._folded(scan, batch, index[:done], began)
-                    return done
-        self._folded(scan, batch, index, began)
-        return len(index)
+    def _fold_until(self, scan: _Scan, now: float, deadline: float) -> None:
+        scan.folder.begin(deadline)
+        folded: list[tuple[BatchTiming | None, list[int], float, float]] = []
+        ended = time.time()
+        while scan.folds and now < deadline:
+            batch, index = scan.folds[0]
+            if batch.version > scan.version:
+                break  # its parameters are on their way
+            if batch.dropped:
+                batch.restore(scan.log.read(batch.location))
+            done = scan.folder.fold(batch, index)
+            began, ended = ended, time.time()
+            folded.append((batch.timing, index[:done], began, ended))
+            self._cached = None
+            batch.left -= done
+            if not batch.left:
+                scan.backlog -= batch.size
+                batch.drop()
+            if done < len(index):
+                scan.folds[0] = (batch, index[done:])
+                break
+            scan.folds.popleft()
+            now = time.monotonic()
+        scan.folder.flush()
+        self._time(scan, folded)
 
-    def _folded(self, scan: _Scan, batch: _Batch, index: list[int], began: float) -> None:
-        """Account for folded parts by their share of the batch, and time them."""
-        scan.backlog -= batch.size * len(index) // max(len(batch.events), 1)
-        if batch.timing is not None:
-            batch.timing.folded(index, began, time.time())
-        self._cached = None
+    @staticmethod
+    def _time(scan: _Scan, folded: Sequence[tuple[BatchTiming | None, list[int], float, float]]) -> None:
+        """Results were folded: one by one as they came, or all of them with `process_results` at the end."""
+        now = time.time() if scan.folder.hooks.process_results is not None else None
+        for timing, places, began, ended in folded:
+            if timing is not None:
+                timing.folded(places, now or began, now or ended)
 
     def _tell_failed(self, scan: _Scan) -> None:
         """Tell the controller, which knows then that these events are terminal, for which of them user code raised."""
         self._tell_done(scan)
-        failed, scan.folder.failed = scan.folder.failed, []
-        self._control.send(FoldFailed(scan.arm.scan, failed))
+        failed, frontier = scan.folder.failed, scan.machine.frontier
+        known = failed.overlap(0, frontier)  # a combined result may have events that still lack a part
+        failed.discard(0, frontier)
+        if known:
+            self._control.send(FoldFailed(scan.arm.scan, known))
 
     def _give_back(self, scan: _Scan) -> None:
-        scan.backlog = max(scan.backlog, 0)
         for peer, owed in scan.withheld.items():
             if owed * 4 >= CREDIT_BYTES:
                 scan.withheld[peer] = 0
@@ -445,6 +452,7 @@ class ReducerService:
             ParameterHistory([(0, first)]),
             self._types(cls),
             [w.name for w in message.workers],
+            lambda event: machine.map.next_broadcast(event, EVERYBODY),
         )
         try:
             log = SegmentLog(self._directory / message.scan_id)
@@ -500,7 +508,7 @@ class ReducerService:
             Finished(
                 scan.arm.scan,
                 folder.failures,
-                folder.failed,
+                folder.failed.runs(),
                 scan.machine.out_of_order,
                 path,
                 "; ".join(problems),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from beamfold.model.events import Buffer
 from beamfold.model.states import EventState
 from beamfold.protocols.envelopes import ResultBatch, encode_header, pack_events, pack_positions
 from beamfold.protocols.stamps import Times
+from beamfold.work.machine import Part
 
 MAX_TEXT = 8192
 """Characters of one traceback that travel; the end of a traceback is the part that says what went wrong."""
@@ -30,8 +32,9 @@ class ResultBuffer:
         self._sizes = array("I")
         self._blob: list[bytes] = []
         self.buffers: list[Buffer] = []
-        self._failures: list[tuple[int, str]] = []
+        self._failures: list[tuple[int, str, str]] = []
         self._missing: list[tuple[int, int]] = []
+        self._combined: list[tuple[int, int]] = []
         self._version = 0
         self.ticks: list[int] = []
 
@@ -50,11 +53,34 @@ class ResultBuffer:
         self._sizes.append(len(body))
         self._blob.append(body)
 
-    def fail(self, event: int, k: int, version: int, text: str, missing: int) -> None:
-        """User code raised for a part, or returned what cannot travel."""
+    def add_combined(self, parts: Sequence[Part], body: bytes) -> None:
+        """These parts are finished, with one result for all of them; they ascend by event and k."""
+        events, ks, _, missing, versions, _, _ = zip(*parts, strict=True)
+        at, n = len(self.events), len(parts)
+        if n > 1:
+            self._combined.append((at, at + n))
+        if any(missing):
+            self._missing += [(i, bits) for i, bits in enumerate(missing, at) if bits]
+            self._states += bytes(EventState.INCOMPLETE if bits else EventState.REDUCED for bits in missing)
+        else:
+            self._states += bytes((EventState.REDUCED,)) * n
+        self._version = max(self._version, *versions)
+        self.events += events
+        self._ks += ks
+        self._sizes.append(len(body))
+        self._sizes.frombytes(bytes(self._sizes.itemsize * (n - 1)))
+        self._blob.append(body)
+
+    def fail(self, part: Part, hook: str, text: str) -> None:
+        """`hook` raised for a part, or returned what cannot travel."""
         shown = text if len(text) <= MAX_TEXT else "…" + text[-MAX_TEXT:]
-        self._failures.append((len(self.events), shown))
-        self.add(event, k, version, EventState.FAILED, b"", missing)
+        self._failures.append((len(self.events), hook, shown))
+        self.add(part.event, part.k, part.version, EventState.FAILED, b"", part.missing)
+
+    @property
+    def failed(self) -> int:
+        """How many of the parts failed."""
+        return len(self._failures)
 
     def take(self, times: Times | None = None) -> tuple[list[Buffer], int]:
         """The envelope of all that was collected, and its size in bytes; `times` are those of its parts."""
@@ -72,6 +98,7 @@ class ResultBuffer:
             self._failures,
             self._missing,
             self.ticks,
+            self._combined,
             times,
         )
         parts: list[Buffer] = [encode_header(header), b"".join(self._blob), *self.buffers]

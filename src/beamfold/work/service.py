@@ -18,7 +18,7 @@ from beamfold.model.errors import BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
     Attach,
@@ -268,12 +268,18 @@ class WorkerService:
             envelope, size = scan.runner.results.take(times)
             scan.result_credit -= size
             scan.reducer.send(envelope)
+            self._tell_troubles(scan)
             self._use(scan, batch)
             scan.timing.processed(stamps, times)
             if scan.at >= len(scan.parts):
                 scan.parts, scan.at = scan.machine.take(TAKE), 0
         if scan.finish and not scan.parts:
             self._do_finish(scan)
+
+    def _tell_troubles(self, scan: _Scan) -> None:
+        for text in scan.runner.troubles:
+            self._control.send(Trouble(scan.arm.scan, f"worker {self._name}", text))
+        scan.runner.troubles.clear()
 
     def _use(self, scan: _Scan, parts: list[Part]) -> None:
         """Frames were used up: give credit back in steps of a quarter."""
@@ -309,7 +315,14 @@ class WorkerService:
         groups = trigger_map.groups_for(message.workers[me].tags)
         machine = WorkMachine(trigger_map, me, groups, infos, message.version)
         skip = message.incomplete == "skip"
-        runner = Runner(hooks, history, ResultBuffer(message.scan, me), types=self._types, skip=skip)
+        runner = Runner(
+            hooks,
+            history,
+            ResultBuffer(message.scan, me),
+            types=self._types,
+            skip=skip,
+            next_broadcast=lambda event: machine.map.next_broadcast(event, EVERYBODY),
+        )
         credit = CREDIT_BYTES // max(len(trigger_map.streams), 1)
         where = {name: i for i in message.ingesters for name in i.streams}
         self._close_links({*(where[name].url for name in trigger_map.streams), message.reducer_url})

@@ -12,6 +12,7 @@ from beamfold.model.triggermap import compile_map
 from beamfold.protocols.messages import (
     Arm,
     Armed,
+    Combined,
     FenceReached,
     Finish,
     Finished,
@@ -81,6 +82,9 @@ FAR = 1 << 62
         ("w0", PartsDone(1, [], {}, 0, closed=True, finished=True)),
         ("i1", PartsDone(1, [], {}, 0, finished=True)),
         ("reducer", PartsDone(1, [(0, FAR, 2)], {}, 5)),
+        ("reducer", PartsDone(1, [], {}, 0, combined=[Combined(7, [(0, 1, 2)])])),
+        ("reducer", PartsDone(1, [], {}, 0, combined=[Combined(0, [(0, 1, FAR)])])),
+        ("reducer", PartsDone(1, [], {}, 0, combined=[Combined(0, [(-1, 1, 2)])])),
         ("reducer", PartsDone(1, [(0, 5, 99)], {}, 5)),
         ("reducer", PartsDone(1, [(0, 5, 0)], {}, 5)),
         ("reducer", PartsDone(1, [(-5, 3, 2)], {}, 0)),

@@ -205,3 +205,33 @@ def test_an_app_is_constructed_with_what_the_scan_was_armed_with(tmp_path: Path)
     app = AppRun("late:Worker", "late:Reducer", tmp_path, ["worker-0"], versions)
     assert app.runners[0].hooks.instance.gain == app.folder.hooks.instance.gain == b"7"
     assert app.history.at(0)["gain"].data == b"700"
+
+
+MANY = """
+class Worker:
+    def process_event(self, event, parameters=None):
+        image = event.streams["camera"].parse()
+        return image.htype if image.htype != "image" else [int(image.data[0, 0])]
+    def process_events(self, events, parameters=None):
+        return [self.process_event(event) for event in events]
+    def combine(self, results, parameters=None):
+        return sum(results, [])
+
+class Reducer:
+    def __init__(self, **kwargs):
+        self.publish = {"alone": [], "together": []}
+    def process_result(self, result, parameters=None):
+        self.publish["alone"].append((result.event_number, result.payload))
+    def process_results(self, results, parameters=None):
+        self.publish["together"].append([(r.event_number, r.worker, r.payload) for r in results])
+"""
+
+
+def test_hooks_for_many_get_what_is_read_together(tmp_path: Path) -> None:
+    (tmp_path / "many.py").write_text(MANY)
+    player = Replay("many:Worker", "many:Reducer", workers=2, base_dir=tmp_path)
+    list(player.run(events([Capture(stins(tmp_path / "d.cbors", 7))])))
+    assert player.publish["alone"] == [(0, "header")] * 2 + [(8, "series_end")] * 2
+    results = [result for call in player.publish["together"] for result in call]
+    assert results == [(1, "worker-1", [0, 2, 4, 6]), (2, "worker-0", [1, 3, 5])]
+    assert player.report.summary == "7 events: 7 reduced"

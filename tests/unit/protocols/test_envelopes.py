@@ -26,6 +26,8 @@ from beamfold.protocols.envelopes import (
     pack_events,
     pack_positions,
     result_bodies,
+    result_places,
+    unpack_combined,
     unpack_events,
     unpack_positions,
     unpack_states,
@@ -210,6 +212,43 @@ def test_a_result_batch_whose_numbers_do_not_add_up_raises_a_codec_error(
     assert len(bodies) == n == len(numbers) and int(numbers.min()) >= 0
     assert -(1 << 15) <= int(np.min(ks)) <= int(np.max(ks)) < 1 << 15
     assert 0 < int(np.min(codes)) <= int(np.max(codes)) <= 8, "an event state, and not PENDING"
+
+
+SIZES_OF_THREE = np.array([1, 0, 2], "<u4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("events", "k", "sizes", "combined"),
+    [
+        ((4, 1), 0, SIZES_OF_THREE, [(0, 4)]),
+        ((4, 1), 0, SIZES_OF_THREE, [(-1, 2)]),
+        ((4, 1), 0, SIZES_OF_THREE, [(2, 2)]),
+        ((4, 1), 0, SIZES_OF_THREE, [(0, 2), (1, 3)]),
+        ((4, 1), 0, SIZES_OF_THREE, [(0, 3)]),  # another result within
+        ((4, 1), 0, SIZES_OF_THREE, [(1, 2)]),  # no result
+        ((4, 1), -1, SIZES_OF_THREE, [(0, 2)]),
+        (np.array([4, 4, 5], "<i8").tobytes(), 0, SIZES_OF_THREE, [(0, 2)]),
+        (np.array([5, 4, 5], "<i8").tobytes(), 0, SIZES_OF_THREE, [(0, 2)]),
+        (np.array([4, 4, 5], "<i8").tobytes(), np.array([1, 0, 0], "<i2").tobytes(), SIZES_OF_THREE, [(0, 2)]),
+        (np.array([4, 4, 5], "<i8").tobytes(), np.array([0, -1, 0], "<i2").tobytes(), SIZES_OF_THREE, [(0, 2)]),
+    ],
+)
+def test_combined_results_whose_parts_cannot_be_raise_a_codec_error(
+    events: Any, k: Any, sizes: bytes, combined: list[tuple[int, int]]
+) -> None:
+    header = results(3, events=events, k=k, sizes=sizes, combined=combined)
+    with pytest.raises(CodecError):
+        unpack_combined(header, unpack_events(events, 3), unpack_positions(k, 3))
+
+
+def test_combined_results_are_those_of_their_first_part() -> None:
+    k = np.array([0, 1, 0], "<i2").tobytes()
+    header = results(3, events=np.array([4, 4, 5], "<i8").tobytes(), k=k, sizes=SIZES_OF_THREE, combined=[(0, 2)])
+    parts = unpack_events(header.events, 3), unpack_positions(k, 3)
+    assert unpack_combined(header, *parts) == {0: 2}
+    assert result_bodies(header, b"abc") == [b"a", b"", b"bc"]
+    places = result_places(header)
+    assert places is not None and places.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("missing", ["blob", "big part"])

@@ -63,6 +63,10 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
         ([FIRST, {"blocks": 5}], ABOUT, "line 2"),
         ([FIRST, {"blocks": [[0, 1e30, 0]]}], ABOUT, "line 2"),
         ([FIRST, {"blocks": [[0, 10**30, 0]]}], ABOUT, "line 2"),
+        ([FIRST, {"combined": [[9, [[0, 1, 2]]]]}], ABOUT, "line 2"),
+        ([FIRST, {"combined": [[0, [[0, 2, 2]]]]}], ABOUT, "line 2"),
+        ([FIRST, {"combined": [[0, [[-1, 1, 2]]]]}], ABOUT, "line 2"),
+        ([FIRST, {"combined": [[0, [[0, 1]]]]}], ABOUT, "line 2"),
         ([FIRST, {"closed": 99}], ABOUT, "line 2"),
         ([FIRST], {**ABOUT, "app": {}}, "not what a recording's should be"),
         ([FIRST], {**ABOUT, "streams": {"b": ABOUT["streams"]["a"]}}, "map.json has streams that .* does not know: a"),
@@ -114,5 +118,10 @@ def test_lines_that_are_missing_from_the_history_are_noticed(tmp_path: Path) -> 
     (tmp_path / "report.json").write_text(json.dumps({"parameters_total": 2, "ticks_total": 1}))
     with pytest.raises(ConfigError, match="lines are missing"):
         read_recording(tmp_path)
-    (tmp_path / "report.json").write_text(json.dumps({"parameters": [{}], "ticks": [1]}))
+    (tmp_path / "report.json").write_text(json.dumps({"parameters_total": 1, "ticks_total": 1}))
     assert read_recording(tmp_path).ticks == [(1, 0)]
+    (tmp_path / "report.json").write_text(json.dumps({"parameters_total": 1, "ticks_total": 1, "combined": 1}))
+    with pytest.raises(ConfigError, match=r"has 1, 1 and 0 versions .*, not 1, 1 and 1"):
+        read_recording(tmp_path)
+    write(tmp_path, FIRST, {"ticks": [[1, 0]]}, {"combined": [[0, [[0, 1, 3], [1, 2, 3]]]]})
+    assert read_recording(tmp_path).combined == [(0, [(0, 1, 3), (1, 2, 3)])]

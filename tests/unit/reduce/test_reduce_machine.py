@@ -264,3 +264,94 @@ def test_dropped_parts_are_done_and_hold_nothing_up(batch: int) -> None:
     assert bench.fold() == [0, *range(1, first), first + 2 * batch]
     assert bench.logged(first) == [False]
     assert not bench.machine.out_of_order
+
+
+def combined_batch(bench: Bench, *parts: int, now: float = 0.0) -> list[bool] | None:
+    """A batch that is one combined result; None where it is refused."""
+    events, batch = np.array(parts), [(e, 0) for e in parts]
+    if bench.machine.torn(events, 0, {0: len(parts)}) is not None:
+        return None
+    return bench.machine.logged(batch, events, 0, OK, now, np.array([0]))[0].tolist()
+
+
+def test_a_combined_result_is_folded_once_at_the_place_of_its_first_event() -> None:
+    bench = Bench(uniform())
+    bench.logged((0, -1))
+    assert combined_batch(bench, 2, 4, 6) == [True] * 3
+    bench.logged(3, 5)
+    assert bench.fold() == [0]
+    bench.logged(1)
+    assert bench.fold() == [1, 2, 3, 5]
+    assert combined_batch(bench, 2, 4, 6) == [False] * 3
+    assert bench.fold() == []
+    assert bench.machine.frontier == 7
+
+
+def test_a_combined_result_of_which_a_part_is_done_is_refused_and_changes_nothing() -> None:
+    """A worker was taken for dead and had sent what another has done again since."""
+    bench = Bench(uniform())
+    bench.logged((0, -1), 1, 2)
+    assert combined_batch(bench, 2, 3) is None
+    bench.logged(5)
+    assert combined_batch(bench, 4, 5) is None
+    assert bench.machine.frontier == 3
+    assert combined_batch(bench, 3, 4) == [True, True]
+    assert bench.fold() == [0, 1, 2, 3, 5]
+    assert bench.machine.duplicates == 0
+
+
+def test_a_part_that_is_in_a_batch_twice_is_not_folded_twice() -> None:
+    bench = Bench(uniform())
+    for events, ks in (([1, 2, 3, 2], 0), ([1, 2, 1, 2], np.array([0, 0, 0, 0], dtype=np.int16))):
+        assert bench.machine.torn(np.array(events), ks, {0: 3}) is not None
+    assert bench.machine.torn(np.array([1, 2, 1, 2]), np.array([0, 0, 1, -1], dtype=np.int16), {0: 2}) is None
+    assert bench.machine.torn(np.array([1, 2, 2]), 0, {}) is None
+
+
+def test_only_what_there_is_to_fold_is_folded() -> None:
+    bench = Bench(uniform())
+    bench.logged((0, -1))
+    bench.machine.logged([(e, 0) for e in range(1, 6)], np.arange(1, 6), 0, OK, 0.0, np.array([1, 4]))
+    assert bench.fold() == [0, 2, 5]
+    assert bench.machine.frontier == 6
+    bench.machine.logged([(6, 0)], np.array([6]), 0, EventState.NO_RESULT, 0.0, np.array([], dtype=np.intp))
+    assert bench.machine.frontier == 7 and bench.fold() == []
+
+
+CELLS = [[{"constraint": e}] if e % 3 else [{"constraint": e}, {"constraint": 100 + e}] for e in range(12)]
+TWOFOLD = compile_map({"parts": {"p": {"a": CELLS}}, "sequence": ["p"]}, all_wrap=False)
+PARTS = [(e, k) for e in range(12) for k in range(1 if e % 3 else 2)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_every_part_is_folded_once_whatever_is_combined_and_delivered_again(data: st.DataObject) -> None:
+    """Workers combine what they have, and others do the same parts again, combined in other ways or not at all.
+
+    What is refused is delivered again part by part, as recovery does it.
+    """
+    machine: ReduceMachine[list[Parts]] = ReduceMachine(TWOFOLD, [])
+    folded: Parts = []
+
+    def deliver(units: list[Parts]) -> bool:
+        parts = [part for unit in units for part in unit]
+        events, ks = np.array([e for e, _ in parts]), np.array([k for _, k in parts], dtype=np.int16)
+        begins = np.cumsum([0, *map(len, units)])[:-1]
+        several = {int(at): int(at) + len(unit) for at, unit in zip(begins, units, strict=True) if len(unit) > 1}
+        if machine.torn(events, ks, several) is not None:
+            return False
+        own: list[Parts] = [[] for _ in parts]
+        for at, unit in zip(begins, units, strict=True):
+            own[at] = unit
+        machine.logged(own, events, ks, OK, 0.0, begins)
+        folded.extend(part for fold in machine.fold(0.0) for i in fold.index for part in fold.batch[i])
+        return True
+
+    for _ in range(data.draw(st.integers(0, 8))):
+        drawn = data.draw(st.lists(st.sampled_from(PARTS), unique=True, min_size=1))
+        cuts = sorted(data.draw(st.sets(st.integers(1, len(drawn)), max_size=3)) | {len(drawn)})
+        deliver([sorted(drawn[a:b]) for a, b in zip([0, *cuts], cuts, strict=False)])
+    for part in PARTS:
+        assert deliver([[part]])
+    assert machine.finished
+    assert sorted(folded) == PARTS

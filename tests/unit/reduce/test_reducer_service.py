@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from beamfold.model.errors import AppError
@@ -16,11 +17,22 @@ from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.codec import TypeTable, encode
 from beamfold.protocols.envelopes import Grant, ResultBatch
-from beamfold.protocols.messages import Armed, Beat, Drop, Finish, Finished, FoldFailed, Parameters, PartsDone, Trouble
+from beamfold.protocols.messages import (
+    Armed,
+    Beat,
+    Combined,
+    Drop,
+    Finish,
+    Finished,
+    FoldFailed,
+    Parameters,
+    PartsDone,
+    Trouble,
+)
 from beamfold.protocols.stamps import Times
 from beamfold.publish.store import FileStore
 from beamfold.reduce import service
-from beamfold.reduce.service import ReducerService
+from beamfold.reduce.service import CREDIT_BYTES, ReducerService
 from scripted import Control, Hub, Until, arm
 
 MAP = compile_map({"streams": ["camera"], "events": 100}, True)
@@ -78,6 +90,10 @@ class Rig:
         parts = [batch(first=0, worker=w, k=-1 - w, **changes) for w in (0, 1)]
         return [self.results(header, f"w{header.worker}") for header in parts]
 
+    def until_done_below(self, event: int) -> Until:
+        """A step: the controller is told that all events below this one are done."""
+        return Until(lambda: [m for m in self.control.said(PartsDone) if m.frontier == event])
+
     def read(self) -> tuple[list[Any], list[Any]]:
         """What a reader gets, and steps that make it read."""
         got: list[Any] = []
@@ -92,9 +108,11 @@ class Rig:
 
 
 WRONG: list[dict[str, Any]] = [
-    {"failures": [(5, "text")]},
-    {"failures": [(-2, "t")]},
+    {"failures": [(5, "process_event", "text")]},
+    {"failures": [(-2, "process_event", "t")]},
     {"missing": [(1 << 60, 1)]},
+    {"combined": [(0, 2)]},
+    {"combined": [(-1, 1)]},
     {"times": Times(1.0, [(1, 1.0)], [(2, 1.0)])},
     {"times": Times(float("nan"), [(1, 1.0)], [(1, 1.0)])},
 ]
@@ -220,6 +238,53 @@ def test_strangers_do_not_end_it(tmp_path: Path) -> None:
     rig.run(*steps, *[lambda p=p: rig.hub.arrived.append(p) for p in raw])
     assert [m.error for m in rig.control.said(Armed)] == [""]
     assert rig.control.said(PartsDone) == []
+
+
+def combined(first: int, n: int, worker: int = 0) -> ResultBatch:
+    """One result of n events."""
+    sizes = np.array([len(BODY)] + [0] * (n - 1), "<u4").tobytes()
+    return batch(n, first, worker, sizes=sizes, combined=[(0, n)])
+
+
+def test_a_combined_result_is_folded_once_and_told_for_the_recording(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, record=str(tmp_path))
+    again = [rig.hub.put("w0", combined(1, 5), BODY)] * 2
+    rig.run(*rig.start(), *again, rig.results(batch(first=6)), rig.until_done_below(7))
+    assert App.folded == [0, 0, 1, 6]
+    told = rig.control.said(PartsDone)
+    assert [c for m in told for c in m.combined] == [Combined(0, [(0, 1, 6)])]
+    assert sum(m.duplicates for m in told) == 5
+    assert sum(parts for m in told for parts in m.parts.values()) == 6
+
+
+def test_a_combined_result_with_a_part_that_is_done_is_refused_whole_and_its_credit_given_back(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    big = b"x" * (CREDIT_BYTES // 2)
+    refused = rig.hub.put("w1", combined(2, 3, worker=1), BODY, big)
+    steps = [rig.results(batch(n=2)), refused, rig.results(batch(first=3))]
+    rig.run(*rig.start(), *steps, rig.until_done_below(4))
+    assert App.folded == [0, 0, 1, 2, 3]
+    (trouble,) = rig.control.said(Trouble)
+    assert "results of worker w1 were refused: a combined one, of events from 2 to 4" in trouble.text
+    assert [peer for peer, _ in rig.hub.sent] == [b"w1"]
+
+
+def test_process_results_gets_what_is_ready(tmp_path: Path) -> None:
+    class Many(App):
+        calls: list[list[int]]
+
+        def __init__(self) -> None:
+            super().__init__()
+            type(self).calls = []
+
+        def process_results(self, results: Any) -> None:
+            self.calls.append([result.event_number for result in results])
+
+    rig = Rig(tmp_path, Many)
+    later = [rig.results(batch(first=2)), rig.results(batch(n=4, first=3, worker=1), "w1"), rig.results(batch(first=7))]
+    rig.run(*rig.start(), *later, rig.results(batch()), lambda: None)
+    assert Many.folded == [0, 0]
+    assert Many.calls == [[1], [2, 3], [4, 5, 6, 7]]
 
 
 def test_results_beyond_the_map_are_nobodys_events(tmp_path: Path) -> None:

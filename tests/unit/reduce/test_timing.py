@@ -31,6 +31,17 @@ def test_results_that_are_new_and_timed_are_timed_to_the_log_and_to_the_fold() -
     }
 
 
+def test_parts_whose_result_is_one_are_folded_together() -> None:
+    """Parts 1 to 3 are combined, of two runs; 0 and 4 are not."""
+    latency = Latencies()
+    times = Times(100.0, [(5, 0.0)], [(2, 90.0), (3, 95.0)])
+    batch = BatchTiming(latency, times, np.ones(5, dtype=bool), 100.0, {1: 4})
+    batch.folded([0, 1], 110.0, 110.0)
+    assert totals(latency)["total"] == (4, 2 * 20 + 2 * 15)
+    batch.folded([4], 110.0, 110.0)
+    assert totals(latency) == {"result": (5, 0.0), "fold": (5, 50.0), "total": (5, 2 * 20 + 3 * 15)}
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.floats(1.0, 50.0)), min_size=1, max_size=8),
     st.floats(0.0, 1.0),

@@ -72,6 +72,32 @@ class Processes:
         type(self).now += event.event_number
 
 
+class Together(Processes):
+    """The same for many, and to combine them takes a second for each."""
+
+    def process_events(self, events: list[EventData]) -> list[int]:
+        type(self).now += sum(e.event_number for e in events)
+        return [1] * len(events)
+
+
+class Combines(Together):
+    def combine(self, results: list[int]) -> int:
+        type(self).now += len(results)
+        return sum(results)
+
+
+@pytest.mark.parametrize(("app", "whole"), [(Together, 10.0), (Combines, 14.0)])
+def test_parts_that_are_processed_together_share_what_that_took(app: type[Processes], whole: float) -> None:
+    app.now = 0.0
+    hooks = WorkerHooks(app)
+    parameters = ParameterSet.build([], {}, 0)
+    hooks.construct(parameters=parameters, context={}, state=None)
+    runner = Runner(hooks, ParameterHistory([(0, parameters)]), ResultBuffer(1, 0), clock=lambda: app.now)
+    assert runner.run([part(event, None) for event in (1, 2, 3, 4)], 1000.0) == 4
+    assert sum(n for n, _ in runner.spent) == 4
+    assert sum(n * each for n, each in runner.spent) == pytest.approx(whole)
+
+
 @pytest.mark.parametrize(
     ("events", "seconds", "spent"),
     [

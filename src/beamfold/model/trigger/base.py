@@ -32,6 +32,9 @@ MAX_STREAMS = 62
 GENERIC = "generic"
 """The tag that everybody has who was given none."""
 
+EVERYBODY = -1
+"""All groups of any map, as a mask."""
+
 _HALL_LIMIT = 8
 """Tag sets of which all subsets are looked at when a map is checked against the workers (2^8 of them)."""
 

@@ -127,6 +127,7 @@ class Report(BaseModel):
     parameters_total: int = 0
     ticks: list[int] = []
     ticks_total: int = 0
+    combined: int = 0
     workers: list[str] = []
     latency: dict[str, StageLatency] = {}
     started: float = 0.0
