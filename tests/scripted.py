@@ -53,10 +53,10 @@ class Control:
     def announce(self, **changes: Any) -> None:
         self.announced = changes
 
-    def beat(self, stats: Callable[[], dict[str, Any]], *, at_once: bool = False) -> None:
-        found = stats()
+    def beat(self, make: Callable[[], Beat], *, at_once: bool = False) -> None:
+        found = make()
         if at_once:
-            self.sent.append(Beat(found))
+            self.sent.append(found)
 
     def close(self) -> None:
         os.close(self.socket)

@@ -187,6 +187,28 @@ def test_read_the_state(reader: Reader) -> None:
     assert "roi1" in reader.said
 
 
+def test_monitor(reader: Reader) -> None:
+    """The page begins where a scan runs."""
+    pages = blocks(ROOT / "docs/how-to/monitor.md")
+    text = "\n".join(block.text for block in pages)
+    controller, reducer = (re.search(rf"curl (http://(\S+)/metrics) .*{what}", text) for what in ("all", "own"))
+    assert controller and reducer
+    reader.env |= {"BEAMFOLD_CONTROLLER__HTTP": controller[2], "BEAMFOLD_REDUCER__HTTP": reducer[2]}
+    reader._start("beamfold demo --points 6000 --rate 60", "live map  *http")
+    told = re.compile(r'beamfold_stage_seconds_count{stage="(\w+)"} [1-9]')  # by each service once a second
+    wait_for(lambda: {"ingest", "total"} <= {*told.findall(reader._get(controller[1]))}, "worker and reducer")
+    for block in pages:
+        reader.follow(block)
+    reader.leave()
+    stages = [line.split()[0] for line in reader.said.splitlines() if line.endswith(" ms")]
+    assert stages == ["ingest", "transit", "wait", "process", "result", "fold", "total"]
+    assert "beamfold_results_folded_total" in reader.said
+    assert "where events spend their time" in reader.said
+    page = (ROOT / "docs/how-to/monitor.md").read_text()
+    for name in re.findall(r"^# TYPE (beamfold_\w+)", reader.said, re.M):
+        assert name in page or f"_{name.split('_', 2)[2]}" in page, f"{name} is not in the page"
+
+
 def test_overload(tmp_path: Path) -> None:
     """Its sections are ones of a run file, with the defaults that the page tells."""
     (block,) = blocks(ROOT / "docs/how-to/overload.md")

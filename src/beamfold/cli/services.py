@@ -249,7 +249,7 @@ def _describe(
 def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
     from beamfold.publish.reducer_http import HttpThread, build_reducer_app
     from beamfold.publish.store import FileStore
-    from beamfold.reduce.service import ReducerService
+    from beamfold.reduce.service import Progress, ReducerService
 
     load = _loader(settings, settings.app.reducer)
     described, error = _describe(load, ReducerHooks)
@@ -261,7 +261,8 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
         return made[0].read(timeout)
 
     data = DataHub(context, DATA_URL)
-    http = HttpThread(build_reducer_app(read), *split_host_port(settings.reducer.http))
+    app = build_reducer_app(read, lambda: made[0].progress if made else Progress())
+    http = HttpThread(app, *split_host_port(settings.reducer.http))
     hello = _hello("reducer", name, url=data.url, http=http.url, parameters=described, error=error)
     control = _connect(settings, context, hello)
     directory = settings.output.directory.absolute()

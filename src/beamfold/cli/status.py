@@ -36,6 +36,8 @@ def show(runfile: Path | None, url: str | None, store: str | None) -> int:
     console.print(f"controller [bold]{url}[/]  Beamfold {config['controller_version']}")
     console.print(_services(config))
     console.print(_progress(progress))
+    if progress["latency"]:
+        console.print(_way(progress["latency"]))
     if scans:
         console.print(_scans(scans))
     return 0
@@ -65,7 +67,7 @@ def _address(settings: RunFile) -> str:
 
 def _ask(url: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     base = url.rstrip("/") + "/api/v1"
-    config, progress = (call(f"{base}/{what}", timeout=TIMEOUT) for what in ("config", "progress"))
+    config, progress = (call(f"{base}/{what}", timeout=TIMEOUT) for what in ("config", "status"))
     try:
         return config, progress, call(f"{base}/scans?limit={SCANS}", timeout=TIMEOUT)
     except Refusal:
@@ -91,6 +93,15 @@ def _progress(progress: Mapping[str, Any]) -> str:
     streams = ", ".join(f"{name} {phase}" for name, phase in progress["streams"].items())
     done = f"{progress['completed_events']} of {total} events"
     return f"scan {progress['scan']}: {progress['phase']}, {done}; {streams}"
+
+
+def _way(latency: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(
+        "stage", "median", "99 %", "longest", title="where events spend their time, in ms", title_justify="left"
+    )
+    for stage, seconds in latency.items():
+        table.add_row(stage, *(f"{1000 * seconds[what]:.3g}" for what in ("p50", "p99", "max")))
+    return table
 
 
 def _scans(scans: list[dict[str, Any]]) -> Table:

@@ -30,7 +30,7 @@ from beamfold.dispatch.service import LEASE
 from beamfold.ledger.embedded import EmbeddedStore
 from beamfold.ledger.redis import RedisLedger
 from beamfold.model.errors import BeamfoldError, ConfigError, LedgerUnavailable
-from beamfold.protocols.messages import Gone, Hello
+from beamfold.protocols.messages import Beat, Gone, Hello
 from beamfold.transport.control import Context, ControlChannel
 
 GRACE = 3.0
@@ -302,7 +302,7 @@ class Supervisor:
                 self._channel.receive()
             except ConfigError as error:
                 self._fail(str(error))
-            self._channel.beat(dict)
+            self._channel.beat(Beat)
             if self._store is not None and not self._store.alive:
                 self._fail("the control store ended: without it nothing can be recorded")
             await asyncio.sleep(WATCH)

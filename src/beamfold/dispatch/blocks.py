@@ -34,8 +34,11 @@ CALM = 0.95
 BLOCKS_PER_WINDOW = 4
 """Blocks in a window, so that a block is 10 to 50 ms of work."""
 
-FIRST_WINDOW = 2
-"""Parts ahead before anything was measured: events may take minutes each."""
+FIRST_WINDOW = 4
+"""Parts ahead before anything was measured: events may take minutes each, or come before a first word is back."""
+
+LEAST_WINDOW = 2
+"""Parts ahead where an event takes long: more of them would wait behind a slow one while other workers are free."""
 
 LARGEST_WINDOW = 65536
 """Parts ahead at most, whatever the rate."""
@@ -72,7 +75,7 @@ class _Worker:
             elif rate * self.ahead <= self.window:  # more at once would not be done sooner: it is the way that is long
                 self.ahead = min(2 * self.ahead, LONGEST)
             window = math.ceil((self.window + rate * self.ahead) / 2)  # not round: 2 would stay 2
-            self.window = max(FIRST_WINDOW, min(LARGEST_WINDOW, window))
+            self.window = max(LEAST_WINDOW, min(LARGEST_WINDOW, window))
             self.since, self.counted, self.dry = now, 0, False
 
     @property

@@ -22,7 +22,9 @@ from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Phase, Plan, Scan
-from beamfold.model.errors import BeamfoldError, MapError, ScanError
+from beamfold.dispatch.tally import Tally, tally_of
+from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
+from beamfold.model.latency import Latencies
 from beamfold.model.runs import RunSet
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
@@ -189,6 +191,7 @@ class ControllerMachine:
         self.scan: Scan | None = None
         self._next: Scan | None = None
         self.reports: dict[str, dict[str, Any]] = {}
+        self._ended = Tally()
         self._fencing: tuple[int, dict[str, bytes]] | None = None
         self._fence_again = False
 
@@ -220,9 +223,7 @@ class ControllerMachine:
         service = self.services[key]
         service.seen = now
         if isinstance(message, Beat):
-            service.stats = plain_stats(message.stats)
-            service.load.add(service.stats, now)
-            return []
+            return self._beat(service, message, now)
         if isinstance(message, Logs):
             return [Logged(entries_of(service.hello.name, message.lines, now))]
         if isinstance(message, Gone):
@@ -233,6 +234,19 @@ class ControllerMachine:
         if not credible(scan, service.hello, message):
             return [Note("warning", f"{key} said what cannot be ({type(message).__name__}); it was ignored")]
         return self._scan_message(scan, service, message, now)
+
+    def _beat(self, service: Service, message: Beat, now: float) -> list[Action]:
+        service.stats = plain_stats(message.stats)
+        service.load.add(service.stats, now)
+        scan = self.scan
+        if scan is None or not scan.active or service.key not in scan.services:
+            return []
+        if service.stats.get("scan") == scan.number:
+            try:
+                scan.latencies[service.peer] = Latencies.from_wire(message.latency)
+            except CodecError as error:
+                return [Note("warning", f"{service.key} said what cannot be ({error}); it was ignored")]
+        return []
 
     def _hello(self, peer: bytes, hello: Hello, now: float) -> list[Action]:
         if hello.version != self._software:
@@ -719,6 +733,7 @@ class ControllerMachine:
     def _end(self, scan: Scan, ended: str, now: float) -> list[Action]:
         report = scan.conclude(ended, now)
         begun, scan.phase = scan.phase is not Phase.ARMING, Phase.ENDED
+        self._ended.add(self._tally_of(scan))
         self.reports[scan.scan_id] = report
         while len(self.reports) > KEEP_REPORTS:
             del self.reports[next(iter(self.reports))]
@@ -744,6 +759,17 @@ class ControllerMachine:
             if scan is not None and scan.scan_id == scan_id and scan.active:
                 return scan.snapshot()
         return self.reports.get(scan_id)
+
+    def tally(self) -> Tally:
+        """What was counted since this controller started, up to now."""
+        tally = Tally()
+        tally.add(self._ended)
+        if self.scan is not None and self.scan.active:
+            tally.add(self._tally_of(self.scan))
+        return tally
+
+    def _tally_of(self, scan: Scan) -> Tally:
+        return tally_of(scan, [(s.hello.name, s.load) for s in self.services.values() if s.hello.role == "worker"])
 
     @property
     def newest(self) -> Scan | None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from beamfold.dispatch.blocks import Dispatcher
 from beamfold.dispatch.overload import Overload
-from beamfold.model.report import MAX_FAILURES, ScanReport, StreamReport
+from beamfold.model.latency import Latencies
+from beamfold.model.report import MAX_FAILURES, ScanReport, StageLatency, StreamReport
 from beamfold.model.runs import MAX_RUNS, RunSet
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import TriggerMap, WrittenMap
@@ -77,6 +78,7 @@ class Scan:
 
     `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
     are armed. `record` is the folder of the recording, `dump_prefix` what the paths of other dumps begin with, or "".
+    `latencies` are what each peer has said of this scan last.
     """
 
     number: int
@@ -127,6 +129,7 @@ class Scan:
     states: EventStates = field(default_factory=EventStates)
     lacking: dict[str, RunSet] = field(default_factory=dict)
     absent: dict[str, RunSet] = field(default_factory=dict)
+    latencies: dict[bytes, Latencies] = field(default_factory=dict)
     report: ScanReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -184,6 +187,7 @@ class Scan:
             stream.phase, stream.frames = message.phase, message.frames
             stream.discarded, stream.malformed = message.discarded, message.malformed
             stream.duplicates, stream.spilled, stream.paused = message.duplicates, message.spilled, message.paused
+            stream.payload_bytes = message.payload_bytes
             stream.retained, stream.shelved = message.retained, message.shelved
             self.overload.seen(message.stream, message.full)
             if message.phase != "waiting":
@@ -354,11 +358,20 @@ class Scan:
             report.streams[name].missing = absent.overlap(lo, hi)
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
+        report.latency = self.latency_by_stage()
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
         report.runs = {s.label: self._runs(s, lo, hi) for s in EventState if counts.get(s) and s not in ordinary}
         if not report.ended:
             return {**report.to_dict(), "phase": str(self.phase)}
         return report.to_dict()
+
+    def latency(self) -> Latencies:
+        """Of all services, as far as they have said so."""
+        return Latencies.sum(self.latencies.values())
+
+    def latency_by_stage(self) -> dict[str, StageLatency]:
+        """The same in a few numbers."""
+        return {stage.value: StageLatency.of(histogram) for stage, histogram in self.latency().items()}
 
     def _runs(self, state: EventState, lo: int, hi: int) -> list[Run]:
         """Data events in a state."""

@@ -147,6 +147,7 @@ class ControllerService:
         for action in actions:
             if isinstance(action, Send):
                 self.hub.send(action.peer, action.message)
+                self._wake.set()  # what came meanwhile may have been noticed by this send, and is not signalled again
             elif isinstance(action, Reply):
                 self._reply(action)
             elif isinstance(action, RecordScan):

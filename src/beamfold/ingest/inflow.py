@@ -49,6 +49,10 @@ class Inflow:
             return None
         return max(self._hold - (now - self._since), 0.0) if self.room > 0 else 0.0
 
+    def age(self, now: float) -> float:
+        """Seconds since the first of those that are there was read."""
+        return now - self._since
+
     def take(self) -> list[list[Buffer]]:
         """All of them, to be passed on."""
         messages, self.messages = self.messages, []

@@ -19,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from beamfold.ingest.arrivals import Arrivals
 from beamfold.ingest.retention import Frame, Retention, Shelf, fit
 from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.runs import RunSet
@@ -37,6 +38,7 @@ from beamfold.protocols.messages import (
     StreamSeen,
     Trouble,
 )
+from beamfold.protocols.stamps import UNTIMED, Runs
 
 Item: TypeAlias = Start | Data | End | Malformed
 Ints: TypeAlias = NDArray[np.int64]
@@ -81,6 +83,7 @@ class SendFrames:
     """Send these frames of a stream to a logical worker; they all need parameter version `version` or older.
 
     `closed`: the events are those of the closed map, whose end event has a number that was another event's before.
+    `received` has the stamps of the frames, in runs.
     """
 
     worker: int
@@ -90,6 +93,7 @@ class SendFrames:
     k: Positions
     frames: list[Frame]
     closed: bool = False
+    received: Runs = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,8 @@ class _Stream:
     end_frame: Frame | None = None
     missing: RunSet = field(default_factory=RunSet)  # ordinals
     gaps: deque[tuple[list[Run], bool]] = field(default_factory=deque)  # events, as told to the workers
+    payload_bytes: int = 0
+    arrivals: Arrivals = field(default_factory=Arrivals)
     paused: bool = False
     full: bool = False
     waits: bool = False
@@ -215,10 +221,11 @@ class IngestMachine:
 
     # -- what happens ----------------------------------------------------------------------------------------
 
-    def feed(self, stream: int, items: Iterable[Item]) -> list[Action]:
-        """Frames of one stream arrived."""
+    def feed(self, stream: int, items: Iterable[Item], stamp: float = UNTIMED) -> list[Action]:
+        """Frames of one stream arrived; `stamp` says when they were taken from the detector's socket."""
         actions: list[Action] = []
         state = self._streams[stream]
+        state.arrivals.add(state.next, stamp)
         for item in items:
             if self._halted:
                 state.discarded += len(item.frames) if isinstance(item, Data) else 1
@@ -344,6 +351,7 @@ class IngestMachine:
             retention.shelved_bytes,
             retention.spilled_bytes,
             full=state.full,
+            payload_bytes=state.payload_bytes,
         )
 
     # -- numbering -------------------------------------------------------------------------------------------
@@ -386,7 +394,7 @@ class IngestMachine:
 
     def _hold(self, state: _Stream, lo: int, frames: list[Frame], actions: list[Action]) -> None:
         """Messages of ordinals `lo`, `lo + 1`, …: keep them until they are done, and dump them if asked to."""
-        state.retention.append(lo, frames)
+        state.payload_bytes += state.retention.append(lo, frames)
         if self._dump:
             events = self.map.events(state.spec.index, lo, lo + len(frames))
             if len(events):  # a map without a start event may have no cell even for the start message
@@ -717,7 +725,8 @@ class IngestMachine:
             part = slice(segment.at, stop)
             events = segment.events[part]
             k = segment.k if isinstance(segment.k, int) else segment.k[part]
-            actions.append(SendFrames(worker, stream, version, events, k, frames, self._closed))
+            received = self._streams[stream].arrivals.of(segment.ordinals[part])
+            actions.append(SendFrames(worker, stream, version, events, k, frames, self._closed, received))
             self._sent_up_to = max(self._sent_up_to, int(events[-1]))
             credit -= size
             segment.at = stop

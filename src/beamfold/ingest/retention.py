@@ -81,18 +81,19 @@ class Retention:
             return f"{MAX_RECORDS} pieces of the stream are spilled, which is as many as can be kept track of"
         return next((s.fault for s in (self._shelf, self._kept_shelf) if s is not None and s.fault), "")
 
-    def append(self, lo: int, frames: list[Frame]) -> None:
-        """Keep frames of ordinals `lo`, `lo + 1`, …; `lo` is beyond all that came before.
+    def append(self, lo: int, frames: list[Frame]) -> int:
+        """Keep frames of ordinals `lo`, `lo + 1`, …; `lo` is beyond all that came before. Returns their payload.
 
         Frames that were released before they came (their event was done without them) are not kept at all.
         """
-        if self._released.covers(lo, lo + len(frames)):
-            return
         size = sum(map(len, chain.from_iterable(frames)))
+        if self._released.covers(lo, lo + len(frames)):
+            return size
         self._starts.append(lo)
         self._chunks.append(frames)
         self._sizes.append(size)
         self.nbytes += size
+        return size
 
     def keep(self, ordinal: int) -> None:
         """Keep this frame, which must be held, from now on by itself: its chunk need not wait for it."""

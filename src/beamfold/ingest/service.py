@@ -44,6 +44,7 @@ from beamfold.protocols.messages import (
     Arm,
     Armed,
     Assign,
+    Beat,
     Close,
     End,
     Failed,
@@ -201,7 +202,7 @@ class IngesterService:
                     self._tell_progress(scan)
                     self._dump(scan, Dumps.flush)
                 self._look_at_arena()
-                self._control.beat(self._stats)
+                self._control.beat(self._beat)
         for scan in self._scans.values():
             self._dump(scan, Dumps.close)
 
@@ -215,16 +216,20 @@ class IngesterService:
         spilling = all(scan.machine.spills for scan in self._scans.values())
         return PROGRESS_INTERVAL if spilling else min(PROMPT_INTERVAL, PROGRESS_INTERVAL)
 
+    def _beat(self) -> Beat:
+        return Beat(self._stats())
+
     def _stats(self) -> dict[str, Any]:
         """Of the newest scan: `events` are the frames of the stream that has most, `frames` those of all."""
+        memory = {} if self._arena is None else {"arena_bytes": self._arena.used}
         if not self._scans:
-            return {"scans": 0}
+            return {"scans": 0, **memory}
         number = next(reversed(self._scans))
         seen = self._scans[number].machine.progress()
         frames = [s.frames for s in seen]
         last = max((s.last_event for s in seen), default=0)
         counts = {"events": max(frames, default=0), "last_event": max(last, 0), "frames": sum(frames)}
-        return {"scan": number, **counts, "scans": len(self._scans)}
+        return {"scan": number, **counts, "scans": len(self._scans), **memory}
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -247,9 +252,10 @@ class IngesterService:
         return max(1, min(room, DRAIN_BYTES))
 
     def _take_in(self, item: Input) -> None:
+        stamp = time.time() - item.inflow.age(time.monotonic())
         items = item.framer.feed(item.inflow.take())
         if (scan := self._reader(item)) is not None:
-            self._do(scan, partial(scan.machine.feed, scan.streams[item.name], items))
+            self._do(scan, partial(scan.machine.feed, scan.streams[item.name], items, stamp))
 
     def _take_all_in(self) -> None:
         for item in self._inputs.values():
@@ -305,7 +311,9 @@ class IngesterService:
             if isinstance(action, SendFrames):
                 a, peer = action, scan.workers[action.worker]
                 lease = self._readers.lease(peer)
-                batch = encode_frames(machine.scan, a.stream, a.version, a.events, a.k, a.frames, a.closed, lease)
+                batch = encode_frames(
+                    machine.scan, a.stream, a.version, a.events, a.k, a.frames, a.closed, lease, a.received, time.time()
+                )
                 self._data.send(peer, batch[0])
             elif isinstance(action, Dump):
                 self._dump(scan, partial(Dumps.write, dump=action))
@@ -427,7 +435,7 @@ class IngesterService:
             self._do(scan, partial(scan.machine.set_version, message.version, message.from_event))
 
     def _end(self, message: End) -> None:
-        self._control.beat(self._stats, at_once=True)
+        self._control.beat(self._beat, at_once=True)
         scan = self._scans.pop(message.scan, None)
         if scan is None:
             return

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from beamfold.model.histogram import Histogram
 from beamfold.model.states import EventState
 
 MAX_FAILURES = 100
@@ -40,13 +41,15 @@ class StreamReport:
     """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.
 
     `expected` data frames by the trigger map (None: endless and never closed); `surplus` ones were beyond the map,
-    `discarded` ones came outside of the series. The ingester retains `retained` bytes in memory and `shelved` bytes on
-    disk, `spilled` ones were ever put there; the detector was held back (`paused`) for so many seconds.
+    `discarded` ones came outside of the series; `payload_bytes` are those of the frames that were used. The ingester
+    retains `retained` bytes in memory and `shelved` bytes on disk, `spilled` ones were ever put there; the detector was
+    held back (`paused`) for so many seconds.
     """
 
     matching: str
     phase: str = "waiting"
     frames: int = 0
+    payload_bytes: int = 0
     expected: int | None = None
     missing: list[tuple[int, int]] = field(default_factory=list)
     surplus: int = 0
@@ -60,6 +63,27 @@ class StreamReport:
     verified: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class StageLatency:
+    """Seconds that a stage of the way took: estimates of quantiles, and the longest.
+
+    `negative` counts durations below zero, which are taken for 0: clocks of two hosts disagreed.
+    """
+
+    count: int
+    p50: float
+    p90: float
+    p99: float
+    max: float
+    negative: int = 0
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> StageLatency:
+        """The numbers of a histogram, to the microsecond."""
+        p50, p90, p99 = (round(histogram.quantile(q), 6) for q in (0.5, 0.9, 0.99))
+        return cls(histogram.count, p50, p90, p99, round(histogram.largest, 6), histogram.negative)
+
+
 @dataclass(slots=True)
 class ScanReport:
     """The report of one scan; `to_dict` is its JSON form.
@@ -68,7 +92,8 @@ class ScanReport:
     ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
     sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs. `recording` is the
     folder with the scan's recording, "" where none was made, and `combined` counts the results in it that workers made
-    of several; `overload` is the policy by which events were dropped, if any were.
+    of several; `overload` is the policy by which events were dropped, if any were. `latency` has the stages
+    (`beamfold.model.latency.Stage`) of the way of every event.
     """
 
     scan_id: str
@@ -93,6 +118,7 @@ class ScanReport:
     ticks_total: int = 0
     combined: int = 0
     workers: list[str] = field(default_factory=list)
+    latency: dict[str, StageLatency] = field(default_factory=dict)
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer
 from beamfold.model.states import EventState
+from beamfold.protocols.stamps import Runs, Times, check_runs
 
 Events: TypeAlias = NDArray[np.int64]
 Positions: TypeAlias = "int | NDArray[np.int16]"
@@ -52,7 +53,8 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
     uint16 bytes; `sizes` uint32 per message part, with the top bit set for those that travel as ZMQ parts, all bits for
     those in `slots`, which has three int64 for each of them: lease, offset, bytes.
     `version` is the newest parameter version that any of these events needs; `closed` says that the events are those
-    of the closed map, whose end event has a number that was another event's before.
+    of the closed map, whose end event has a number that was another event's before. `received` has when the frames were
+    taken from the detector's socket, `sent` when the batch left (see `stamps`); empty: they are not timed.
     """
 
     scan: int
@@ -65,6 +67,8 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
     sizes: bytes
     closed: bool = False
     slots: bytes = b""
+    received: Runs = []
+    sent: float = 0.0
 
 
 class Gap(msgspec.Struct, frozen=True, tag="gap", array_like=True):
@@ -106,6 +110,7 @@ class ResultBatch(msgspec.Struct, frozen=True, tag="results", array_like=True):
     `states` is an EventState code for all, or uint8 bytes; `sizes` uint32 per part (0: nothing to reduce).
     `failures` holds (index, hook, text) of the parts whose code raised; `missing` (index, stream bits) of incomplete
     ones. `combined` has runs of parts (by index, in the order of event and k) whose results are one: the first one's.
+    `times`: see `stamps`.
     """
 
     scan: int
@@ -120,6 +125,7 @@ class ResultBatch(msgspec.Struct, frozen=True, tag="results", array_like=True):
     missing: list[tuple[int, int]]
     ticks: list[int]
     combined: list[tuple[int, int]] = []
+    times: Times | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -212,6 +218,8 @@ def encode_frames(
     frames: Sequence[Sequence[Buffer]],
     closed: bool = False,
     lease: Callable[[Buffer], Slot | None] = lambda part: None,
+    received: Sequence[tuple[int, float]] = (),
+    sent: float = 0.0,
 ) -> tuple[list[Buffer], int]:
     """A batch of frames as message parts, and its payload in bytes.
 
@@ -250,6 +258,8 @@ def encode_frames(
         array("I", lengths).tobytes(),
         closed,
         slots.tobytes(),
+        list(received),
+        sent,
     )
     return [_encoder.encode(header), b"".join(flat), *big], total
 
@@ -272,6 +282,8 @@ def decode_frames(header: FrameBatch, parts: Sequence[Buffer], slots: Sequence[B
     n = header.n
     if not 0 < n <= _MAX_FRAMES:
         raise CodecError(f"a batch of {n} frames")
+    if header.received:
+        check_runs([*header.received, (1, header.sent)], n + 1)
     sizes = array("I")
     if len(header.sizes) % sizes.itemsize or not parts:
         raise CodecError("a frame batch without sizes or blob")

@@ -91,9 +91,11 @@ class Beat(Message, frozen=True):
 
     A service that is armed says for which `scan`, how many `events` it has processed of it and `last_event`, the
     highest; a worker also says for how many seconds user code was `active`, of `total` since it was armed.
+    `latency` has the histograms of that scan so far (`model.latency.Latencies.to_wire`).
     """
 
     stats: dict[str, Any] = {}
+    latency: dict[str, list[int]] = {}
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
@@ -124,6 +126,7 @@ class StreamSeen(Message, frozen=True):
 
     `shelved` bytes are retained on disk, `spilled` ones have ever been put there; reading was `paused` for so many
     seconds. `full`: what is retained has come close to its bound, and is not far enough below it yet.
+    `payload_bytes` have all frames together that were kept.
     """
 
     scan: int
@@ -139,6 +142,7 @@ class StreamSeen(Message, frozen=True):
     spilled: int = 0
     paused: float = 0.0
     full: bool = False
+    payload_bytes: int = 0
 
 
 class StreamEnded(Message, frozen=True):

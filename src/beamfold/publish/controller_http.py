@@ -15,9 +15,11 @@ from beamfold.dispatch.service import ControllerService
 from beamfold.publish.controller.bodies import MAX_SEQUENCE, describe
 from beamfold.publish.controller.cross_site import guard
 from beamfold.publish.controller.logs import add_logs
+from beamfold.publish.controller.metrics import ControllerMetrics
 from beamfold.publish.controller.overview import add_overview
 from beamfold.publish.controller.parameters import MAX_PARAMETER, add_parameters
 from beamfold.publish.controller.scans import add_scans
+from beamfold.publish.metrics import add_metrics
 from beamfold.publish.problems import install
 
 
@@ -30,6 +32,7 @@ def build_controller_app(service: ControllerService) -> FastAPI:
     add_parameters(app, service)
     add_overview(app, service)
     add_logs(app, service)
+    add_metrics(app, ControllerMetrics(service.machine))
     describe(app)
     return app
 

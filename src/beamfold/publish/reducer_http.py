@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import html
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from importlib.metadata import version as version_of
 from typing import Annotated, Any
@@ -33,11 +34,14 @@ from beamfold.publish.answers import (
 )
 from beamfold.publish.hdfrest.models import Domain
 from beamfold.publish.hdfrest.routes import domain_answer, hdf_routes
+from beamfold.publish.metrics import add_metrics
 from beamfold.publish.problems import install, refuse, responses
 from beamfold.publish.raw import DTYPE_HEADER, NPY, SHAPE_HEADER, Form, NoArray, raw
+from beamfold.publish.reducer_metrics import ReducerMetrics
 from beamfold.publish.serve import HttpThread
 from beamfold.publish.snapshots import Read, Snapshot, Snapshots
 from beamfold.publish.tree import resolve, to_json
+from beamfold.reduce.service import Progress
 
 MAX_KEYS = 100
 """Keys named in an answer that says which there are."""
@@ -99,8 +103,11 @@ def find(snapshot: Snapshot, path: str) -> Any:
     raise LookupError(f"there is no {path!r} in the published state")
 
 
-def build_reducer_app(read: Read) -> FastAPI:
-    """The app of a reducer whose `read(timeout)` gives a consistent snapshot (None before the first scan)."""
+def build_reducer_app(read: Read, progress: Callable[[], Progress] = Progress) -> FastAPI:
+    """The app of a reducer whose `read(timeout)` gives a consistent snapshot (None before the first scan).
+
+    `progress` gives what it has done so far; both are called in other threads than the reducer's.
+    """
     app = FastAPI(title="Beamfold reducer", version=version_of("beamfold"), docs_url=None, redoc_url=None)
     install(app)
     snapshots = Snapshots(read)
@@ -116,6 +123,7 @@ def build_reducer_app(read: Read) -> FastAPI:
     )
     _state(app, snapshots)
     _root(app, snapshots)
+    add_metrics(app, ReducerMetrics(progress, snapshots))
     app.include_router(hdf_routes(snapshots))
     return app
 

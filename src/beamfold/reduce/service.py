@@ -7,8 +7,9 @@ import socket as sockets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from beamfold.app.loading import modules_of
 from beamfold.ledger.segmentlog import Location, SegmentLog
 from beamfold.model.errors import AppError, BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
+from beamfold.model.latency import Latencies
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
 from beamfold.model.runs import MAX_RUNS
@@ -35,6 +37,7 @@ from beamfold.protocols.envelopes import (
 from beamfold.protocols.messages import (
     Arm,
     Armed,
+    Beat,
     Close,
     Drop,
     End,
@@ -52,6 +55,7 @@ from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
+from beamfold.reduce.timing import BatchTiming
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
 from beamfold.transport.pace import Pace
@@ -86,13 +90,14 @@ class Publisher(Protocol):
 class _Batch(Batch):
     """A logged batch: where it is in the log, and its results while there is room for them in memory."""
 
-    __slots__ = ("left", "location", "size")
+    __slots__ = ("left", "location", "size", "timing")
 
     def __init__(self, header: ResultBatch, parts: list[Buffer]) -> None:
         super().__init__(header, parts[1:])
         self.size = sum(map(len, parts))
         self.left = 0
         self.location: Location
+        self.timing: BatchTiming | None = None
 
 
 class _Scan:
@@ -105,6 +110,7 @@ class _Scan:
         self.timer = Timer(folder)
         self.folds: deque[tuple[_Batch, list[int]]] = deque()
         self.backlog = 0
+        self.latency = Latencies()
         self.version = arm.version
         self.withheld: dict[bytes, int] = {}
         self.finish = False
@@ -121,6 +127,15 @@ class _Scan:
     def first_to_fold(self) -> int:
         """No event before this one is folded any more."""
         return min([self.machine.frontier, *(int(batch.events[index[0]]) for batch, index in self.folds)])
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a reducer has done since it was started, about a second ago at most. Nobody changes it any more."""
+
+    folded: int = 0
+    backlog_bytes: int = 0
+    latency: Latencies = field(default_factory=Latencies)
 
 
 class ReducerService:
@@ -150,6 +165,9 @@ class ReducerService:
         self._scan: _Scan | None = None
         self._shown: Folder | None = None
         self._declared: list[ParameterBase] = []
+        self._folded_before = 0
+        self._latency_before = Latencies()
+        self.progress = Progress()
         self._running = True
         self._pace = Pace()
         self._wake_read, self._wake_write = sockets.socketpair()
@@ -196,7 +214,7 @@ class ReducerService:
                     self._tell_done(scan)
                 self._fold(scan)
             self._answer()
-            self._control.beat(self._stats)
+            self._control.beat(self._beat)
         if self._scan is not None:
             self._drop(self._scan)
         if self._shown is not None and self._shown.hooks.close is not None:
@@ -213,12 +231,16 @@ class ReducerService:
             deadlines.append(hole)
         return max(1, min([500, *(int((at - time.monotonic()) * 1000) + 1 for at in deadlines)]))
 
-    def _stats(self) -> dict[str, Any]:
-        scan = self._scan
+    def _beat(self) -> Beat:
+        scan, before = self._scan, self._latency_before
         if scan is None:
-            return {}
+            self.progress = Progress(self._folded_before, 0, Latencies.sum([before]))
+            return Beat()
         folded = scan.folder.folded
-        return {"scan": scan.arm.scan, "events": folded, "folded": folded, "backlog_bytes": scan.backlog}
+        together = Latencies.sum([before, scan.latency])
+        self.progress = Progress(self._folded_before + folded, scan.backlog, together)
+        stats = {"scan": scan.arm.scan, "events": folded, "folded": folded, "backlog_bytes": scan.backlog}
+        return Beat(stats, scan.latency.to_wire())
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -263,6 +285,8 @@ class ReducerService:
             raise CodecError(f"results of worker {header.worker}, which this scan does not have")
         if scan.arm.workers[header.worker].name.encode() != peer:
             raise CodecError(f"results of worker {header.worker} that somebody else sent")
+        if header.times is not None:
+            header.times.check(header.n)
         return _Batch(header, parts)
 
     def _refused(self, scan: _Scan, batch: _Batch) -> bool:
@@ -288,6 +312,8 @@ class ReducerService:
             return False
         now, places = time.monotonic(), batch.places
         fresh, completed = scan.machine.logged(batch, batch.events, batch.k, batch.states, now, places)
+        if header.times is not None:
+            batch.timing = BatchTiming(scan.latency, header.times, fresh, time.time(), batch.combined)
         scan.done.add(header, batch, fresh, completed)
         batch.left = int(np.count_nonzero(fresh if places is None else fresh[places]))
         if batch.left:
@@ -333,6 +359,8 @@ class ReducerService:
 
     def _fold_until(self, scan: _Scan, now: float, deadline: float) -> None:
         scan.folder.begin(deadline)
+        folded: list[tuple[BatchTiming | None, list[int], float, float]] = []
+        ended = time.time()
         while scan.folds and now < deadline:
             batch, index = scan.folds[0]
             if batch.version > scan.version:
@@ -340,6 +368,8 @@ class ReducerService:
             if batch.dropped:
                 batch.restore(scan.log.read(batch.location))
             done = scan.folder.fold(batch, index)
+            began, ended = ended, time.time()
+            folded.append((batch.timing, index[:done], began, ended))
             self._cached = None
             batch.left -= done
             if not batch.left:
@@ -351,6 +381,15 @@ class ReducerService:
             scan.folds.popleft()
             now = time.monotonic()
         scan.folder.flush()
+        self._time(scan, folded)
+
+    @staticmethod
+    def _time(scan: _Scan, folded: Sequence[tuple[BatchTiming | None, list[int], float, float]]) -> None:
+        """Results were folded: one by one as they came, or all of them with `process_results` at the end."""
+        now = time.time() if scan.folder.hooks.process_results is not None else None
+        for timing, places, began, ended in folded:
+            if timing is not None:
+                timing.folded(places, now or began, now or ended)
 
     def _tell_failed(self, scan: _Scan) -> None:
         """Tell the controller, which knows then that these events are terminal, for which of them user code raised."""
@@ -464,7 +503,7 @@ class ReducerService:
             path = self._publisher.store(scan.arm.scan_id, self._snapshot(), None, scan.arm.record)
         except (OSError, BeamfoldError) as error:
             problems.append(f"the result could not be stored: {error}")
-        self._control.beat(self._stats, at_once=True)
+        self._control.beat(self._beat, at_once=True)
         self._control.send(
             Finished(
                 scan.arm.scan,
@@ -487,6 +526,8 @@ class ReducerService:
     def _drop(self, scan: _Scan) -> None:
         """The scan is over: its log has done its service."""
         scan.timer.stop()
+        self._folded_before += scan.folder.folded
+        self._latency_before.add(scan.latency)
         scan.log.close()
         shutil.rmtree(self._directory / scan.arm.scan_id, ignore_errors=True)
         self._scan = None

@@ -98,12 +98,12 @@ class ControlChannel:
                 out.append(message)
         return out
 
-    def beat(self, stats: Callable[[], dict[str, Any]], *, at_once: bool = False) -> None:
+    def beat(self, make: Callable[[], Beat], *, at_once: bool = False) -> None:
         """Send a heartbeat when one is due; `at_once` also when none is, so that a scan's last numbers are known."""
         now = time.monotonic()
         if at_once or now >= self._next_beat:
             self._next_beat = now + BEAT_INTERVAL
-            self.send(Beat(stats()))
+            self.send(make())
             self._send_logs()
 
     def _send_logs(self) -> None:

@@ -23,16 +23,28 @@ from beamfold.protocols.messages import Block, Run, StreamInfo
 
 Ints: TypeAlias = NDArray[np.int64]
 Positions: TypeAlias = "int | NDArray[np.int16]"
+Stamps: TypeAlias = "Sequence[tuple[int, Stamp]]"
 
 SETTLE_STEP = 8192
 """Ordinals looked at in one go when a long gap is searched for parts of this worker."""
+
+
+class Stamp(NamedTuple):
+    """When a frame was received from the detector by its ingester, and taken from the ingester by this worker.
+
+    Both in seconds since the epoch, each by the clock of its host; `received` is 0 where it is not known.
+    """
+
+    received: float
+    taken: float
 
 
 class Part(NamedTuple):
     """What this worker gets of one event. `missing` has the bits of streams that will never come.
 
     `call` is False for a part with nothing to process: all of its streams are missing, or its broadcast frames
-    were delivered with another part of the same event.
+    were delivered with another part of the same event. `stamp` is that of the frame that came first; None: its way is
+    not timed.
     """
 
     event: int
@@ -41,16 +53,18 @@ class Part(NamedTuple):
     missing: int
     version: int
     call: bool
+    stamp: Stamp | None = None
 
 
 class _Pending:
-    __slots__ = ("k", "missing", "remaining", "streams", "version")
+    __slots__ = ("k", "missing", "remaining", "stamp", "streams", "version")
 
-    def __init__(self, k: int, remaining: int, missing: int, version: int) -> None:
+    def __init__(self, k: int, remaining: int, missing: int, version: int, stamp: Stamp | None) -> None:
         self.k = k
         self.remaining = remaining
         self.missing = missing
         self.version = version
+        self.stamp = stamp
         self.streams: dict[str, StreamData] = {}
 
 
@@ -61,6 +75,7 @@ class _Batch(NamedTuple):
     k: Positions
     frames: Sequence[list[Buffer]]
     closed: bool
+    stamps: Stamps
 
 
 class _Gap(NamedTuple):
@@ -118,20 +133,23 @@ class WorkMachine:
         k: Positions,
         frames: Sequence[list[Buffer]],
         closed: bool = False,
+        stamps: Stamps = (),
     ) -> None:
         """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs.
 
         `closed` means that the events are those of the closed map, whose end event may have had another meaning in
-        the map known here: the batch waits for `close`.
+        the map known here: the batch waits for `close`. `stamps` are those of the frames, in runs; empty: they are not
+        timed.
         """
+        batch = _Batch(stream, version, events, k, frames, closed, stamps)
         if closed and not self._closed:
-            self._after_close.append(_Batch(stream, version, events, k, frames, closed))
+            self._after_close.append(batch)
         elif version > self._version:
-            self._deferred.append(_Batch(stream, version, events, k, frames, closed))
+            self._deferred.append(batch)
         elif self._single:
-            self._complete_run(stream, version, events, k, frames)
+            self._complete_run(batch)
         else:
-            self._join(stream, version, events, k, frames)
+            self._join(batch)
 
     def parameters(self, version: int) -> None:
         """Parameters up to `version` are known here now."""
@@ -240,36 +258,36 @@ class WorkMachine:
 
     # -- joining ---------------------------------------------------------------------------------------------
 
-    def _complete_run(
-        self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]
-    ) -> None:
+    def _complete_run(self, batch: _Batch) -> None:
+        stream, version, events, k, frames, _, stamps = batch
         name, typ = self._streams[stream]
         make = StreamData.of
         ks = [k] * len(frames) if isinstance(k, int) else k.tolist()
         self._ready.extend(
             [
-                Part(e, p, {name: make(typ, f)}, 0, version, True)
-                for e, p, f in zip(events.tolist(), ks, frames, strict=True)
+                Part(e, p, {name: make(typ, f)}, 0, version, True, s)
+                for e, p, f, s in zip(events.tolist(), ks, frames, _each(stamps, len(frames)), strict=True)
             ]
         )
 
-    def _join(self, stream: int, version: int, events: Ints, k: Positions, frames: Sequence[list[Buffer]]) -> None:
+    def _join(self, batch: _Batch) -> None:
+        stream, version, events, k, frames, _, stamps = batch
         name, typ = self._streams[stream]
         bit = 1 << stream
         ks = [k] * len(frames) if isinstance(k, int) else k.tolist()
-        needs = self._needs(events, k)
+        needs, each = self._needs(events, k), _each(stamps, len(frames))
         pending, make = self._pending, StreamData.of
         gaps = any(self._gaps)
-        for event, position, need, parts in zip(events.tolist(), ks, needs, frames, strict=True):
+        for event, position, need, parts, stamp in zip(events.tolist(), ks, needs, frames, each, strict=True):
             entry = _find(pending.get(event), position)
             if entry is None:
                 missing = self._missing(event, need & ~bit) if gaps else 0
                 remaining = need & ~bit & ~missing
                 if not remaining:
                     streams = {name: make(typ, parts)}
-                    self._ready.append(Part(event, position, streams, missing, version, True))
+                    self._ready.append(Part(event, position, streams, missing, version, True, stamp))
                     continue
-                entry = _Pending(position, remaining, missing, version)
+                entry = _Pending(position, remaining, missing, version, stamp)
                 pending.setdefault(event, []).append(entry)
             else:
                 entry.remaining &= ~bit
@@ -293,7 +311,7 @@ class WorkMachine:
         entries.remove(entry)
         if not entries:
             del self._pending[event]
-        self._ready.append(Part(event, entry.k, entry.streams, entry.missing, entry.version, True))
+        self._ready.append(Part(event, entry.k, entry.streams, entry.missing, entry.version, True, entry.stamp))
 
     def _complete_pending(self, stream: int, lo: int, hi: int) -> None:
         """Parts that waited for a frame of this stream in events lo..hi-1 need not wait for it any longer."""
@@ -426,6 +444,13 @@ class WorkMachine:
                 mine = self._routes.lookup(rows.virtual) == self._me
                 positions.update(rows.k[mine].tolist())
         return positions
+
+
+def _each(stamps: Stamps, n: int) -> Sequence[Stamp | None]:
+    """The stamp of each of `n` frames."""
+    if len(stamps) == 1:
+        return [stamps[0][1]] * n
+    return [stamp for count, stamp in stamps for _ in range(count)] or [None] * n
 
 
 def _find(entries: list[_Pending] | None, k: int) -> _Pending | None:

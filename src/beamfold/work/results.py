@@ -10,6 +10,7 @@ import numpy as np
 from beamfold.model.events import Buffer
 from beamfold.model.states import EventState
 from beamfold.protocols.envelopes import ResultBatch, encode_header, pack_events, pack_positions
+from beamfold.protocols.stamps import Times
 from beamfold.work.machine import Part
 
 MAX_TEXT = 8192
@@ -54,7 +55,7 @@ class ResultBuffer:
 
     def add_combined(self, parts: Sequence[Part], body: bytes) -> None:
         """These parts are finished, with one result for all of them; they ascend by event and k."""
-        events, ks, _, missing, versions, _ = zip(*parts, strict=True)
+        events, ks, _, missing, versions, _, _ = zip(*parts, strict=True)
         at, n = len(self.events), len(parts)
         if n > 1:
             self._combined.append((at, at + n))
@@ -81,8 +82,8 @@ class ResultBuffer:
         """How many of the parts failed."""
         return len(self._failures)
 
-    def take(self) -> tuple[list[Buffer], int]:
-        """The envelope of all that was collected, and its size in bytes."""
+    def take(self, times: Times | None = None) -> tuple[list[Buffer], int]:
+        """The envelope of all that was collected, and its size in bytes; `times` are those of its parts."""
         first = self._states[0]
         same = self._states.count(first) == len(self._states)
         header = ResultBatch(
@@ -98,6 +99,7 @@ class ResultBuffer:
             self._missing,
             self.ticks,
             self._combined,
+            times,
         )
         parts: list[Buffer] = [encode_header(header), b"".join(self._blob), *self.buffers]
         self._reset()

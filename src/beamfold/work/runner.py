@@ -23,6 +23,7 @@ from beamfold.model.parameters import ParameterHistory
 from beamfold.model.states import EventState
 from beamfold.model.stretches import NextBroadcast, Stretches, no_broadcast
 from beamfold.protocols.codec import TypeTable, encode
+from beamfold.protocols.stamps import Runs
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
 
@@ -65,29 +66,43 @@ class Runner:
         self.troubles: list[str] = []
         self.tick = False
         self.tick_at: set[int] = set()
+        self.spent: Runs = []
 
     def run(self, parts: Sequence[Part], seconds: float) -> int:
-        """Process parts in order until `seconds` have passed; returns how many were, at least one."""
-        deadline = self._clock() + seconds
+        """Process parts, of which there is one at least, in order until `seconds` have passed; returns how many were.
+
+        `spent` then has the seconds that they took, in runs: those that went together have their mean.
+        """
+        began = self._clock()
+        deadline = began + seconds
         if self._process_many is None and self._combine is None:
-            return self._singly(parts, deadline)
+            return self._singly(parts, began, deadline)
         self._stretches = Stretches(self.parameters, self._next_broadcast)
-        done = self._singly(parts, deadline) if self._process_many is None else self._together(parts, deadline)
-        self._join_held()
+        go = self._singly if self._process_many is None else self._together
+        done = go(parts, began, deadline)
+        if self._held:
+            self._join_held()
+            self.spent = [(done, (self._clock() - began) / done)]
         return done
 
     # -- one part at a time ----------------------------------------------------------------------------------
 
-    def _singly(self, parts: Sequence[Part], deadline: float) -> int:
+    def _singly(self, parts: Sequence[Part], began: float, deadline: float) -> int:
         clock, one = self._clock, self._one
-        for done, part in enumerate(parts, 1):
+        now, done = began, 0
+        for part in parts:
             one(part)
-            if clock() >= deadline:
-                return done
-        return len(parts)
+            done += 1
+            before, now = now, clock()
+            if now >= deadline:
+                break
+        # Of single parts only the last one can have taken longer than the slice.
+        self.spent = [(done - 1, (before - began) / (done - 1))] if done > 1 else []
+        self.spent.append((1, now - before))
+        return done
 
     def _one(self, part: Part) -> None:
-        event, k, streams, missing, version, call = part
+        event, k, streams, missing, version, call, _ = part
         results = self.results
         if not call or (missing and self._skip):
             state = EventState.INCOMPLETE_SKIPPED if missing else EventState.NO_RESULT
@@ -111,7 +126,7 @@ class Runner:
 
     def _finish(self, part: Part, payload: Any, hook: str) -> None:
         """What `hook` returned for a part goes its own way."""
-        event, k, _, missing, version, _ = part
+        event, k, _, missing, version, _, _ = part
         results = self.results
         if payload is None:
             state = EventState.INCOMPLETE if missing else EventState.NO_RESULT
@@ -127,17 +142,19 @@ class Runner:
 
     # -- many together ---------------------------------------------------------------------------------------
 
-    def _together(self, parts: Sequence[Part], deadline: float) -> int:
-        clock, done = self._clock, 0
-        now = clock()
+    def _together(self, parts: Sequence[Part], began: float, deadline: float) -> int:
+        clock, now, done = self._clock, began, 0
+        self.spent = []
         while True:
             batch = self._alike(parts[done : done + self._size.within(deadline - now)])
             if batch:
                 self._many(batch)
             else:
                 self._one(parts[done])
-            done += len(batch) or 1
+            n = len(batch) or 1
+            done += n
             before, now = now, clock()
+            self.spent.append((n, (now - before) / n))
             if batch:
                 self._size.took(len(batch), now - before)
             if done >= len(parts) or now >= deadline:
@@ -145,18 +162,18 @@ class Runner:
 
     def _alike(self, parts: Sequence[Part]) -> Sequence[Part]:
         """The first of these parts, as far as they may go together."""
-        events, ks, _, missing, _, calls = zip(*parts, strict=True)
+        events, ks, _, missing, _, calls, _ = zip(*parts, strict=True)
         end, first = self._stretches.end, min(events)
         if all(calls) and min(ks) >= 0 and max(events) < end(first) and not (self._skip and any(missing)):
             return parts
         first = end(events[0])
-        for n, (event, k, _, lacks, _, call) in enumerate(parts):
+        for n, (event, k, _, lacks, _, call, _) in enumerate(parts):
             if not call or k < 0 or (lacks and self._skip) or not event < end(event) == first:
                 return parts[:n]
         return parts
 
     def _many(self, parts: Sequence[Part]) -> None:
-        events = [EventData(event, streams) for event, _, streams, _, _, _ in parts]
+        events = [EventData(event, streams) for event, _, streams, _, _, _, _ in parts]
         assert self._process_many is not None
         try:
             found = self._process_many(events, self.parameters.at(parts[0].event), self._ticks(parts))

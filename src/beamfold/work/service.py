@@ -37,6 +37,7 @@ from beamfold.protocols.messages import (
     Arm,
     Armed,
     Assign,
+    Beat,
     Close,
     Conclude,
     End,
@@ -59,6 +60,7 @@ from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
 from beamfold.work.results import ResultBuffer
 from beamfold.work.runner import Runner
+from beamfold.work.timing import Timing, stamps_of, times_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,7 @@ class _Scan:
         self.events = 0
         self.last_event = 0
         self.active = 0.0
+        self.timing = Timing()
 
 
 class WorkerService:
@@ -180,7 +183,7 @@ class WorkerService:
             if self._scan is not None:
                 self._work(self._scan)
             self._let_go()
-            self._control.beat(self._stats)
+            self._control.beat(self._beat)
         if self._hooks is not None and self._hooks.close is not None:
             self._hooks.close(self._context)
 
@@ -190,11 +193,11 @@ class WorkerService:
             return 0
         return round(LET_GO_INTERVAL * 1000) if any(arena.gone for arena in self._arenas.values()) else 500
 
-    def _stats(self) -> dict[str, Any]:
+    def _beat(self) -> Beat:
         scan = self._scan
         if scan is None:
-            return {}
-        return {
+            return Beat()
+        stats = {
             "scan": scan.arm.scan,
             "events": scan.events,
             "last_event": scan.last_event,
@@ -202,6 +205,7 @@ class WorkerService:
             "total": time.monotonic() - scan.armed,
             "waiting": scan.machine.waiting,
         }
+        return Beat(stats, scan.timing.latency.to_wire())
 
     def _handle(self, message: ToService) -> None:
         if isinstance(message, Shutdown):
@@ -238,7 +242,8 @@ class WorkerService:
             flow.frames_in += header.n
             flow.payload_in += sum(map(len, parts)) - len(parts[0]) + sum(map(len, slots))
             events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
-            scan.machine.frames(header.stream, header.version, events, k, frames, header.closed)
+            stamps = scan.timing.taken(header, time.time())
+            scan.machine.frames(header.stream, header.version, events, k, frames, header.closed, stamps)
         elif isinstance(header, Gap):
             scan.machine.gap(header.stream, header.runs, header.tail, header.closed)
         elif isinstance(header, Grant):
@@ -250,17 +255,22 @@ class WorkerService:
             scan.parts, scan.at = scan.machine.take(TAKE), 0
         if scan.parts and scan.result_credit > 0:
             batch = scan.parts[scan.at :] if scan.at else scan.parts
-            began = time.monotonic()
+            began = time.time()
             done = scan.runner.run(batch, SLICE)
-            scan.active += time.monotonic() - began
+            spent = scan.runner.spent
+            scan.active += sum(count * seconds for count, seconds in spent)
             scan.events += done
             scan.last_event = max(scan.last_event, batch[done - 1].event)
             scan.at += done
-            self._use(scan, batch[:done] if done < len(batch) else batch)
-            envelope, size = scan.runner.results.take()
+            batch = batch[:done] if done < len(batch) else batch
+            stamps = stamps_of(batch)
+            times = times_of(stamps, began, spent)
+            envelope, size = scan.runner.results.take(times)
             scan.result_credit -= size
             scan.reducer.send(envelope)
             self._tell_troubles(scan)
+            self._use(scan, batch)
+            scan.timing.processed(stamps, times)
             if scan.at >= len(scan.parts):
                 scan.parts, scan.at = scan.machine.take(TAKE), 0
         if scan.finish and not scan.parts:
@@ -416,7 +426,7 @@ class WorkerService:
             scan.runner.finish(last)
         except USER_ERRORS as error:
             failures.append(Failure(last, "finish", self._name, user_traceback(error)))
-        self._control.beat(self._stats, at_once=True)
+        self._control.beat(self._beat, at_once=True)
         self._control.send(Finished(scan.arm.scan, failures))
 
     def _end(self, message: End) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 
 from beamfold.dispatch import service as module
-from beamfold.dispatch.machine import ControllerMachine
+from beamfold.dispatch.machine import ControllerMachine, Send
 from beamfold.dispatch.service import ControllerService
 from beamfold.ledger.memory import MemoryLedger
 from beamfold.model.errors import LedgerUnavailable
-from beamfold.protocols.messages import Beat, Hello
+from beamfold.protocols.messages import Beat, Hello, Introduce
 from scripted import always_readable
 
 
@@ -62,6 +63,39 @@ def test_a_flood_of_messages_leaves_people_their_turn() -> None:
         return turns
 
     assert asyncio.run(run()) == 100
+
+
+def test_what_came_while_a_request_was_sent_on_is_seen_though_nothing_signals_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ZeroMQ signals once; a send takes note of it in passing, and of that nobody hears."""
+    monkeypatch.setattr(module, "TICK", 3600.0)
+    came: list[Any] = []
+    reading, writing = os.pipe()
+
+    async def run() -> None:
+        seen = asyncio.Event()
+
+        def receive() -> list[Any]:
+            if came:
+                seen.set()
+            return [came.pop()] if came else []
+
+        service = controller(receive)
+        service.hub.fileno = lambda: reading  # type: ignore[method-assign]
+        task = asyncio.create_task(service.run())
+        for _ in range(10):
+            await asyncio.sleep(0)  # it rests
+        came.append((b"p", Beat()))
+        service._perform([Send(b"p", Introduce())])
+        async with asyncio.timeout(20):
+            await seen.wait()
+        service.shutdown()
+        await task
+
+    asyncio.run(run())
+    os.close(reading)
+    os.close(writing)
 
 
 class Away(MemoryLedger):

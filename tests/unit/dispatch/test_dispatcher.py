@@ -236,10 +236,10 @@ def test_a_closed_map_ends_what_is_assigned() -> None:
 def test_an_endless_map_is_assigned_to_its_end_when_it_gets_one() -> None:
     trigger_map = uniform(None)
     dispatcher = Dispatcher(trigger_map, [GENERIC])
-    assert dispatcher.assign() == [Block(0, 2, 0)]
-    dispatcher.close(trigger_map.closed_at(4))
-    dispatcher.done(0, 2, 1.0)
-    assert dispatcher.assign() == [Block(2, 4, 0)]
+    assert dispatcher.assign() == [Block(0, FIRST_WINDOW, 0)]
+    dispatcher.close(trigger_map.closed_at(FIRST_WINDOW + 2))
+    dispatcher.done(0, FIRST_WINDOW, 1.0)
+    assert dispatcher.assign() == [Block(FIRST_WINDOW, FIRST_WINDOW + 2, 0)]
     dispatcher.done(0, 2, 1.0)
     assert not dispatcher.assign()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamfold.dispatch.blocks import Dispatcher
+from beamfold.dispatch.blocks import FIRST_WINDOW, Dispatcher
 from beamfold.dispatch.overload import LARGEST_DROP, STEP, Overload, droppable_end
 from beamfold.model.errors import MapError
 from beamfold.model.triggermap import TriggerMap, compile_map
@@ -90,11 +90,11 @@ def uniform(events: int | None = None, **more: Any) -> TriggerMap:
 def test_latest_drops_all_but_the_newest_complete_event_even_when_no_worker_has_room() -> None:
     overload = Overload("latest")
     dispatcher = Dispatcher(uniform(), [GENERIC], overload)
-    assert dispatcher.assign() == [Block(0, 2, 0)]
+    assert dispatcher.assign() == [Block(0, FIRST_WINDOW, 0)]
     overload.look(50, 0.0)
     assert not dispatcher.assign(), "nothing is full"
     overload.seen("a", True)
-    assert dispatcher.assign() == [Block(2, 50, DROPPED)]
+    assert dispatcher.assign() == [Block(FIRST_WINDOW, 50, DROPPED)]
     overload.seen("b", True)
     overload.seen("a", False)
     overload.look(60, 0.1)
@@ -113,7 +113,8 @@ def test_a_fixed_sample_is_one_in_so_many() -> None:
     overload.look(10_000, 0.0)
     for n in range(20):
         dispatcher.done(0, 1, 0.0)
-        assert dispatcher.assign() == [Block(2 + 5 * n, 3 + 5 * n, 0), Block(3 + 5 * n, 7 + 5 * n, DROPPED)]
+        at = FIRST_WINDOW + 5 * n
+        assert dispatcher.assign() == [Block(at, at + 1, 0), Block(at + 1, at + 5, DROPPED)]
 
 
 def test_a_sample_gets_thinner_while_there_is_too_much_and_denser_when_there_is_not() -> None:

@@ -19,7 +19,7 @@ from beamfold.model.errors import ParameterError
 from beamfold.model.triggermap import WrittenMap
 from beamfold.protocols import messages as m
 
-WRITTEN = WrittenMap.of(b'{"streams": ["a"], "events": 4, "batch": 2}')
+WRITTEN = WrittenMap.of(b'{"streams": ["a"], "events": 8, "batch": 4}')
 
 
 class Bench:
@@ -67,19 +67,19 @@ def test_a_scan_is_recorded_as_it_goes() -> None:
     first = {"version": 0, "from_event": 0, "values": {"p": {"text": "1"}}}
     assert history == [(f"{folder}/history.jsonl", e) for e in ({"parameters": first}, {"blocks": [[0, 1, 0]]})]
     bench.log.clear()
-    bench.say("r", m.PartsDone(1, [(0, 1, 2), (1, 3, 2)], {0: 2}, 3, ticks=[(1, 0)]))
+    bench.say("r", m.PartsDone(1, [(0, 1, 2), (1, 5, 2)], {0: 4}, 5, ticks=[(1, 0)]))
     bench.log += bench.machine.set_parameters({"p": b"2"}, 2.0)
-    bench.say("i", m.FenceReached(1, 1, 2))
-    bench.say("i", m.StreamEnded(1, "a", 4, 4))
-    second = {"version": 1, "from_event": 3, "values": {"p": {"text": "2"}}}
+    bench.say("i", m.FenceReached(1, 1, 4))
+    bench.say("i", m.StreamEnded(1, "a", 8, 8))
+    second = {"version": 1, "from_event": 5, "values": {"p": {"text": "2"}}}
     assert [e for _, e in bench.written] == [
         {"ticks": [[1, 0]]},
         {"blocks": [[1, 2, 0]]},
         {"parameters": second},
-        {"closed": 4},
+        {"closed": 8},
     ]
     bench.log.clear()
-    bench.say("r", m.PartsDone(1, [(3, 6, 2)], {0: 2}, 6, closed=True, finished=True))
+    bench.say("r", m.PartsDone(1, [(5, 10, 2)], {0: 4}, 10, closed=True, finished=True))
     bench.say("w0", m.Finished(1))
     bench.say("r", m.Finished(1))
     ((path, report),) = bench.written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from beamfold.protocols.messages import (
     Trouble,
 )
 from beamfold.testing.simulators import stins_series
-from scripted import Control, Hub, always_readable, arm
+from scripted import Control, Hub, Until, always_readable, arm
 
 MAP = compile_map({"streams": ["camera"], "events": 100}, True)
 
@@ -120,6 +121,24 @@ def test_strangers_do_not_end_it() -> None:
     )
     assert [m.error for m in rig.control.said(Armed)] == [""]
     assert [decode_header(parts[0]) for _, parts in rig.hub.sent] == []
+
+
+def test_frames_say_when_they_were_read_and_sent() -> None:
+    rig = Rig(retention_bytes=1 << 20)
+    before = time.time()
+    rig.run(
+        arm(MAP, 1),
+        rig.hub.put("w0", Grant(1, 0, 1 << 20)),
+        Assign(1, [Block(0, 100, 0)], 100),
+        lambda: rig.series(10),
+        Until(lambda: len(rig.hub.sent) == 2),  # the start message is a batch of its own
+    )
+    for _, parts in rig.hub.sent:
+        batch = decode_header(parts[0])
+        assert isinstance(batch, FrameBatch)
+        ((n, received),) = batch.received
+        assert n == batch.n
+        assert before - 1 < received <= batch.sent, "by the clock of the system"
 
 
 def test_its_last_word_about_a_scan_is_how_much_it_read() -> None:

@@ -66,6 +66,17 @@ def test_frames_come_out_as_they_went_in(frames: list[list[bytes]], data: st.Dat
     assert np.broadcast_to(unpack_positions(header.k, n), n).tolist() == np.broadcast_to(k, n).tolist()
 
 
+def test_stamps_come_out_as_they_went_in_and_must_be_as_many_as_the_frames() -> None:
+    frames = [[b"a"], [b"b"], [b"c"]]
+    for received, fits in ([(2, 100.5), (1, 0.0)], True), ([], True), ([(2, 100.5)], False), ([(3, -1.0)], False):
+        parts, _ = encode_frames(1, 0, 0, np.arange(3), 0, frames, received=received, sent=101.25)
+        header = decode_header(bytes(parts[0]))
+        assert isinstance(header, FrameBatch)
+        assert (header.received, header.sent) == (received, 101.25)
+        with contextlib.nullcontext() if fits else pytest.raises(CodecError, match="runs of times"):
+            assert decode_frames(header, parts[1:]) == frames
+
+
 def test_big_parts_are_not_copied() -> None:
     big = bytearray(INLINE_BYTES)
     parts, _ = encode_frames(1, 0, 0, np.array([4]), 0, [[b"head", memoryview(big)]])

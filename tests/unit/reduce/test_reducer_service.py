@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from beamfold.model.errors import AppError
+from beamfold.model.latency import Latencies
 from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.codec import TypeTable, encode
 from beamfold.protocols.envelopes import Grant, ResultBatch
 from beamfold.protocols.messages import (
     Armed,
+    Beat,
     Combined,
     Drop,
     Finish,
@@ -27,6 +29,7 @@ from beamfold.protocols.messages import (
     PartsDone,
     Trouble,
 )
+from beamfold.protocols.stamps import Times
 from beamfold.publish.store import FileStore
 from beamfold.reduce import service
 from beamfold.reduce.service import CREDIT_BYTES, ReducerService
@@ -104,21 +107,34 @@ class Rig:
         return got, [threading.Thread(target=ask).start, Until(lambda: got)]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"failures": [(5, "process_event", "text")]},
-        {"failures": [(-2, "process_event", "t")]},
-        {"missing": [(1 << 60, 1)]},
-        {"combined": [(0, 2)]},
-        {"combined": [(-1, 1)]},
-    ],
-)
+WRONG: list[dict[str, Any]] = [
+    {"failures": [(5, "process_event", "text")]},
+    {"failures": [(-2, "process_event", "t")]},
+    {"missing": [(1 << 60, 1)]},
+    {"combined": [(0, 2)]},
+    {"combined": [(-1, 1)]},
+    {"times": Times(1.0, [(1, 1.0)], [(2, 1.0)])},
+    {"times": Times(float("nan"), [(1, 1.0)], [(1, 1.0)])},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_batch_that_speaks_of_parts_it_does_not_have_is_not_used(tmp_path: Path, wrong: dict[str, Any]) -> None:
     rig = Rig(tmp_path)
     rig.run(rig.results(batch(**wrong)), rig.results(batch(first=2)))
     assert App.folded == []  # event 2 waits for the start event
     assert [m.parts for m in rig.control.said(PartsDone)] == [{0: 1}]
+
+
+def test_its_last_word_about_a_scan_has_the_way_of_every_part_that_is_timed(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    timed = [batch(2, first=1, times=Times(20.0, [(2, 1.0)], [(2, 10.0)])), batch(1, first=3)]
+    rig.run(*rig.start(), *map(rig.results, timed), Finish(1), Until(lambda: rig.control.said(Finished)))
+    (beat,) = rig.control.said(Beat)
+    latency = Latencies.from_wire(beat.latency)
+    assert {stage.value: h.count for stage, h in latency.items()} == {"result": 2, "fold": 2, "total": 2}
+    assert rig.service.progress.folded == 5
+    assert rig.service.progress.latency.items() == latency.items()
 
 
 def test_a_publish_that_is_no_dict_is_told_to_who_reads_it(tmp_path: Path) -> None:
@@ -197,7 +213,7 @@ def test_duplicates_do_not_count_as_backlog(tmp_path: Path) -> None:
         *rig.start(),
         *rig.start(),
         lambda: None,
-        lambda: backlogs.append(rig.service._stats()["backlog_bytes"]),
+        lambda: backlogs.append(rig.service._beat().stats["backlog_bytes"]),
     )
     assert App.folded == [0, 0]
     assert backlogs == [0]

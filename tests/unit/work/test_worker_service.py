@@ -7,16 +7,27 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 import pytest
 
 from beamfold.model.errors import ConfigError
 from beamfold.model.events import Buffer
+from beamfold.model.latency import Latencies, Stage
 from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
-from beamfold.protocols.envelopes import Grant, ResultBatch, decode_header
+from beamfold.protocols.envelopes import (
+    Grant,
+    ResultBatch,
+    decode_header,
+    encode_frames,
+    encode_header,
+    unpack_events,
+)
 from beamfold.protocols.messages import (
     Armed,
+    Assign,
     Beat,
+    Block,
     End,
     Finish,
     Finished,
@@ -27,7 +38,7 @@ from beamfold.protocols.messages import (
     Trouble,
 )
 from beamfold.work import service
-from scripted import Control, Hub, arm
+from scripted import Control, Hub, Until, arm
 
 MAP = compile_map({"streams": ["camera"], "events": 10}, True)
 
@@ -146,6 +157,50 @@ def test_its_last_word_about_a_scan_is_how_much_it_did() -> None:
     }
     assert beat.stats["total"] >= 0
     assert control.sent.index(beat) < control.sent.index(control.said(Finished)[0])
+
+
+def test_results_say_when_their_frames_came_and_what_user_code_took(links: dict[str, Link]) -> None:
+    """Event 0 is a broadcast and not timed; of events 1 and 2 the frames were received together."""
+
+    def arrive(first: int, n: int, k: int, received: float) -> None:
+        frames, _ = encode_frames(
+            1, 0, 1, np.arange(first, first + n), k, [[b"f"]] * n, received=[(n, received)], sent=9.0
+        )
+        links["inproc://ingester"].arrived.append([bytes(p) for p in frames])
+
+    def results() -> list[ResultBatch]:
+        headers = [decode_header(out[0]) for out in links["inproc://reducer"].out]
+        return [h for h in headers if isinstance(h, ResultBatch)]
+
+    found: list[ResultBatch] = []
+    control = run(
+        App,
+        arm(MAP),
+        lambda: links["inproc://reducer"].arrived.append([encode_header(Grant(1, -1, 1 << 20))]),
+        Assign(1, [Block(0, 10, 0)], 10),
+        lambda: arrive(0, 1, -1, 8.0),
+        lambda: arrive(1, 2, 0, 8.0),
+        Until(lambda: sum(h.n for h in results()) == 3),
+        lambda: found.extend(results()),
+        Finish(1),
+    )
+    timed = {event: run for h in found for event, run in zip(unpack_events(h.events, h.n), expanded(h), strict=True)}
+    assert timed == {0: 0.0, 1: 8.0, 2: 8.0}
+    (beat,) = control.said(Beat)
+    latency = dict(Latencies.from_wire(beat.latency).items())
+    assert {stage.value: h.count for stage, h in latency.items()} == {
+        "ingest": 2,
+        "transit": 2,
+        "wait": 2,
+        "process": 2,
+    }
+    assert latency[Stage.INGEST].total == pytest.approx(2.0)
+
+
+def expanded(header: ResultBatch) -> list[float]:
+    assert header.times is not None
+    header.times.check(header.n)
+    return [received for n, received in header.times.received for _ in range(n)]
 
 
 def test_services_that_moved_are_not_called_for_ever(links: dict[str, Link]) -> None:

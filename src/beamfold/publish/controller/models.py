@@ -92,6 +92,17 @@ class ScanSummary(BaseModel):
     result_file: str = ""
 
 
+class StageLatency(BaseModel):
+    """Seconds that a stage of the way took; `negative` of `count` were below zero, because clocks disagreed."""
+
+    count: Count
+    p50: Seconds
+    p90: Seconds
+    p99: Seconds
+    max: Seconds
+    negative: Count
+
+
 class Report(BaseModel):
     """What became of every event of a scan. Lists are bounded: what is not listed is still counted."""
 
@@ -118,6 +129,7 @@ class Report(BaseModel):
     ticks_total: int = 0
     combined: int = 0
     workers: list[str] = []
+    latency: dict[str, StageLatency] = {}
     started: float = 0.0
     finished: float | None = None
     result_file: str = ""
@@ -222,6 +234,7 @@ class Status(BaseModel):
     total_events: Count | None
     services: dict[str, ServiceStatus]
     parameters: int = Field(description="version of the parameters")
+    latency: dict[str, StageLatency] = Field(description="by stage of the way of events, as the report has it")
     scan: str | None = None
     phase: str | None = None
     streams: dict[str, str] = {}

@@ -41,6 +41,7 @@ def status(machine: ControllerMachine) -> dict[str, Any]:
         "processing_times": {s.hello.name: _times(s) for s in _workers_of(machine)},
         "services": services,
         "parameters": machine.version,
+        "latency": {} if scan is None else scan.latency_by_stage(),
     }
 
 
