@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from beamfold.dispatch.blocks import FIRST_WINDOW
 from beamfold.dispatch.machine import TELL_INTERVAL, ControllerMachine, Note, RecordParameters, RecordScan, Reply, Send
 from beamfold.dispatch.scan import Phase, Plan
 from beamfold.model.errors import MapError, ScanError
@@ -612,16 +613,17 @@ def test_a_block_is_told_to_all_ingesters_and_to_its_worker() -> None:
 
 def test_all_workers_hear_that_everything_is_assigned() -> None:
     """One that has no part in the last blocks may wait at the end event, for which it lacks a frame."""
-    bench = Bench().run(compile_map({"streams": ["a", "b"], "events": 6}))
+    bench = Bench().run(compile_map({"streams": ["a", "b"], "events": 2 * FIRST_WINDOW + 2}))
     assert to(bench.say("r", m.PartsDone(1, [(1, 2, 2)], {0: 1}, 2)), m.Assign) == ["i", "j", "w0"]
     assert to(bench.say("r", m.PartsDone(1, [(2, 3, 2)], {0: 1}, 3)), m.Assign) == ["i", "j", "w0", "w1"]
 
 
 def test_all_workers_hear_that_what_comes_before_a_broadcast_is_assigned() -> None:
-    cells = [[{"constraint": None if i == 5 else i}] for i in range(12)]  # event 6
+    last = 2 * FIRST_WINDOW  # is assigned when the first part is done
+    cells = [[{"constraint": None if i == last + 1 else i}] for i in range(2 * last)]
     bench = Bench().run(compile_map({"parts": {"p": {"a": cells, "b": cells}}, "sequence": ["p"]}))
     told = [to(bench.say("r", m.PartsDone(1, [(e, e + 1, 2)], {0: 1}, e + 1)), m.Assign) for e in (1, 2)]
-    assert told == [["i", "j", "w0", "w1"], ["i", "j", "w0"]], "virtual worker 4 is the last one before it"
+    assert told == [["i", "j", "w0", "w1"], ["i", "j", "w0"]]
 
 
 def test_what_the_reducer_says_in_a_row_is_answered_once() -> None:
