@@ -123,7 +123,7 @@ def test_the_window_follows_the_rate() -> None:
         outstanding -= part
     assert all(after >= before * (1 - 1 / BLOCKS_PER_WINDOW) for before, after in pairwise(sizes))
     assert sizes[0] == FIRST_WINDOW
-    assert 0.8 * WINDOW * 10_000 <= max(sizes[-BLOCKS_PER_WINDOW:]) <= 1.2 * WINDOW * 10_000
+    assert (1 - 1 / BLOCKS_PER_WINDOW) * WINDOW * 10_000 <= sizes[-1] <= 1.2 * WINDOW * 10_000
     for _ in range(1000):  # now 4 Hz
         now += 0.25
         dispatcher.done(0, min(outstanding, 1), now)
