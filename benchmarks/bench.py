@@ -10,46 +10,21 @@ import dataclasses
 import json
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sidebyside.base import PEER, SYSTEMS, WORKERS, BenchFailure, Inexact
-from sidebyside.figures import Figures, Sample, figures
+from sidebyside.base import PEER, SYSTEMS, WORKERS, BenchFailure
 from sidebyside.machine import machine, versions
+from sidebyside.measuring import Outcome, Plan, measure
 from sidebyside.peer import PYTHON
-from sidebyside.scenarios import QUICK, SCENARIOS, Options, Scenario
-from sidebyside.scenarios.base import Measure
-from sidebyside.tables import heading, sample_line, tables
+from sidebyside.scenarios import QUICK, SCENARIOS
+from sidebyside.tables import heading, tables
 
 JSON = Path(__file__).parents[1] / "build" / "bench.json"
 
 QUICK_SCALE = 1 / 40
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is measured: which scenarios and systems, how often, with how many of the usual events."""
-
-    scenarios: tuple[str, ...]
-    systems: tuple[str, ...]
-    repeat: int
-    scale: float
-    deadline_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a scenario gave; `troubles` of the peer, which has no figures from there on."""
-
-    samples: list[Sample]
-    troubles: list[str]
-    figures: Figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,56 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\ninterrupted: nothing is written", file=sys.stderr)
         return 130
     _write(options.json, document(plan, facts, about, outcomes))
+    troubled = [name for name, outcome in outcomes.items() if outcome.troubles]
+    if troubled:
+        print(f"\ndranspose had troubles, and lacks figures, in {', '.join(troubled)}: see above")
     print(f"\nno event was missed or doubled; all figures are in {options.json}")
     return 0
-
-
-def measure(scenario: Scenario, plan: Plan, show: Callable[[str], None]) -> Outcome:
-    """All measurements of a scenario, those that are compared close in time.
-
-    Whatever happens, every process of every system is gone afterwards. Raises BenchFailure, but not for what the peer
-    cannot do: that is a trouble, unless it went on and lost an event.
-    """
-    samples: list[Sample] = []
-    troubles: list[str] = []
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="beamfold-bench-"))
-        options = Options(plan.deadline_s, plan.scale, Path(folder))
-        measures: dict[str, Measure] = {}
-
-        def attempt(system: str, action: Callable[[], None]) -> None:
-            try:
-                action()
-            except BenchFailure as failure:
-                if system != PEER or isinstance(failure, Inexact):
-                    raise
-                measures.pop(system, None)
-                troubles.append(str(failure))
-                show(f"  TROUBLE: {failure}")
-
-        def prepare(system: str) -> None:
-            measures[system] = stack.enter_context(scenario.prepared(system, options))
-
-        def take(repetition: int, system: str, variant: str) -> None:
-            values = measures[system](variant)
-            if values is not None:
-                samples.append(Sample(repetition, system, variant, values))
-                show(sample_line(samples[-1]))
-
-        for system in (s for s in plan.systems if s in scenario.systems):
-            attempt(system, partial(prepare, system))
-        for repetition, variant, system in order(scenario, plan):
-            if system in measures:
-                attempt(system, partial(take, repetition, system, variant))
-    return Outcome(samples, troubles, figures(samples, scenario.ratios))
-
-
-def order(scenario: Scenario, plan: Plan) -> Iterator[tuple[int, str, str]]:
-    """Repetition, variant and system of every measurement: what is compared lies close in time."""
-    for repetition in range(1, plan.repeat + 1):
-        for variant in scenario.variants:
-            for system in plan.systems:
-                yield repetition, variant, system
 
 
 def document(

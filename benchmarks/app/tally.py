@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,13 @@ class Reducer:
         publish["count"] += payload["count"]
         publish["sum"] += payload["sum"]
         publish["frames"] += payload["frames"]
+
+
+class WrittenReducer(Reducer):
+    """Writes what it has published to the file that the environment names, where nobody can ask for it."""
+
+    def finish(self, parameters: Any = None) -> None:
+        Path(os.environ["BENCH_STATE"]).write_text(json.dumps(self.publish))
 
 
 class LatencyReducer(Reducer):

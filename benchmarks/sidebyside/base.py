@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 APP = Path(__file__).parents[1] / "app"
 """The folder of the app, which is the same for all systems."""
 
@@ -106,34 +104,36 @@ class Measured:
 
 
 class System(Protocol):
-    """Something that can be fed by the source: started once, measured scan by scan, and closed whatever happened.
+    """Something that can be fed by the source.
 
-    Every method may raise BenchFailure: when an event was missed or doubled, or when something does not end in time.
+    Every method of it may raise BenchFailure: when an event was missed or doubled, or when something does not end in
+    time.
     """
 
     name: str
 
-    def start(self) -> None:
-        """Return when scans can be run."""
-
     def scan(self, scan: Scan) -> Measured:
         """Run one and check that its events were all processed, once each."""
 
-    def close(self) -> None:
-        """Nothing of it is left. May be called twice, and when it was not started."""
-
 
 class Service(System, Protocol):
-    """A system that is more than a socket."""
+    """A system that is more than a socket: started once, measured scan by scan, and closed whatever happened."""
+
+    def start(self) -> None:
+        """Return when scans can be run."""
 
     def submit(self, scan: Scan) -> float:
-        """Seconds from asking for a scan until the answer; it is then stopped before anything is sent."""
+        """Seconds from asking for a scan until every service knows of it; it is then stopped before anything is
+        sent."""
 
     def roots(self) -> list[int]:
         """The processes that it was started as; others are below them."""
 
     def viewed(self) -> tuple[str, str]:
         """Where its reducer and its controller listen, as http://host:port."""
+
+    def close(self) -> None:
+        """Nothing of it is left. May be called twice, and when it was not started."""
 
 
 def check_state(system: str, scan: Scan, setup: Setup, state: Mapping[str, Any]) -> None:
@@ -154,10 +154,3 @@ def check_state(system: str, scan: Scan, setup: Setup, state: Mapping[str, Any])
         wrong = f"{events:,} events of {len(setup.streams)} streams had {frames:,} frames: some were MISSED or DOUBLED"
     if wrong:
         raise Inexact(f"{system}: {wrong}")
-
-
-def percentile(counts: Any, share: float, ratio: float) -> float:
-    """Milliseconds that `share` of the events (0 to 1) did not exceed; `counts` in buckets of `ratio` from 1 µs on."""
-    summed = np.cumsum(np.asarray(counts))
-    bucket = int(np.searchsorted(summed, share * summed[-1]))
-    return float(ratio ** (bucket + 0.5)) / 1e3

@@ -24,9 +24,6 @@ class Ceiling:
         self._setup = setup
         self._deadline_s = deadline_s
 
-    def start(self) -> None:
-        """There is nothing to start."""
-
     def scan(self, scan: Scan) -> Measured:
         """All messages of the series: the images, and one at each end."""
         urls = [f"tcp://127.0.0.1:{free_port()}" for _ in self._setup.streams]
@@ -44,6 +41,3 @@ class Ceiling:
                 raise BenchFailure(f"ceiling: the source paused for {self._deadline_s:.0f} s") from None
             ended, used = time.time(), time.process_time() - used
             return Measured(scan.events, ended - source.started(self._deadline_s), used)
-
-    def close(self) -> None:
-        """There is nothing to close."""

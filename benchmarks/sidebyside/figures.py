@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from sidebyside.base import CEILING
+
 RATE, CPU = "events/s", "CPU µs per event"
 BYTES, BYTES_PER_CORE = "GB/s", "GB/s per core"
 
@@ -83,8 +85,8 @@ class Figures:
 
 
 def label(system: str, variant: str) -> str:
-    """A system in a variant, in words."""
-    return f"{system}, {variant}" if variant else system
+    """A system in a variant, in words. The ceiling is the same in all of them."""
+    return f"{system}, {variant}" if variant and system != CEILING else system
 
 
 def figures(samples: Sequence[Sample], wanted: Sequence[Ratio]) -> Figures:

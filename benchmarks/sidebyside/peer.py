@@ -137,7 +137,7 @@ class Dranspose:
         return Measured(scan.events, ended - started, cpu, state)
 
     def submit(self, scan: Scan) -> float:
-        """Its answer comes when the map is in Redis; the services learn of it after that."""
+        """Its answer comes when every service has taken the map up."""
         self._check_processes()
         began = time.monotonic()
         self._submit(sequence(scan, self._setup.names))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from sidebyside.base import Setup, Stream
-from sidebyside.scenarios.base import Options, Scenario
+from sidebyside.scenarios.base import Scenario
 from sidebyside.scenarios.flow import Flow
+from sidebyside.scenarios.latency import Latency
+from sidebyside.scenarios.length import Length
+from sidebyside.scenarios.looking import Polling
+from sidebyside.scenarios.replays import Replay
+from sidebyside.scenarios.starting import StartUp, Submission
 
-__all__ = ["QUICK", "SCENARIOS", "Options", "Scenario"]
+__all__ = ["QUICK", "SCENARIOS"]
 
 _TINY = {1: 4000, 10: 5000, 100: 10_000}
 _METADATA = tuple(Stream(f"metadata{n}") for n in range(1, 7))
@@ -21,6 +26,9 @@ def _tiny(streams: int) -> tuple[Stream, ...]:
 
 _ALL: tuple[Scenario, ...] = (
     Flow("tiny", "8×8 frames, a result for every event", 400_000, _TINY),
+    Flow("tiny-combine", "8×8 frames, results combined by the worker", 400_000, _TINY, Setup(worker="Combining")),
+    Flow("tiny-100th", "8×8 frames, a result for every 100th", 400_000, _TINY, Setup(worker="Hundredth", every=100)),
+    Flow("tiny-never", "8×8 frames, no results", 400_000, _TINY, Setup(worker="Never", every=0)),
     Flow("joined-2", "two streams of 8×8 frames, joined", 200_000, {1: 2000, 10: 4000, 100: 6000}, Setup(_tiny(2))),
     Flow("joined-8", "eight streams of 8×8 frames, joined", 60_000, {1: 800, 100: 2000}, Setup(_tiny(8))),
     Flow(
@@ -35,6 +43,13 @@ _ALL: tuple[Scenario, ...] = (
     Flow("1MiB-sum", "1 MiB frames, pixels are summed", 6000, {1: 2000}, Setup(_1_MIB, "Sum"), bytes_count=True),
     Flow("8MiB-header", "8 MiB frames, headers are read", 800, {1: 400}, Setup(_8_MIB, "Header"), bytes_count=True),
     Flow("8MiB-sum", "8 MiB frames, pixels are summed", 800, {1: 400}, Setup(_8_MIB, "Sum"), bytes_count=True),
+    Latency(100.0),
+    Latency(300.0),
+    Length(),
+    StartUp(),
+    Submission(),
+    Replay(),
+    Polling(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 """By name."""

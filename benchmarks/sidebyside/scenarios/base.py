@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,14 +59,23 @@ class Scenario(Protocol):
         """The system, ready to be measured; nothing of it is left afterwards. Raises BenchFailure."""
 
 
-def make(name: str, setup: Setup, options: Options) -> System:
-    """The system, not started yet."""
+@contextmanager
+def started(name: str, setup: Setup, options: Options) -> Iterator[System]:
+    """Any system while it runs."""
     if name == CEILING:
-        return Ceiling(setup, deadline_s=options.deadline_s)
-    return service(name, setup, options)
+        yield Ceiling(setup, deadline_s=options.deadline_s)
+        return
+    with serving(name, setup, options) as service:
+        yield service
 
 
-def service(name: str, setup: Setup, options: Options) -> Service:
-    """One that is more than a socket, not started yet."""
+@contextmanager
+def serving(name: str, setup: Setup, options: Options) -> Iterator[Service]:
+    """A system that is more than a socket, while it runs."""
     kind = Beamfold if name == OURS else Dranspose
-    return kind(setup, deadline_s=options.deadline_s)
+    service = kind(setup, deadline_s=options.deadline_s)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.close()

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sidebyside.base import CEILING, OURS, PEER, SYSTEMS, Measured, Scan, Setup, System
+from sidebyside.base import CEILING, OURS, PEER, SYSTEMS, Measured, Scan, Setup
 from sidebyside.figures import BYTES, BYTES_PER_CORE, CPU, RATE, Ratio, Side, Values
-from sidebyside.scenarios.base import Measure, Options, make
+from sidebyside.scenarios.base import Measure, Options, started
 
 WARM_UP = {CEILING: 1000, OURS: 5000, PEER: 200}
 """Events of the untimed scan, at most: the first one of a system imports modules and opens connections."""
@@ -82,14 +82,3 @@ class Flow:
 def batched(batch: int) -> str:
     """A batch size in words."""
     return "plain" if batch == PLAIN else f"batches of {batch}"
-
-
-@contextmanager
-def started(name: str, setup: Setup, options: Options) -> Iterator[System]:
-    """The system while it runs."""
-    system = make(name, setup, options)
-    try:
-        system.start()
-        yield system
-    finally:
-        system.close()
