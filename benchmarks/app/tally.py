@@ -52,15 +52,16 @@ class Hundredth(Worker):
 class Combining(Worker):
     """The same with the hooks for batches; a system without them calls `process_event`."""
 
-    def process_events(self, events: Any, parameters: Any = None) -> list[dict[str, int] | None]:
-        return [self.process_event(event) for event in events]
+    def process_events(self, events: Any, parameters: Any = None) -> list[dict[str, int]]:
+        found = []
+        for event in events:
+            messages = [data.frames for data in event.streams.values()]
+            value = len(messages[0][1])
+            found.append({"count": 1, "sum": event.event_number, "frames": len(messages), "value": value})
+        return found
 
     def combine(self, results: Any, parameters: Any = None) -> dict[str, int]:
-        combined = {"count": 0, "sum": 0, "frames": 0, "value": 0}
-        for result in results:
-            for name in combined:
-                combined[name] += result[name]
-        return combined
+        return {name: sum([result[name] for result in results]) for name in ("count", "sum", "frames", "value")}
 
 
 class Header(Worker):

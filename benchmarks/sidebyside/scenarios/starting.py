@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from sidebyside.base import OURS, PEER, Scan, Setup
 from sidebyside.figures import Ratio, Side, Values
+from sidebyside.processes import cpu_seconds
 from sidebyside.scenarios.base import Measure, Options, serving
 
-READY = "s until ready"
+READY, USED = "s until ready", "CPU s until ready"
 ANSWERED = "ms until submitted"
 
 SIZES: Mapping[str, int] = {f"10^{n} events": 10**n for n in range(3, 8)}
@@ -30,7 +31,7 @@ class StartUp:
     @property
     def ratios(self) -> list[Ratio]:
         """How much longer the peer takes."""
-        return [Ratio("dranspose / beamfold", READY, Side.one(PEER), Side.one(OURS))]
+        return [Ratio(f"dranspose / beamfold, {q}", q, Side.one(PEER), Side.one(OURS)) for q in (READY, USED)]
 
     @contextmanager
     def prepared(self, system: str, options: Options) -> Iterator[Measure]:
@@ -38,8 +39,9 @@ class StartUp:
 
         def measure(variant: str) -> Values:
             began = time.monotonic()
-            with serving(system, Setup(), options):
-                return {READY: time.monotonic() - began}
+            with serving(system, Setup(), options) as running:
+                seconds = time.monotonic() - began
+                return {READY: seconds, USED: sum(cpu_seconds(running.roots()).values())}
 
         yield measure
 
