@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from sidebyside.base import APP, OURS, WORKERS, BenchFailure, Measured, Scan, Setup, check_state
+from sidebyside.base import APP, OURS, WORKERS, BenchFailure, Inexact, Measured, Scan, Setup, check_state
 from sidebyside.processes import (
     START_S,
     Process,
@@ -54,6 +54,14 @@ _STREAM = """
 protocol = "stins"
 url = "{url}"
 """
+
+
+def check_report(scan: Scan, setup: Setup, report: Mapping[str, Any]) -> None:
+    """Raises Inexact unless the report has all events of the scan in the states in which they should be."""
+    reduced = scan.events // setup.every if setup.every else 0
+    expected = {"reduced": reduced, "no result": scan.events - reduced}
+    if report["states"] != {name: n for name, n in expected.items() if n}:
+        raise Inexact(f"beamfold: of {scan.events:,} events not every one was processed: {report['summary']}")
 
 
 class Beamfold:
@@ -103,7 +111,8 @@ class Beamfold:
             started = source.started(self._deadline_s)
         report = self._get(f"{self._controller}/api/v1/scans/{uuid}/report")
         state = published(self._http, self._reducer)
-        self._check(scan, report, state)
+        check_report(scan, self._setup, report)
+        check_state(self.name, scan, self._setup, state)
         return Measured(scan.events, report["finished"] - started, cpu, state)
 
     def submit(self, scan: Scan) -> float:
@@ -154,13 +163,6 @@ class Beamfold:
         self._running()
         source.check()
         return bool(self._progress()["finished"])
-
-    def _check(self, scan: Scan, report: dict[str, Any], state: Mapping[str, Any]) -> None:
-        reduced = scan.events // self._setup.every if self._setup.every else 0
-        expected = {"reduced": reduced, "no_result": scan.events - reduced}
-        if report["states"] != {name: n for name, n in expected.items() if n}:
-            raise BenchFailure(f"beamfold: of {scan.events:,} events not every one was processed: {report['summary']}")
-        check_state(self.name, scan, self._setup, state)
 
     def _late(self, scan: Scan) -> str:
         return (

@@ -14,6 +14,7 @@ from sidebyside.scenarios.starting import StartUp, Submission
 __all__ = ["QUICK", "SCENARIOS"]
 
 _TINY = {1: 4000, 10: 5000, 100: 10_000}
+_WIDE = {1: 4000, 100: 10_000}
 _METADATA = tuple(Stream(f"metadata{n}") for n in range(1, 7))
 _IMAGE = Stream("image", (512, 256))
 _1_MIB = (Stream("camera", (1024, 512)),)
@@ -26,9 +27,9 @@ def _tiny(streams: int) -> tuple[Stream, ...]:
 
 _ALL: tuple[Scenario, ...] = (
     Flow("tiny", "8×8 frames, a result for every event", 400_000, _TINY),
-    Flow("tiny-combine", "8×8 frames, results combined by the worker", 400_000, _TINY, Setup(worker="Combining")),
-    Flow("tiny-100th", "8×8 frames, a result for every 100th", 400_000, _TINY, Setup(worker="Hundredth", every=100)),
-    Flow("tiny-never", "8×8 frames, no results", 400_000, _TINY, Setup(worker="Never", every=0)),
+    Flow("tiny-combine", "8×8 frames, results combined by the worker", 400_000, _WIDE, Setup(worker="Combining")),
+    Flow("tiny-100th", "8×8 frames, a result for every 100th", 400_000, _WIDE, Setup(worker="Hundredth", every=100)),
+    Flow("tiny-never", "8×8 frames, no results", 400_000, _WIDE, Setup(worker="Never", every=0)),
     Flow("joined-2", "two streams of 8×8 frames, joined", 200_000, {1: 2000, 10: 4000, 100: 6000}, Setup(_tiny(2))),
     Flow("joined-8", "eight streams of 8×8 frames, joined", 60_000, {1: 800, 100: 2000}, Setup(_tiny(8))),
     Flow(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from beamfold.model.report import ScanReport
+from beamfold.model.states import EventState
 from sidebyside.base import BenchFailure, Inexact, Scan, Setup, Stream, check_state
+from sidebyside.ours import check_report
 from sidebyside.peer import sequence
 from sidebyside.processes import family, parse_stat, spent, wait_for
 
@@ -38,6 +41,16 @@ def test_results_are_expected_of_every_so_many_events() -> None:
     check_state("peer", Scan(250), Setup(every=0), state(0, 0, 0))
     with pytest.raises(Inexact, match="DOUBLED"):
         check_state("peer", Scan(250), Setup(every=0), state(1, 1, 1))
+
+
+@pytest.mark.parametrize(("every", "reduced"), [(1, 250), (100, 2), (0, 0)])
+def test_the_report_must_have_every_event_in_its_state(every: int, reduced: int) -> None:
+    report = ScanReport("a scan", 250, workers=["worker-0"], started=0.0)
+    report.count({EventState.REDUCED: reduced, EventState.NO_RESULT: 250 - reduced})
+    check_report(Scan(250), Setup(every=every), report.to_dict())
+    report.count({EventState.REDUCED: reduced, EventState.NO_RESULT: 249 - reduced, EventState.LOST: 1})
+    with pytest.raises(Inexact, match="not every one was processed"):
+        check_report(Scan(250), Setup(every=every), report.to_dict())
 
 
 @pytest.mark.parametrize("events", [1, 99, 1000, 1001, 3050])
