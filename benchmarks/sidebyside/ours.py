@@ -121,7 +121,7 @@ class Beamfold:
         began = time.monotonic()
         self._post(scan)
         seconds = time.monotonic() - began
-        self._http.post(f"{self._controller}/api/v1/stop").raise_for_status()
+        self._stop()
         wait_for(
             lambda: self._progress()["finished"], self._deadline_s, lambda: f"beamfold HANGS: {scan} does not stop"
         )
@@ -152,6 +152,12 @@ class Beamfold:
         if answer.is_error:
             raise BenchFailure(f"beamfold refuses the trigger map: {answer.text}")
         return str(answer.json())
+
+    def _stop(self) -> None:
+        try:
+            self._http.post(f"{self._controller}/api/v1/stop").raise_for_status()
+        except httpx.HTTPError as error:
+            raise BenchFailure(f"beamfold does not stop a scan: {error!r}") from None
 
     def _running(self) -> Process:
         if self._process is None:

@@ -139,10 +139,11 @@ class Dranspose:
     def submit(self, scan: Scan) -> float:
         """Its answer comes when every service has taken the map up."""
         self._check_processes()
+        body = sequence(scan, self._setup.names)
         began = time.monotonic()
-        self._submit(sequence(scan, self._setup.names))
+        self._submit(body)
         seconds = time.monotonic() - began
-        self._http.post(f"{self._controller}/api/v1/stop").raise_for_status()
+        self._stop()
         return seconds
 
     def roots(self) -> list[int]:
@@ -161,6 +162,12 @@ class Dranspose:
         if answer.is_error:
             raise BenchFailure(f"dranspose refuses the trigger map: {answer.text}{self._last_words()}")
         return str(answer.json())
+
+    def _stop(self) -> None:
+        try:
+            self._http.post(f"{self._controller}/api/v1/stop").raise_for_status()
+        except httpx.HTTPError as error:
+            raise BenchFailure(f"dranspose does not stop a scan: {error!r}{self._last_words()}") from None
 
     def _wait_finished(self, uuid: str, seen: str, source: Source, scan: Scan) -> float:
         """When the controller told its services that the scan is finished, in seconds since the epoch, by the
