@@ -1,6 +1,6 @@
 """Beamfold beside a bare PULL socket and beside dranspose: one source, one app, in turn. See docs/benchmarks.md.
 
-Exit code 1: an event was missed or doubled, or a system failed or hung; no figure of that run counts.
+Exit code 1: an event was missed or doubled, or Beamfold failed or hung; no figure of that run counts.
 """
 
 from __future__ import annotations
@@ -10,117 +10,74 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sidebyside.base import BenchFailure, System
-from sidebyside.ceiling import Ceiling
-from sidebyside.figures import CEILING, OURS, PEER, Figures, Sample, figures
+from sidebyside.base import PEER, SYSTEMS, WORKERS, BenchFailure
 from sidebyside.machine import machine, versions
-from sidebyside.ours import Beamfold
-from sidebyside.peer import Dranspose
-from sidebyside.tables import scan_line, tables
-
-WORKERS = 2
-SYSTEMS = (CEILING, OURS, PEER)
-WARM_UP = {CEILING: 1000, OURS: 5000, PEER: 200}
-"""Frames of the untimed scan: the first one of a system imports modules and opens connections."""
+from sidebyside.measuring import Outcome, Plan, measure
+from sidebyside.peer import PYTHON
+from sidebyside.scenarios import QUICK, SCENARIOS
+from sidebyside.tables import heading, tables
 
 JSON = Path(__file__).parents[1] / "build" / "bench.json"
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is measured: which systems, how often, and frames per scan (for the peer by batch size)."""
-
-    systems: tuple[str, ...]
-    repeat: int
-    batches: tuple[int, ...]
-    frames: int
-    peer_frames: Mapping[int, int]
-    deadline_s: float
-
-    def scans(self) -> Iterator[tuple[int, str, int, int]]:
-        """Repetition, system, batch size and frames of every scan, in order: what is compared lies close in time."""
-        for repetition in range(1, self.repeat + 1):
-            for batch in self.batches:
-                for system in self.systems:
-                    yield repetition, system, batch, self.peer_frames[batch] if system == PEER else self.frames
+QUICK_SCALE = 1 / 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit code."""
     options = _parser().parse_args(argv)
+    if options.list:
+        print("\n".join(f"{name:<16}{scenario.about}" for name, scenario in SCENARIOS.items()))
+        return 0
     plan = _plan(options)
     signal.signal(signal.SIGTERM, _interrupted)
     facts, about = machine(), versions()
+    outcomes: dict[str, Outcome] = {}
     try:
-        samples = measure(plan, lambda sample: print(scan_line(sample), flush=True))
+        if PEER in plan.systems and not PYTHON.exists():
+            raise BenchFailure(
+                f"there is no dranspose at {PYTHON}: `make bench` puts it there, or leave it out (--only)"
+            )
+        print(heading(facts, about), flush=True)
+        for name in plan.scenarios:
+            print(f"\n{name}: {SCENARIOS[name].about}", flush=True)
+            outcomes[name] = measure(SCENARIOS[name], plan, _show)
+            print("\n".join(tables(outcomes[name].figures)), flush=True)
     except BenchFailure as failure:
         print(f"\nBENCHMARK FAILED: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is written", file=sys.stderr)
         return 130
-    found = figures(samples)
-    print("\n" + "\n".join(tables(facts, about, found)))
-    _write(options.json, document(plan, facts, about, samples, found))
+    _write(options.json, document(plan, facts, about, outcomes))
+    troubled = [name for name, outcome in outcomes.items() if outcome.troubles]
+    if troubled:
+        print(f"\ndranspose had troubles, and lacks figures, in {', '.join(troubled)}: see above")
     print(f"\nno event was missed or doubled; all figures are in {options.json}")
     return 0
 
 
-def measure(plan: Plan, show: Callable[[Sample], None]) -> list[Sample]:
-    """All scans of the plan. Whatever happens, every process of every system is gone afterwards."""
-    samples = []
-    with ExitStack() as stack:
-        systems = {name: _make(name, plan.deadline_s) for name in plan.systems}
-        for system in systems.values():
-            stack.callback(system.close)
-        for name, system in systems.items():
-            system.start()
-            system.scan(WARM_UP[name], plan.batches[0])
-        for repetition, name, batch, frames in plan.scans():
-            sample = Sample(repetition, name, batch, systems[name].scan(frames, batch))
-            samples.append(sample)
-            show(sample)
-    return samples
-
-
 def document(
-    plan: Plan, facts: Mapping[str, Any], about: Mapping[str, Any], samples: Sequence[Sample], found: Figures
+    plan: Plan, facts: Mapping[str, Any], about: Mapping[str, Any], outcomes: Mapping[str, Outcome]
 ) -> dict[str, Any]:
     """Everything that was measured, for machines."""
-    scans = [
-        {
-            "repetition": s.repetition,
-            "system": s.system,
-            "batch": s.batch,
-            **dataclasses.asdict(s.measured),
-            "events_per_s": s.measured.rate,
-            "cpu_us_per_event": s.measured.cpu_us,
-        }
-        for s in samples
-    ]
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": facts,
         "versions": about,
         "plan": {**dataclasses.asdict(plan), "workers": WORKERS},
-        "scans": scans,
-        **dataclasses.asdict(found),
+        "scenarios": {
+            name: {"about": SCENARIOS[name].about, **dataclasses.asdict(outcome)} for name, outcome in outcomes.items()
+        },
     }
 
 
-def _make(name: str, deadline_s: float) -> System:
-    if name == CEILING:
-        return Ceiling(deadline_s=deadline_s)
-    if name == OURS:
-        return Beamfold(workers=WORKERS, deadline_s=deadline_s)
-    return Dranspose(workers=WORKERS, deadline_s=deadline_s)
+def _show(line: str) -> None:
+    print(line, flush=True)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -135,34 +92,26 @@ def _interrupted(number: int, frame: object) -> None:
 def _plan(options: argparse.Namespace) -> Plan:
     """What was asked for, with what was left open filled in."""
     quick = options.quick
-    batches = options.batches or ((1, 10) if quick else (1, 10, 100))
-    given = options.peer_frames or (200 if quick else None)
     return Plan(
+        scenarios=options.scenarios or (QUICK if quick else tuple(SCENARIOS)),
         systems=tuple(name for name in SYSTEMS if name in options.only),
-        repeat=options.repeat or (1 if quick else 5),
-        batches=batches,
-        frames=options.frames or (5000 if quick else 400_000),
-        peer_frames={batch: given or _peer_frames(batch) for batch in batches},
+        repeat=options.repeat or (1 if quick else 3),
+        scale=options.scale or (QUICK_SCALE if quick else 1.0),
         deadline_s=options.deadline,
     )
 
 
-def _peer_frames(batch: int) -> int:
-    """So many that its scan takes some seconds, like those of the others: it is faster with larger batches."""
-    return 4000 if batch < 10 else 5000 if batch < 100 else 10_000
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.py", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--repeat", type=_count, help="repetitions (default 5)")
-    parser.add_argument("--frames", type=_count, help="frames per scan of the ceiling and Beamfold (default 400000)")
-    parser.add_argument("--peer-frames", type=_count, help="of dranspose (default 4000 to 10000, by batch size)")
-    parser.add_argument("--batches", type=_batches, help="events that share a virtual worker (default 1,10,100)")
-    parser.add_argument("--only", type=_systems, default=SYSTEMS, help=f"of {','.join(SYSTEMS)}")
+    parser.add_argument("--list", action="store_true", help="say which scenarios there are")
+    parser.add_argument("--scenarios", type=_names(SCENARIOS, "scenario"), metavar="NAMES", help="some only: A,B,…")
+    parser.add_argument("--only", type=_names(SYSTEMS, "system"), default=SYSTEMS, help=f"of {','.join(SYSTEMS)}")
+    parser.add_argument("--repeat", type=_count, help="repetitions (default 3)")
+    parser.add_argument("--scale", type=_factor, help="times the usual number of events (default 1)")
     parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="seconds per scan (default 60)")
     parser.add_argument("--json", type=Path, default=JSON, metavar="FILE", help="where all figures go")
     parser.add_argument(
-        "--quick", action="store_true", help="a few frames, to see that it works; the rates mean nothing"
+        "--quick", action="store_true", help="few scenarios and events, to see that it works; its rates mean nothing"
     )
     return parser
 
@@ -173,16 +122,27 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _batches(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(map(_count, text.split(","))))
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no factor between 0 and 1000")
+    return factor
 
 
-def _systems(text: str) -> tuple[str, ...]:
-    names = text.split(",")
-    unknown = set(names) - set(SYSTEMS)
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no such system: {', '.join(sorted(unknown))}")
-    return tuple(names)
+def _names(known: Sequence[str] | Mapping[str, Any], what: str) -> Callable[[str], tuple[str, ...]]:
+    """Reads a list of known names."""
+
+    def read(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(text.split(",")))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")
+        return names
+
+    return read
 
 
 if __name__ == "__main__":

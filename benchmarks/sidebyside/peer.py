@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import httpx
 import redis
 
 from beamfold.ledger.embedded import EmbeddedStore
-from sidebyside.base import APP, STREAM, BenchFailure, Measured, Tally, check_tally
+from sidebyside.base import APP, PEER, WORKERS, BenchFailure, Measured, Scan, Setup, check_state
 from sidebyside.processes import START_S, Process, clean_environment, cpu_seconds, free_port, spent, wait_for
 from sidebyside.source import Source
+from sidebyside.viewer import published
 
 PYTHON = Path(sys.prefix, "dranspose", "bin", "python")
 """Where `make bench` puts it."""
@@ -36,14 +37,13 @@ _HTTP = Path(__file__).parents[1] / "dranspose_http.py"
 _UPDATES = "dranspose:controller:updates"
 
 
-def sequence(frames: int, batch: int) -> dict[str, Any]:
+def sequence(scan: Scan, streams: Iterable[str]) -> dict[str, Any]:
     """The trigger map of a scan: one part over and over, and one for the rest."""
-    whole = max(1, PART // batch) * batch
-    count, rest = divmod(frames, whole)
-    parts = {"whole": {STREAM: _cells(whole, batch)}} if count else {}
-    if rest:
-        parts["rest"] = {STREAM: _cells(rest, batch)}
-    return {"parts": parts, "sequence": ["whole"] * count + ["rest"] * bool(rest)}
+    whole = max(1, PART // scan.batch) * scan.batch
+    count, rest = divmod(scan.events, whole)
+    parts = {name: _cells(n, scan.batch) for name, n in (("whole", whole * bool(count)), ("rest", rest)) if n}
+    written = {name: dict.fromkeys(streams, cells) for name, cells in parts.items()}
+    return {"parts": written, "sequence": ["whole"] * count + ["rest"] * bool(rest)}
 
 
 def _cells(events: int, batch: int) -> list[list[dict[str, int]]]:
@@ -51,14 +51,15 @@ def _cells(events: int, batch: int) -> list[list[dict[str, int]]]:
 
 
 class Dranspose:
-    """Controller, ingester, workers and reducer, with a Valkey of our own as their Redis; one start for all scans."""
+    """Controller, an ingester per stream, workers and reducer, with a Valkey of our own as their Redis; one start for
+    all scans."""
 
-    name = "dranspose"
+    name = PEER
 
-    def __init__(self, *, workers: int, deadline_s: float) -> None:
-        self._workers = workers
+    def __init__(self, setup: Setup, *, deadline_s: float) -> None:
+        self._setup = setup
         self._deadline_s = deadline_s
-        self._url = f"tcp://127.0.0.1:{free_port()}"
+        self._urls = [f"tcp://127.0.0.1:{free_port()}" for _ in setup.streams]
         self._temporary = tempfile.TemporaryDirectory(prefix="beamfold-bench-")
         self._folder = Path(self._temporary.name)
         self._store = EmbeddedStore()
@@ -71,21 +72,20 @@ class Dranspose:
 
     def start(self) -> None:
         """Start its services one after the other, since a worker that finds no reducer drops results for a second."""
-        if not PYTHON.exists():
-            raise BenchFailure(
-                f"there is no dranspose at {PYTHON}: `make bench` puts it there, or leave it out (--only)"
-            )
         env = clean_environment(REDIS_URL=self._start_store(), LOG_LEVEL="WARNING")
         self._spawn_http("controller", self._controller, env)
-        reducer = {"REDUCER_CLASS": "tally:Reducer", "REDUCER_URL": _local()}
+        reducer = {"REDUCER_CLASS": f"tally:{self._setup.reducer}", "REDUCER_URL": _local()}
         self._spawn_http("reducer", self._reducer, {**env, **reducer})
         self._wait_until("the reducer's entry in Redis", lambda: self._config()["reducer"])
         cli = ["-m", "dranspose.cli"]
-        ingester = [*cli, "ingester", "-c", "ZmqPullSingleIngester", "-n", STREAM, "-u", self._url]
-        self._spawn("ingester", ingester, {**env, "INGESTER_URL": _local()})
-        for n in range(self._workers):
-            self._spawn(f"worker-{n}", [*cli, "worker", "-n", f"worker-{n}", "-c", "tally:Worker"], env)
-        self._wait_until("all services knowing each other", lambda: _is_complete(self._config(), self._workers))
+        for stream, url in zip(self._setup.names, self._urls, strict=True):
+            ingester = [*cli, "ingester", "-c", "ZmqPullSingleIngester", "-n", stream, "-u", url]
+            self._spawn(stream, ingester, {**env, "INGESTER_URL": _local()})
+        for n in range(WORKERS):
+            worker = [*cli, "worker", "-n", f"worker-{n}", "-c", f"tally:{self._setup.worker}"]
+            self._spawn(f"worker-{n}", worker, env)
+        streams = len(self._setup.streams)
+        self._wait_until("all services knowing each other", lambda: _is_complete(self._config(), streams))
 
     def _start_store(self) -> str:
         """Ours listens on a unix socket, for which dranspose has no address; ask it for a port besides."""
@@ -120,21 +120,39 @@ class Dranspose:
 
     # -- a scan ----------------------------------------------------------------------------------------------
 
-    def scan(self, frames: int, batch: int) -> Measured:
+    def scan(self, scan: Scan) -> Measured:
         """One scan, until the controller sends out that it is finished; then its reducer must have every event."""
         self._check_processes()
-        body = sequence(frames, batch)
-        roots = [*(p.pid for p in self._processes), self._store.pid]
+        body = sequence(scan, self._setup.names)
         seen = self._newest_update()
-        before = cpu_seconds(roots)
+        before = cpu_seconds(self.roots())
         uuid = self._submit(body)
-        with Source(self._url, frames) as source:
-            ended = self._wait_finished(uuid, seen, source, lambda: self._late(frames, batch))
-            cpu = spent(before, cpu_seconds(roots))
+        with Source(self._setup, self._urls, scan) as source:
+            ended = self._wait_finished(uuid, seen, source, scan)
+            cpu = spent(before, cpu_seconds(self.roots()))
             started = source.started(self._deadline_s)
         self._wait_until("every service having finished", lambda: self._progress()["finished"])
-        check_tally(self.name, frames, self._tally())
-        return Measured(frames, ended - started, cpu)
+        state = published(self._http, self._reducer)
+        check_state(self.name, scan, self._setup, state)
+        return Measured(scan.events, ended - started, cpu, state)
+
+    def submit(self, scan: Scan) -> float:
+        """Its answer comes when every service has taken the map up."""
+        self._check_processes()
+        body = sequence(scan, self._setup.names)
+        began = time.monotonic()
+        self._submit(body)
+        seconds = time.monotonic() - began
+        self._stop()
+        return seconds
+
+    def roots(self) -> list[int]:
+        """Every service, and the store."""
+        return [*(p.pid for p in self._processes), self._store.pid]
+
+    def viewed(self) -> tuple[str, str]:
+        """Two ports of ours."""
+        return self._reducer, self._controller
 
     def _submit(self, body: Mapping[str, Any]) -> str:
         try:
@@ -145,7 +163,13 @@ class Dranspose:
             raise BenchFailure(f"dranspose refuses the trigger map: {answer.text}{self._last_words()}")
         return str(answer.json())
 
-    def _wait_finished(self, uuid: str, seen: str, source: Source, late: Callable[[], str]) -> float:
+    def _stop(self) -> None:
+        try:
+            self._http.post(f"{self._controller}/api/v1/stop").raise_for_status()
+        except httpx.HTTPError as error:
+            raise BenchFailure(f"dranspose does not stop a scan: {error!r}{self._last_words()}") from None
+
+    def _wait_finished(self, uuid: str, seen: str, source: Source, scan: Scan) -> float:
         """When the controller told its services that the scan is finished, in seconds since the epoch, by the
         store's clock, in whole milliseconds."""
         deadline = time.monotonic() + self._deadline_s
@@ -158,7 +182,7 @@ class Dranspose:
             self._check_processes()
             source.check()
             if time.monotonic() > deadline:
-                raise BenchFailure(late())
+                raise BenchFailure(self._late(scan))
 
     def _newest_update(self) -> str:
         newest: Any = self._connected().xrevrange(_UPDATES, count=1)
@@ -168,16 +192,6 @@ class Dranspose:
         """Waits up to a second for the next ones, without costing anybody anything."""
         answer: Any = self._connected().xread({_UPDATES: seen}, block=1000)
         return list(answer[0][1]) if answer else []
-
-    def _tally(self) -> Tally:
-        """What its reducer publishes, read as its viewers do."""
-        root = self._get(f"{self._reducer}/")["root"]
-        links = self._get(f"{self._reducer}/groups/{root}/links")["links"]
-        ids = {link["title"]: link["id"] for link in links}
-        if not ids:
-            raise BenchFailure(f"dranspose's reducer publishes nothing{self._last_words()}")
-        count, total = (self._get(f"{self._reducer}/datasets/{ids[n]}/value")["value"] for n in ("count", "sum"))
-        return Tally(int(count), int(total))
 
     # -- looking in ------------------------------------------------------------------------------------------
 
@@ -217,15 +231,15 @@ class Dranspose:
         except httpx.HTTPError as error:
             raise BenchFailure(f"dranspose does not answer GET {url}: {error!r}{self._last_words()}") from None
 
-    def _late(self, frames: int, batch: int) -> str:
+    def _late(self, scan: Scan) -> str:
         return (
-            f"dranspose HANGS: a scan of {frames:,} events in batches of {batch} has not ended after "
+            f"dranspose HANGS: a scan of {scan.events:,} events in batches of {scan.batch} has not ended after "
             f"{self._deadline_s:.0f} s; {self._standing()}{self._last_words()}"
         )
 
     def _standing(self) -> str:
         try:
-            return f"its progress: {self._progress()}; folded: {self._tally()}"
+            return f"its progress: {self._progress()}; folded: {published(self._http, self._reducer)}"
         except BenchFailure as silence:
             return str(silence)
 
@@ -238,13 +252,13 @@ def _local() -> str:
     return f"tcp://127.0.0.1:{free_port()}"
 
 
-def _is_complete(config: dict[str, Any], workers: int) -> bool:
-    """Whether the ingester and every worker know each other, and there is a reducer for the results."""
-    ingesters, found = config["ingesters"], config["workers"]
+def _is_complete(config: dict[str, Any], streams: int) -> bool:
+    """Whether the ingester of every stream and every worker know each other, and there is a reducer for the results."""
+    ingesters, workers = config["ingesters"], config["workers"]
     return bool(
         config["reducer"]
-        and len(ingesters) == 1
-        and len(ingesters[0]["connected_workers"]) == workers
-        and len(found) == workers
-        and all(w["ingesters"] for w in found)
+        and len(ingesters) == streams
+        and all(len(i["connected_workers"]) == WORKERS for i in ingesters)
+        and len(workers) == WORKERS
+        and all(len(w["ingesters"]) == streams for w in workers)
     )

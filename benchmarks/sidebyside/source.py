@@ -1,28 +1,27 @@
-"""The source of all frames: a simulated detector, the same command for every system."""
+"""The source of all frames: simulated detectors in one process, the same command for every system."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from sidebyside.base import BenchFailure
+from sidebyside.base import BenchFailure, Scan, Setup
 from sidebyside.processes import clean_environment, guarded
 
-SHAPE = "8x8"
-DTYPE = "uint16"
-HWM = 5000
-"""Messages that the source may be ahead of its receiver, so that a short stall of either is no pause of both."""
+DISTINCT_BYTES = 8 << 20
+"""Of different images per stream: they take time to make."""
 
 
 class Source:
-    """Context manager: one series of frames at `url`, sent at full speed as soon as somebody receives there."""
+    """Context manager: one series of frames per stream at `urls`, sent as soon as somebody receives there."""
 
-    def __init__(self, url: str, frames: int) -> None:
+    def __init__(self, setup: Setup, urls: Sequence[str], scan: Scan) -> None:
         self._process = subprocess.Popen(
-            guarded([*_command(url), "--frames", str(frames)]),
+            guarded(command(setup, urls, scan)),
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -56,6 +55,15 @@ class Source:
             self._process.kill()
 
 
-def _command(url: str) -> list[str]:
-    kind = [sys.executable, "-m", "beamfold.testing.simulate", "stins"]
-    return [*kind, "--url", url, "--shape", SHAPE, "--dtype", DTYPE, "--hwm", str(HWM)]
+def command(setup: Setup, urls: Sequence[str], scan: Scan) -> list[str]:
+    """What is run; every frame of a single stream says when it was sent, where they are sent at a rate."""
+    largest = max(stream.nbytes for stream in setup.streams)
+    shapes = [f"{rows}x{columns}" for rows, columns in (stream.shape for stream in setup.streams)]
+    several = ["--hwm", setup.hwm, "--frames", scan.events, "--distinct", max(2, min(16, DISTINCT_BYTES // largest))]
+    if scan.rate is not None:
+        several += ["--rate", scan.rate]
+    if len(urls) == 1:
+        kind = ["stins", "--url", urls[0], "--shape", shapes[0], *(["--stamp", "sent"] if scan.rate else [])]
+    else:
+        kind = ["joined", *(f"{shape}={url}" for shape, url in zip(shapes, urls, strict=True))]
+    return [sys.executable, "-m", "beamfold.testing.simulate", *kind, *map(str, several)]

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sidebyside.figures import Figures, Sample, Spread, label
+from sidebyside.figures import Figures, Sample, Spread
 
 
-def scan_line(sample: Sample) -> str:
-    """One scan, as soon as it is measured."""
-    measured = sample.measured
-    cpu = "" if measured.cpu_us is None else f"  {measured.cpu_us:>9,.1f} µs CPU/event"
-    name = label(sample.system, sample.batch)
-    return f"{sample.repetition:>3}  {name:<28}{measured.rate:>10,.0f} events/s{cpu}  ({measured.seconds:.1f} s)"
-
-
-def tables(facts: Mapping[str, Any], versions: Mapping[str, Any], found: Figures) -> Iterator[str]:
-    """The lines of the whole result."""
+def heading(facts: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
+    """What is measured, and on what."""
     load = " ".join(f"{x:.2f}" for x in facts["load_average"])
-    yield f"{facts['cores']} cores, {facts['cpu']}, Python {facts['python']}, load at start {load}"
-    yield f"Beamfold {versions['beamfold']} ({versions['commit']}), dranspose {versions['dranspose']}"
-    yield from _table("events/s", found.rates, 0)
-    yield from _table("CPU µs per event, all processes", found.cpu_us, 1)
-    yield from _table("ratios within a repetition", found.ratios, 2)
+    return (
+        f"{facts['cores']} cores, {facts['cpu']}, Python {facts['python']}, load at start {load}\n"
+        f"Beamfold {versions['beamfold']} ({versions['commit']}), dranspose {versions['dranspose']}"
+    )
 
 
-def _table(title: str, spreads: Mapping[str, Spread], digits: int) -> Iterator[str]:
-    if spreads:
-        yield f"\n{title:<50}{'median':>10}   min – max"
-    for name, spread in spreads.items():
-        yield f"  {name:<48}{spread.median:>10,.{digits}f}   {spread.low:,.{digits}f} – {spread.high:,.{digits}f}"
+def sample_line(sample: Sample) -> str:
+    """One measurement, as soon as it is there."""
+    values = "  ".join(f"{number(value):>9} {quantity}" for quantity, value in sample.values.items())
+    return f"{sample.repetition:>3}  {sample.label:<32}{values}"
+
+
+def tables(found: Figures) -> Iterator[str]:
+    """The lines of a scenario's result: medians, and in parentheses between which values they lie."""
+    quantities = list(found.quantities)
+    labels = dict.fromkeys(label for by_label in found.quantities.values() for label in by_label)
+    if labels:
+        yield "\n" + _row("", quantities)
+    for label in labels:
+        spreads = (found.quantities[quantity].get(label) for quantity in quantities)
+        yield _row(label, [spread_text(spread) if spread else "" for spread in spreads])
+    if found.ratios:
+        yield "\n  ratios within a repetition"
+    for name, spread in found.ratios.items():
+        yield f"  {name:<60}{spread_text(spread)}"
+
+
+def spread_text(spread: Spread) -> str:
+    """110,000 (83,000–131,000); the median alone where there is one value."""
+    span = f" ({number(spread.low)}–{number(spread.high)})" if spread.n > 1 else ""
+    return number(spread.median) + span
+
+
+def number(value: float) -> str:
+    """With three digits or all before the point: 0.123, 1.23, 12.3, 1,234."""
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def _row(label: str, cells: Iterable[str]) -> str:
+    return f"  {label:<32}" + "".join(f"{cell:<28}" for cell in cells).rstrip()

@@ -51,30 +51,54 @@ def scratch() -> Iterator[Path]:
 
 
 def test_a_quick_run_is_exact_and_writes_all_figures(tmp_path: Path, scratch: Path) -> None:
-    with bench("--json", str(tmp_path / "new" / "bench.json"), folder=scratch) as process:
-        out, err = process.communicate(timeout=100)
+    some = ("joined-2", "replay")
+    file = tmp_path / "new" / "bench.json"
+    with bench("--scenarios", ",".join(some), "--json", str(file), folder=scratch) as process:
+        out, err = process.communicate(timeout=110)
     assert process.returncode == 0, err
     assert err == ""
     assert "no event was missed or doubled" in out
-    found = json.loads((tmp_path / "new" / "bench.json").read_text())
-    assert set(found) == {"when", "machine", "versions", "plan", "scans", "rates", "cpu_us", "ratios"}
+    assert "TROUBLE" not in out
+    found = json.loads(file.read_text())
+    assert set(found) == {"when", "machine", "versions", "plan", "scenarios"}
     assert set(found["machine"]) == {"cores", "cpu", "kernel", "python", "load_average"}
-    assert [s["system"] for s in found["scans"]] == SYSTEMS * 2
-    assert [s["batch"] for s in found["scans"]] == [1] * len(SYSTEMS) + [10] * len(SYSTEMS)
-    assert all(s["events_per_s"] > 0 for s in found["scans"])
-    systems = [f"{name}, {batch}" for batch in ("plain", "batches of 10") for name in SYSTEMS[1:]]
-    assert sorted(found["rates"]) == sorted(["ceiling", *systems])
-    assert sorted(found["cpu_us"]) == sorted(systems)
-    ratios = {f"beamfold / {other}, {b}" for other in ("ceiling", *SYSTEMS[2:]) for b in ("plain", "batches of 10")}
-    assert ratios <= set(found["ratios"])
-    assert len(set(found["ratios"]) - ratios) == (2 if PEER_THERE else 0)
-    assert all(spread["low"] <= spread["median"] <= spread["high"] for spread in found["ratios"].values())
+    assert tuple(found["scenarios"]) == some
+    for scenario in found["scenarios"].values():
+        assert all(value > 0 for sample in scenario["samples"] for value in sample["values"].values())
+        assert all(s["low"] <= s["median"] <= s["high"] for s in scenario["figures"]["ratios"].values())
+
+    joined = found["scenarios"]["joined-2"]
+    assert [s["system"] for s in joined["samples"]] == SYSTEMS + 2 * SYSTEMS[1:]
+    variants = ("plain", "batches of 10", "batches of 100")
+    systems = ["ceiling", *(f"{name}, {v}" for name in SYSTEMS[1:] for v in variants)]
+    quantities = joined["figures"]["quantities"]
+    assert sorted(quantities["events/s"]) == sorted(quantities["CPU µs per event"]) == sorted(systems)
+    ratios = {f"beamfold / {other}, {v}" for other in ("ceiling", *SYSTEMS[2:]) for v in variants}
+    assert ratios <= set(joined["figures"]["ratios"])
+    assert len(set(joined["figures"]["ratios"]) - ratios) == (2 if PEER_THERE else 0)
+
+
+def test_figures_on_time_and_viewers_are_there(tmp_path: Path, scratch: Path) -> None:
+    """Of ours alone, for the sake of time."""
+    file = tmp_path / "bench.json"
+    some = "latency-300Hz,polling,submission"
+    with bench("--only", "beamfold", "--scenarios", some, "--json", str(file), folder=scratch) as process:
+        _, err = process.communicate(timeout=110)
+    assert process.returncode == 0, err
+    scenarios = json.loads(file.read_text())["scenarios"]
+    values = {name: [sample["values"] for sample in scenario["samples"]] for name, scenario in scenarios.items()}
+    (latency,), (quiet, watched), submitted = values.values()
+    assert 0 < latency["ms, p50"] <= latency["ms, p99"]
+    assert "answers/s" not in quiet
+    assert watched["answers/s"] > 0
+    assert len(submitted) == 5  # up to 10⁷ events
+    assert all(sample["ms until submitted"] > 0 for sample in submitted)
 
 
 def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path, scratch: Path) -> None:
     with bench("--repeat", "1000", "--json", str(tmp_path / "bench.json"), folder=scratch) as process:
         assert process.stdout is not None
-        assert "ceiling" in process.stdout.readline()  # every system is up
+        until(process, "1  ceiling")  # every system is up
         below = descendants(process.pid)
         assert len(below) >= (13 if PEER_THERE else 6)
         process.send_signal(signal.SIGINT)
@@ -88,18 +112,38 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path, scratch: Path) -> 
 def test_a_killed_benchmark_leaves_no_process(tmp_path: Path) -> None:
     """With the peer, if it is there: `beamfold run` has its own test."""
     with bench("--only", SYSTEMS[-1], "--repeat", "1000", folder=tmp_path) as process:
-        assert process.stdout is not None
-        assert SYSTEMS[-1] in process.stdout.readline()
+        until(process, f"1  {SYSTEMS[-1]}")
         below = descendants(process.pid)
         process.kill()
         wait_for(lambda: all(is_gone(pid) for pid in below), "the end of all processes", 10.0)
 
 
-@pytest.mark.parametrize("system", SYSTEMS[1:])
-def test_a_system_that_hangs_is_named_and_ended(system: str, scratch: Path) -> None:
-    with bench("--only", system, "--deadline", "0.001", folder=scratch) as process:
+def test_a_run_of_ours_that_hangs_is_named_and_ended(scratch: Path) -> None:
+    with bench("--only", "beamfold", "--deadline", "0.001", folder=scratch) as process:
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert f"BENCHMARK FAILED: {system} HANGS: a scan of " in err
+    assert "BENCHMARK FAILED: beamfold HANGS: a scan of " in err
     assert "its progress: {'last_assigned': " in err
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not PEER_THERE, reason="there is no dranspose: `make test` installs it")
+def test_a_peer_that_hangs_is_named_and_left_out(tmp_path: Path, scratch: Path) -> None:
+    options = ("--only", "dranspose", "--scenarios", "tiny", "--deadline", "0.001", "--json")
+    with bench(*options, str(tmp_path / "bench.json"), folder=scratch) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "TROUBLE: dranspose HANGS: a scan of " in out
+    assert "its progress: {'last_assigned': " in out
+    assert "dranspose had troubles, and lacks figures, in tiny" in out
+    (trouble,) = json.loads((tmp_path / "bench.json").read_text())["scenarios"]["tiny"]["troubles"]
+    assert trouble.startswith("dranspose HANGS")
+
+
+def until(process: subprocess.Popen[str], text: str) -> None:
+    """Read what it prints up to the line with this text."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(f"it ended without {text!r}: {process.communicate()[1]}")

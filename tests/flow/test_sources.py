@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,32 @@ def test_numbered_messages_keep_their_rate_and_their_numbers(context: Any, conne
         assert [bytes(m[1]) for m in messages[:3]] == [b"ab", b"cd", b"ab"]
         assert sender.sent == 603
         assert sender.sent_bytes == sum(len(part) for m in messages for part in m)
+
+
+def test_messages_are_stamped_as_they_are_sent(context: Any, connect: Any) -> None:
+    with StreamSender(context, "tcp://127.0.0.1:0", hwm=0) as sender:
+        source = connect(sender.url, "pull", hwm=0)
+        template = wire.stins_template((2,), np.dtype("u1"), stamp="sent")
+        clock = count(100, 10)
+        sender.send_numbered(template, [b"ab"], 300, stamp=lambda: next(clock))
+        messages: list[list[Buffer]] = []
+        while len(messages) < 300:
+            assert source.socket.poll(PATIENCE_MS)
+            messages += source.drain(1000, 1 << 20)
+        assert [json.loads(m[0])["sent"] for m in messages] == list(range(100, 3100, 10))
+
+
+def test_detectors_on_one_trigger_send_as_many_frames_each(detector: Any, connect: Any) -> None:
+    one = detector("joined", "4x2", "2x2", "--frames", "600", "--distinct", "2")
+    urls = one.urls(2)
+    sources = [connect(urls[name], "pull") for name in ("stins-0", "stins-1")]
+    for source, shape in zip(sources, ([4, 2], [2, 2]), strict=True):
+        headers = [json.loads(m[0]) for m in receive(source, b"series_end")]
+        assert [h["frame"] for h in headers[1:-1]] == list(range(600))
+        assert all(h["shape"] == shape for h in headers[1:-1])
+    status, sent, _ = one.end()
+    assert status == 0
+    assert [line["frames"] for line in sent.values()] == [600, 600]
 
 
 def test_a_publisher_counts_its_subscribers(context: Any, connect: Any) -> None:

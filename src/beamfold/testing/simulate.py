@@ -1,4 +1,4 @@
-"""Detectors to try things with: `python -m beamfold.testing.simulate fluorescence|stins|capture …`.
+"""Detectors to try things with: `python -m beamfold.testing.simulate fluorescence|stins|joined|capture …`.
 
 Every line on stdout is one JSON object: first where each stream can be received (`"event": "listening"`), at
 the end what was sent (`"event": "sent"`) and since when (`"started"`, in seconds since the epoch), so that
@@ -124,11 +124,15 @@ def run_stins(
     compression: str = "none",
     distinct: int = 16,
     seed: int = 0,
+    stamp: str | None = None,
     report: Report,
 ) -> None:
-    """One STINS series: header, `frames` images taken in turn from `distinct` different ones, series_end."""
+    """One STINS series: header, `frames` images taken in turn from `distinct` different ones, series_end.
+
+    `stamp`: a key of the images' headers that says when each was sent, in ns of the monotonic clock.
+    """
     images = rings(shape, dtype, count=max(1, min(distinct, frames)), seed=seed)
-    template = wire.stins_template(shape, images.dtype, compression)  # type: ignore[arg-type]
+    template = wire.stins_template(shape, images.dtype, compression, stamp=stamp)  # type: ignore[arg-type]
     blobs = [wire.stins_blob(image, compression) for image in images]  # type: ignore[arg-type]
     sender = _sender(context, url, kind, common)
     report({"event": "listening", "stream": "stins", "url": sender.url})
@@ -136,9 +140,50 @@ def run_stins(
     start = time.monotonic()
     with sender:
         sender.send([wire.stins_header("simulated.h5", first_msg)])
-        sender.send_numbered(template, blobs, frames, first=(base, first_msg + 1), rate=common.rate)
+        clock = None if stamp is None else time.monotonic_ns
+        sender.send_numbered(template, blobs, frames, first=(base, first_msg + 1), rate=common.rate, stamp=clock)
         sender.send([wire.stins_end(first_msg + frames + 1)])
     report(_summary("stins", sender, frames, time.monotonic() - start))
+
+
+def run_joined(
+    context: zmq.Context[zmq.Socket[bytes]],
+    common: Common,
+    *,
+    detectors: Sequence[tuple[tuple[int, ...], str]],
+    kind: str = "push",
+    dtype: str = "uint16",
+    frames: int = 1000,
+    distinct: int = 16,
+    seed: int = 0,
+    report: Report,
+) -> None:
+    """STINS series of several detectors on one trigger, one after the other in turn: (shape, url) of each.
+
+    Each sends its header, `frames` images (from `distinct` different ones) and its series_end; frame n of all belongs
+    together.
+    """
+    count = max(1, min(distinct, frames))
+    streams = []
+    for number, (shape, url) in enumerate(detectors):
+        images = rings(shape, dtype, count=count, seed=seed + number)
+        template = wire.stins_template(shape, images.dtype)
+        sender = _sender(context, url, kind, common)
+        report({"event": "listening", "stream": f"stins-{number}", "url": sender.url})
+        streams.append((sender, template, [wire.stins_blob(image) for image in images]))
+    senders = [sender for sender, _, _ in streams]
+    for sender in senders:
+        sender.wait_for_peer(common.wait_s)
+    start = time.monotonic()
+    for sender in senders:
+        sender.send([wire.stins_header("simulated.h5", 0)])
+    series = [sender.numbered(template, blobs, frames, rate=common.rate) for sender, template, blobs in streams]
+    for _ in zip(*series, strict=True):
+        pass  # a stride of every detector
+    for number, sender in enumerate(senders):
+        sender.send([wire.stins_end(frames + 1)])
+        sender.close()
+        report(_summary(f"stins-{number}", sender, frames, time.monotonic() - start))
 
 
 def run_capture(
@@ -229,6 +274,12 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
+def _detector(text: str) -> tuple[tuple[int, ...], str]:
+    """SHAPE=URL as both."""
+    shape, _, url = text.partition("=")
+    return _shape(shape), url or "tcp://127.0.0.1:0"
+
+
 def _mesh(text: str) -> tuple[int, ...]:
     """A mesh: 40x25 as (40, 25); a plain number of points as the square mesh that holds them."""
     shape = _shape(text)
@@ -281,6 +332,16 @@ def _parser() -> argparse.ArgumentParser:
     stins.add_argument("--compression", choices=("none", "bslz4"), default="none")
     stins.add_argument("--distinct", type=int, default=16, help="how many different images are sent in turn")
     stins.add_argument("--seed", type=int, default=0)
+    stins.add_argument("--stamp", metavar="KEY", help="say in every header when it was sent (ns, monotonic clock)")
+
+    joined = kinds.add_parser("joined", parents=[common], help="several such detectors on one trigger")
+    joined.set_defaults(run=run_joined)
+    joined.add_argument("detectors", nargs="+", type=_detector, metavar="SHAPE=URL", help="one for every detector")
+    joined.add_argument("--kind", choices=("push", "pub"), default="push")
+    joined.add_argument("--dtype", default="uint16")
+    joined.add_argument("--frames", type=int, default=1000)
+    joined.add_argument("--distinct", type=int, default=16, help="how many different images each sends in turn")
+    joined.add_argument("--seed", type=int, default=0)
 
     capture = kinds.add_parser("capture", parents=[common], help="a recorded stream of raw messages")
     capture.set_defaults(run=run_capture)

@@ -164,22 +164,42 @@ class StreamSender:
         *,
         first: tuple[int, ...] = (0, 1),
         rate: float | None = None,
+        stamp: Callable[[], int] | None = None,
     ) -> int:
         """The fast path: `count` messages of a numbered header and one of the `blobs` in turn; returns
         `count`.
 
         `template` has one %d per number in `first` (see `wire.stins_template`); every message counts each of
-        them up by one. Rates above 20 kHz are kept on average, in strides of 256 messages.
+        them up by one. One more %d at its end takes what `stamp` returns when the message is sent. Rates above 20 kHz
+        are kept on average, in strides of 256 messages.
         """
+        for _ in self.numbered(template, blobs, count, first=first, rate=rate, stamp=stamp):
+            pass
+        return count
+
+    def numbered(
+        self,
+        template: bytes,
+        blobs: Sequence[bytes],
+        count: int,
+        *,
+        first: tuple[int, ...] = (0, 1),
+        rate: float | None = None,
+        stamp: Callable[[], int] | None = None,
+    ) -> Iterator[int]:
+        """As `send_numbered`, but yields how many messages are sent after every stride, so that senders can take
+        turns."""
         pacer = Pacer(rate)
         stride = _STRIDE if not rate or rate >= _STRIDE_RATE else 1
         body = cycle(blobs)
         for done in range(0, count, stride):
             pacer.wait(done)
             size = min(stride, count - done)
-            numbers = zip(*(range(n + done, n + done + size) for n in first), strict=True)
-            self._burst(template, numbers, list(islice(body, size)))
-        return count
+            columns: list[Iterable[int]] = [range(n + done, n + done + size) for n in first]
+            if stamp is not None:
+                columns.append(stamp() for _ in range(size))
+            self._burst(template, zip(*columns, strict=True), list(islice(body, size)))
+            yield done + size
 
     def close(self) -> None:
         """Send no more; what is not handed over yet lingers. May be called twice."""

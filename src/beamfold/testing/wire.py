@@ -53,10 +53,12 @@ def stins_template(
     dtype: np.dtype[Any],
     compression: Compression = "none",
     extra: Mapping[str, Any] | None = None,
+    stamp: str | None = None,
 ) -> bytes:
     """An image's first part with two holes: `template % (frame, msg_number)`.
 
-    `extra` keys (exposure_time, …) come before msg_number. Raises ConfigError for a dtype that is no number.
+    `extra` keys (exposure_time, …) come before msg_number; `stamp` names a key after it, with a third hole. Raises
+    ConfigError for a dtype that is no number.
     """
     if dtype.kind not in "uif":
         raise ConfigError(f"a detector cannot stream {dtype} frames: use integers or floats")
@@ -68,7 +70,8 @@ def stins_template(
         **(extra or {}),
     }
     tail = _json(after)[1:-1].replace(b"%", b"%%")
-    return _json(before)[:-2] + b"%d, " + tail + b', "msg_number": %d}'
+    stamped = b"" if stamp is None else b", " + _json(stamp).replace(b"%", b"%%") + b": %d"
+    return _json(before)[:-2] + b"%d, " + tail + b', "msg_number": %d' + stamped + b"}"
 
 
 def stins_blob(frame: NDArray[Any], compression: Compression = "none") -> bytes:
@@ -170,7 +173,7 @@ def _as_numpy_1(pickled: bytes) -> bytes:
     return pickled.replace(_NUMPY_2, _NUMPY_1, 1)
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def _json(value: Mapping[str, Any] | str) -> bytes:
     return json.dumps(value).encode()
 
 

@@ -4,41 +4,68 @@ from __future__ import annotations
 
 import pytest
 
-from sidebyside.base import STREAM, BenchFailure, Tally, check_tally
+from beamfold.model.report import ScanReport
+from beamfold.model.states import EventState
+from sidebyside.base import BenchFailure, Inexact, Scan, Setup, Stream, check_state
+from sidebyside.ours import check_report
 from sidebyside.peer import sequence
 from sidebyside.processes import family, parse_stat, spent, wait_for
 
 
+def state(count: int, total: int, frames: int) -> dict[str, int]:
+    return {"count": count, "sum": total, "frames": frames}
+
+
 @pytest.mark.parametrize(
-    ("tally", "said"),
+    ("found", "said"),
     [
-        (Tally(9, 45), "1 of 10 events were MISSED"),
-        (Tally(0, 0), "10 of 10 events were MISSED"),
-        (Tally(11, 56), "some were DOUBLED"),
-        (Tally(10, 54), "some were MISSED and as many DOUBLED"),
+        (state(9, 45, 9), "1 of 10 events were MISSED"),
+        (state(0, 0, 0), "10 of 10 events were MISSED"),
+        (state(11, 56, 11), "some were DOUBLED"),
+        (state(10, 54, 10), "some were MISSED and as many DOUBLED"),
+        (state(10, 55, 9), "10 events of 1 streams had 9 frames"),
     ],
 )
-def test_an_event_that_was_missed_or_doubled_fails(tally: Tally, said: str) -> None:
-    with pytest.raises(BenchFailure, match=f"peer: .*{said}"):
-        check_tally("peer", 10, tally)
+def test_an_event_that_was_missed_or_doubled_fails(found: dict[str, int], said: str) -> None:
+    with pytest.raises(Inexact, match=f"peer: .*{said}"):
+        check_state("peer", Scan(10), Setup(), found)
 
 
 def test_events_one_to_n_once_each_pass() -> None:
-    check_tally("peer", 10, Tally(10, 55))
+    check_state("peer", Scan(10), Setup(), state(10, 55, 10))
+    check_state("peer", Scan(10), Setup((Stream("a"), Stream("b"))), state(10, 55, 20))
 
 
-@pytest.mark.parametrize("frames", [1, 99, 1000, 1001, 3050])
+def test_results_are_expected_of_every_so_many_events() -> None:
+    check_state("peer", Scan(250), Setup(every=100), state(2, 300, 2))
+    check_state("peer", Scan(250), Setup(every=0), state(0, 0, 0))
+    with pytest.raises(Inexact, match="DOUBLED"):
+        check_state("peer", Scan(250), Setup(every=0), state(1, 1, 1))
+
+
+@pytest.mark.parametrize(("every", "reduced"), [(1, 250), (100, 2), (0, 0)])
+def test_the_report_must_have_every_event_in_its_state(every: int, reduced: int) -> None:
+    report = ScanReport("a scan", 250, workers=["worker-0"], started=0.0)
+    report.count({EventState.REDUCED: reduced, EventState.NO_RESULT: 250 - reduced})
+    check_report(Scan(250), Setup(every=every), report.to_dict())
+    report.count({EventState.REDUCED: reduced, EventState.NO_RESULT: 249 - reduced, EventState.LOST: 1})
+    with pytest.raises(Inexact, match="not every one was processed"):
+        check_report(Scan(250), Setup(every=every), report.to_dict())
+
+
+@pytest.mark.parametrize("events", [1, 99, 1000, 1001, 3050])
 @pytest.mark.parametrize("batch", [1, 10, 100, 300, 5000])
-def test_a_sequence_has_every_frame_once_in_batches(frames: int, batch: int) -> None:
+def test_a_sequence_has_every_frame_once_in_batches(events: int, batch: int) -> None:
     """Constraints are scoped to one occurrence of a part, so a batch must not cross from one to the next."""
-    spec = sequence(frames, batch)
+    spec = sequence(Scan(events, batch), ["a", "b"])
     assert set(spec["sequence"]) == set(spec["parts"])  # all are used, and all are there
     sizes: list[int] = []
     for part in spec["sequence"]:
-        cells = spec["parts"][part][STREAM]
+        cells = spec["parts"][part]["a"]
+        assert spec["parts"][part]["b"] == cells
         constraints = [cell[0]["constraint"] for cell in cells]
         sizes += [constraints.count(c) for c in sorted(set(constraints))]
-    assert sum(sizes) == frames
+    assert sum(sizes) == events
     assert set(sizes[:-1]) <= {batch}
     assert sizes[-1] <= batch
 

@@ -42,3 +42,8 @@ def test_defaults_send_everything_and_wait_for_receivers() -> None:
     assert args.linger_s is None
     assert args.wait_s is None
     assert not args.drop
+
+
+def test_detectors_on_one_trigger_have_a_shape_and_an_address_each() -> None:
+    args = _parser().parse_args(["joined", "512x256=tcp://127.0.0.1:9000", "8x8"])
+    assert args.detectors == [((512, 256), "tcp://127.0.0.1:9000"), ((8, 8), "tcp://127.0.0.1:0")]

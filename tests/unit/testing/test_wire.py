@@ -121,6 +121,10 @@ class TestStinsImages:
         template = wire.stins_template((2,), np.dtype("u1"), extra={"note": "50 % %d"})
         assert json.loads(template % (1, 2))["note"] == "50 % %d"
 
+    def test_a_stamp_is_a_third_number_at_the_end(self) -> None:
+        template = wire.stins_template((2,), np.dtype("u1"), stamp="sent %")
+        assert list(json.loads(template % (1, 2, 3)).items())[-2:] == [("msg_number", 2), ("sent %", 3)]
+
     def test_pixels_travel_little_endian_and_in_c_order(self) -> None:
         frame = np.arange(6, dtype=">u4").reshape(2, 3).T
         assert json.loads(wire.stins_template((3, 2), frame.dtype) % (0, 0))["type"] == "uint32"
