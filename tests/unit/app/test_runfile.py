@@ -66,7 +66,12 @@ since = 2024-05-01T10:00:00Z
 incomplete = "skip"
 fold_patience = 0.5
 fold_order = "arrival"
-overload = "block"
+overload = "sample"
+sample_every = 10
+
+[spill]
+directory = "/fast/disk"
+max_bytes = 2_000_000
 
 [controller]
 http = "localhost:5000"
@@ -134,6 +139,8 @@ def test_what_a_small_file_leaves_out(load: Load) -> None:
 def test_a_full_file(load: Load, tmp_path: Path) -> None:
     run = load(FULL)
     assert run.run.name == "beamline-1"
+    assert (run.policy.overload, run.policy.sample_every) == ("sample", 10)
+    assert (run.spill.directory, run.spill.max_bytes) == (Path("/fast/disk"), 2_000_000)
     assert run.worker_tags() == (frozenset({"generic"}), frozenset({"generic", "gpu"}), frozenset({"gpu"}))
     assert list(run.streams) == ["contrast", "xspress3", "Eiger 1/å", "pub"]
     assert run.ingesters() == {
