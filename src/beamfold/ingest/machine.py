@@ -569,7 +569,8 @@ class IngestMachine:
 
     def _route_all(self, stream: int, lo: int, count: int, rows: Route) -> int:
         """Stretches without broadcasts in one go each, messages with broadcasts one by one."""
-        casts = np.unique(rows.index[rows.virtual < 0]).tolist()
+        broadcast = rows.virtual < 0
+        casts = np.unique(rows.index[broadcast]).tolist() if bool(broadcast.any()) else []
         at = 0
         for cast in [*casts, count]:
             stop = int(np.searchsorted(rows.index, cast))
@@ -596,6 +597,11 @@ class IngestMachine:
         self, stream: int, lo: int, count: int, index: Ints, events: Ints, k: NDArray[np.int16], virtual: Ints
     ) -> int:
         """Rows without broadcasts, of messages before `lo + count`; returns how many messages are dealt with."""
+        if len(virtual) == 1:  # at low rates every frame comes alone
+            worker = self._routes.find(int(virtual[0]))
+            if worker >= 0:
+                self._post(worker, stream, index + lo, events, int(k[0]))
+            return count if worker != UNASSIGNED else int(index[0])
         workers = self._routes.lookup(virtual)
         done = count
         first = int(workers[0])

@@ -58,6 +58,11 @@ class Routes:
             del self._starts[:at], self._ends[:at], self._workers[:at]
             self._arrays = None
 
+    def find(self, virtual: int) -> int:
+        """Logical worker of one virtual worker, as `lookup` has it: quicker for a single one."""
+        at = bisect_right(self._starts, virtual) - 1
+        return self._workers[at] if at >= 0 and virtual < self._ends[at] else UNASSIGNED
+
     def lookup(self, virtual: NDArray[np.int64]) -> NDArray[np.int32]:
         """Logical worker per virtual worker, UNASSIGNED where there is none yet."""
         if self._arrays is None:

@@ -35,6 +35,11 @@ class Done:
         self._recorded = recorded
         self._combined: list[Combined] = []
 
+    @property
+    def count(self) -> int:
+        """Parts done that somebody was assigned."""
+        return sum(self._parts.values())
+
     def __bool__(self) -> bool:
         return bool(self._completed or self._parts)
 

@@ -73,6 +73,12 @@ BACKLOG_BYTES = 128 << 20
 TELL_INTERVAL = 0.01
 """Seconds between two messages about parts done while they are many: short against the work that a worker has ahead."""
 
+TELL_MANY = 8
+"""Parts from which on they are many; so many at least are ahead of the workers from the beginning."""
+
+TELL_LATEST = 0.03
+"""The same while they are few: at low rates the answer would come in between the next event and its result."""
+
 RECEIVE_BYTES = 32 << 20
 """Bytes of results taken in before folding gets its turn."""
 
@@ -210,7 +216,7 @@ class ReducerService:
             if self._wake_read.fileno() in ready:
                 self._wake_read.recv(4096)
             if (scan := self._scan) is not None:
-                if time.monotonic() - scan.told >= TELL_INTERVAL:
+                if time.monotonic() >= self._tell_at(scan):
                     self._tell_done(scan)
                 self._fold(scan)
             self._answer()
@@ -226,7 +232,7 @@ class ReducerService:
             return 500
         if scan.folds:
             return 0
-        deadlines = [scan.told + TELL_INTERVAL] if scan.done else []
+        deadlines = [self._tell_at(scan)] if scan.done else []
         if (hole := scan.machine.deadline()) is not None:
             deadlines.append(hole)
         return max(1, min([500, *(int((at - time.monotonic()) * 1000) + 1 for at in deadlines)]))
@@ -269,6 +275,11 @@ class ReducerService:
                 continue  # not from one of ours: nothing of it is used
             if self._refused(scan, batch) or self._log(scan, header, batch, parts[1:]):
                 self._credit(scan, bytes(parts[0]), batch.size)
+
+    @staticmethod
+    def _tell_at(scan: _Scan) -> float:
+        """When to tell of what is done."""
+        return scan.told + (TELL_INTERVAL if scan.done.count >= TELL_MANY else TELL_LATEST)
 
     def _tell_done(self, scan: _Scan) -> None:
         """Tell the controller what became durable since it was last told."""
