@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import Phase, settings
+
+# To explain a failure hypothesis traces every line of every example, which takes several times as long as they do.
+settings.register_profile("beamfold", phases=[phase for phase in Phase if phase is not Phase.explain])
+settings.load_profile("beamfold")
 
 
 @pytest.fixture(scope="session")

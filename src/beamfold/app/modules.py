@@ -36,7 +36,9 @@ _loaded: dict[Path, _Loaded] = {}
 def file_of(module: ModuleType) -> str | None:
     """Where a module was read from; None for namespace packages and what is built in."""
     file = getattr(module, "__file__", None)
-    return str(Path(file).absolute()) if isinstance(file, str) else None
+    if not isinstance(file, str):
+        return None
+    return file if file.startswith(os.sep) else str(Path(file).absolute())  # there are hundreds, seldom relative
 
 
 def scope_of(module: ModuleType) -> Path:
