@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from beamfold.model.events import Buffer
 
-HOLD = 0.004
+HOLD = 0.008
 """Seconds for which messages are gathered when many come: what sends a batch on costs the same for any number."""
 
 MANY = 500.0
 """Messages per second from which on they are gathered. Below, every one goes on at once."""
+
+HEAVY = 512e6
+"""Bytes per second that keep a machine so busy that messages are gathered from `FEW` per second on."""
+
+FEW = 2 / HOLD
+"""Messages per second of which two come while they are gathered."""
 
 WINDOW = 0.1
 """Seconds over which messages are counted."""
@@ -23,6 +31,7 @@ class Inflow:
         self._since = 0.0
         self._hold = 0.0
         self._counted = 0
+        self._bytes = 0
         self._window = 0.0
 
     @property
@@ -38,10 +47,11 @@ class Inflow:
             self._since = now
         self.messages += messages
         self._counted += len(messages)
-        if now - self._window >= WINDOW:
-            rate = self._counted / (now - self._window)
-            self._hold = HOLD if rate >= MANY else 0.0
-            self._window, self._counted = now, 0
+        self._bytes += sum(map(len, chain.from_iterable(messages)))
+        if (passed := now - self._window) >= WINDOW:
+            enough = FEW if self._bytes >= HEAVY * passed else MANY
+            self._hold = HOLD if self._counted >= enough * passed else 0.0
+            self._window, self._counted, self._bytes = now, 0, 0
 
     def due(self, now: float) -> float | None:
         """Seconds until they are to go on, 0 at once; None where there are none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beamfold.ingest.inflow import HOLD, MANY, WINDOW, Inflow
+from beamfold.ingest.inflow import FEW, HEAVY, HOLD, MANY, WINDOW, Inflow
 from beamfold.model.events import Buffer
 
 LIMIT = 50
@@ -15,12 +15,13 @@ def messages(n: int) -> list[list[Buffer]]:
     return [[b"%d" % i] for i in range(n)]
 
 
-def settled(per_second: float) -> tuple[Inflow, float]:
+def settled(per_second: float, nbytes: int = 1) -> tuple[Inflow, float]:
     """After a while of messages one by one at this rate, each taken when it is due."""
+    message: list[Buffer] = [bytes(nbytes)]
     inflow, now = Inflow(LIMIT), 100.0
     for _ in range(1000):
         now += 1 / per_second
-        inflow.add(messages(1), now)
+        inflow.add([message], now)
         if inflow.due(now) == 0:
             inflow.take()
     inflow.take()
@@ -41,6 +42,17 @@ def test_a_fast_ones_are_gathered_for_a_moment() -> None:
     assert inflow.due(now + HOLD * 1.01) == 0
     assert inflow.take() == [*messages(1), *messages(2)]
     assert inflow.due(now) is None
+
+
+def test_large_ones_are_gathered_where_two_come_in_that_time() -> None:
+    for rate, nbytes, waits in [
+        (FEW * 1.1, int(HEAVY / FEW), True),
+        (FEW * 1.1, int(HEAVY / FEW / 2), False),
+        (FEW * 0.9, int(HEAVY / FEW * 2), False),
+    ]:
+        inflow, now = settled(rate, nbytes)
+        inflow.add(messages(1), now)
+        assert bool(inflow.due(now)) is waits
 
 
 def test_so_many_as_may_be_gathered_go_on_at_once() -> None:
