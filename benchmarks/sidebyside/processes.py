@@ -17,8 +17,9 @@ from sidebyside.base import BenchFailure
 
 T = TypeVar("T")
 
-START_S = 60.0
-"""Seconds in which a system must be up: a loaded machine takes its time to start seven processes."""
+START_S = 120.0
+"""Seconds in which a system must be up: a loaded machine takes its time to start seven processes, and to compile modules
+that are new."""
 
 POLL_S = 0.02
 """Between two looks at something that is not being measured."""
