@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,11 +18,15 @@ from sidebyside.base import BenchFailure
 
 T = TypeVar("T")
 
-START_S = 60.0
-"""Seconds in which a system must be up: a loaded machine takes its time to start seven processes."""
+START_S = 120.0
+"""Seconds in which a system must be up: a loaded machine takes its time to start seven processes, and to compile
+modules that are new."""
 
 POLL_S = 0.02
 """Between two looks at something that is not being measured."""
+
+LOWEST_PORT = 10_000
+"""Below it are those that services are known by."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TAIL_BYTES = 20_000
@@ -38,10 +43,20 @@ def wait_for(condition: Callable[[], T | None], seconds: float, late: Callable[[
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port of the loopback interface that nobody listens on.
+
+    Some are only listened on when a scan begins, so it is none that an outgoing connection could be given meanwhile.
+    """
+    outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(1000):
+        port = random.randrange(LOWEST_PORT, max(outgoing, LOWEST_PORT + 1000))
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise BenchFailure(f"no port from {LOWEST_PORT} on is free")
 
 
 def guarded(command: Sequence[str]) -> list[str]:

@@ -15,6 +15,9 @@ from sidebyside.processes import clean_environment, guarded
 DISTINCT_BYTES = 8 << 20
 """Of different images per stream: they take time to make."""
 
+ENDING_S = 10.0
+"""Seconds in which the last words of a source that has ended must be there."""
+
 
 class Source:
     """Context manager: one series of frames per stream at `urls`, sent as soon as somebody receives there."""
@@ -43,7 +46,7 @@ class Source:
     def check(self) -> None:
         """Raises BenchFailure when it has failed, so that nobody waits for its frames."""
         if self._process.poll():
-            self.started(0)
+            self.started(ENDING_S)
 
     def __enter__(self) -> Self:
         return self

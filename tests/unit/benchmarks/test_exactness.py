@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import pytest
 
 from beamfold.model.report import ScanReport
@@ -9,7 +12,7 @@ from beamfold.model.states import EventState
 from sidebyside.base import BenchFailure, Inexact, Scan, Setup, Stream, check_state
 from sidebyside.ours import check_report
 from sidebyside.peer import sequence
-from sidebyside.processes import family, parse_stat, spent, wait_for
+from sidebyside.processes import family, free_port, parse_stat, spent, wait_for
 
 
 def state(count: int, total: int, frames: int) -> dict[str, int]:
@@ -97,3 +100,11 @@ def test_nobody_waits_for_ever() -> None:
     assert wait_for(lambda: next(answers), 10.0, lambda: "late", poll=0.0) == "there"
     with pytest.raises(BenchFailure, match="the third service HANGS"):
         wait_for(lambda: None, 0.0, lambda: "the third service HANGS", poll=0.0)
+
+
+def test_a_port_that_is_listened_on_later_is_none_that_an_outgoing_connection_may_take() -> None:
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    port = free_port()
+    assert 1024 < port < int(outgoing[0])
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", port))
