@@ -49,19 +49,29 @@ def controller_address(ledger: Ledger) -> dict[str, str] | None:
 def claim(ledger: Ledger, token: str, name: str, say: Say) -> int:
     """Become the owner of the controller's role; returns the epoch.
 
-    A former controller that was killed is waited for until its lease has run out. ConfigError at once when
-    another one is alive, LedgerUnavailable when the store does not answer.
+    A former controller that was killed is waited for until its lease has run out, and for as long a store that does
+    not answer: it may be busy, or just starting. ConfigError at once when another one is alive, LedgerUnavailable when
+    the store still does not answer after that.
     """
     from beamfold.dispatch.service import LEASE  # with all of the controller behind it
 
     deadline = time.monotonic() + LEASE + 1
     waiting = False
     while True:
-        epoch = ledger.acquire_owner(token, LEASE)
-        if epoch is not None:
-            ledger.withdraw("controller", "controller")  # a former one's address leads nowhere
-            return epoch
-        there = controller_address(ledger)
+        try:
+            epoch = ledger.acquire_owner(token, LEASE)
+            if epoch is not None:
+                ledger.withdraw("controller", "controller")  # a former one's address leads nowhere
+                return epoch
+            there = controller_address(ledger)
+        except LedgerUnavailable as error:
+            if time.monotonic() > deadline:
+                raise
+            if not waiting:
+                say(f"waiting for the control store: {error}")
+                waiting = True
+            time.sleep(RETRY)
+            continue
         if time.monotonic() > deadline or (there is not None and reachable(there["control"])):
             where = f" at {there['http']}" if there else ""
             raise ConfigError(
