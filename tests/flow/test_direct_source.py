@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from beamfold.model.events import Buffer
+from beamfold.sources import direct
 from beamfold.sources.direct import DirectSource
 from flow.deployment import wait_until
 
@@ -141,3 +142,15 @@ def test_a_connection_that_breaks_in_a_message_gives_only_whole_ones(context: Co
     sender.send(b"next")
     assert receive(source, 1) == [[b"next"]]
     source.close()
+
+
+def test_that_nobody_answers_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "SILENCE_S", 0.0)
+    monkeypatch.setattr(direct, "RETRY_S", 0.001)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    source = DirectSource(url)
+    wait_until(lambda: caplog.records, "a word about it")
+    assert source.drain(10, 1000) == []
+    source.close()
+    assert [r.getMessage().partition(" (")[0] for r in caplog.records] == [f"nobody answers at {url}"]

@@ -67,7 +67,8 @@ def _address(settings: RunFile) -> str:
 
 def _ask(url: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     base = url.rstrip("/") + "/api/v1"
-    config, progress = (call(f"{base}/{what}", timeout=TIMEOUT) for what in ("config", "status"))
+    config, status, counts = (call(f"{base}/{what}", timeout=TIMEOUT) for what in ("config", "status", "progress"))
+    progress = {**status, **counts}  # the status names events one by one, as dranspose's clients want it
     try:
         return config, progress, call(f"{base}/scans?limit={SCANS}", timeout=TIMEOUT)
     except Refusal:

@@ -91,6 +91,7 @@ class Input:
     base: int | None
     retention_bytes: int
     paused: set[int] = field(default_factory=set)  # by which scans: one may end while the next one has no room
+    unused: int = 0  # messages since the last scan
     inflow: Inflow = field(default_factory=lambda: Inflow(DRAIN_MESSAGES))
 
 
@@ -253,8 +254,14 @@ class IngesterService:
 
     def _take_in(self, item: Input) -> None:
         stamp = time.time() - item.inflow.age(time.monotonic())
-        items = item.framer.feed(item.inflow.take())
-        if (scan := self._reader(item)) is not None:
+        messages = item.inflow.take()
+        items = item.framer.feed(messages)
+        scan = self._reader(item)
+        if scan is None and items:
+            if not item.unused:
+                logger.warning("what comes from stream %r is not used: there is no scan for it", item.name)
+            item.unused += len(messages)
+        elif scan is not None:
             self._do(scan, partial(scan.machine.feed, scan.streams[item.name], items, stamp))
 
     def _take_all_in(self) -> None:
@@ -395,6 +402,11 @@ class IngesterService:
             spill=message.overload == "spill",
         )
         workers = [w.name.encode() for w in message.workers]
+        for stream in specs:
+            item = self._inputs[stream.name]
+            if item.unused:
+                logger.info("%d messages of stream %r came before this scan: not used", item.unused, item.name)
+            item.unused = 0
         self._scans[message.scan] = _Armed(machine, {s.name: s.index for s in specs}, workers, dumps, shelves)
         self._control.send(Armed(message.scan))
 

@@ -9,6 +9,7 @@ a detector that is faster than its reader is held up when that is full, as with 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import select
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_S = 0.1
 """Seconds between two attempts to connect to a detector that does not answer."""
+
+SILENCE_S = 5.0
+"""Seconds after which it is said that nobody answers."""
 
 CONNECT_S = 5.0
 """Seconds after which an attempt is given up."""
@@ -222,17 +226,22 @@ class DirectSource:
 
     def _connect(self, address: tuple[str, int]) -> None:
         """The thread that gets a connection whenever there is none: names are looked up and hosts waited for here."""
+        since: float | None = None
         while True:
             self._lost.wait()
             if self._closed:
                 return
             self._lost.clear()
-            with suppress(OSError):
+            try:
                 self._add(sockets.create_connection(address, CONNECT_S))
-                time.sleep(RETRY_S)  # one that breaks at once is no better than none
-                continue
-            self._lost.set()
-            time.sleep(RETRY_S)
+                since = None
+            except OSError as error:
+                self._lost.set()
+                since = since or time.monotonic()
+                if time.monotonic() - since >= SILENCE_S:
+                    since = math.inf  # said once
+                    logger.warning("nobody answers at %s (%s): is the detector on? It is waited for", self._url, error)
+            time.sleep(RETRY_S)  # also after a connection: one that breaks at once is no better than none
 
     def _listen(self, host: str, port: str) -> None:
         number = int(port) if port.isdecimal() else 0

@@ -261,3 +261,14 @@ def test_spilled_frames_that_cannot_be_read_end_the_scan_and_not_the_ingester(
     (failed,) = rig.control.said(Failed)
     assert "cannot be read back" in failed.reason and "Input/output error" in failed.reason
     assert [a.scan for a in rig.control.said(Armed)] == [1, 2]
+
+
+def test_what_comes_without_a_scan_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    caplog.set_level("INFO")
+    rig.run(lambda: rig.series(3), lambda: None, lambda: rig.series(3), lambda: None, arm(MAP, 1))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "what comes from stream 'camera' is not used: there is no scan for it",
+        "8 messages of stream 'camera' came before this scan: not used",
+    ]
