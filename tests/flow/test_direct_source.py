@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from beamfold.model.events import Buffer
+from beamfold.protocols.zmtp import GREETING
 from beamfold.sources import direct
 from beamfold.sources.direct import DirectSource
 from flow.deployment import wait_until
@@ -129,14 +130,43 @@ def test_a_stranger_is_told_of_and_harms_nobody(context: Context, caplog: pytest
     source.close()
 
 
+HELLO = GREETING + b"\x04\x1a\x05READY\x0bSocket-Type\x00\x00\x00\x04PUSH"
+"""What a detector begins with."""
+
+WHOLE = b"\x01\x01a\x00\x01b"
+"""A message of two parts."""
+
+
+def by_hand(source: DirectSource) -> socket.socket:
+    """A detector of which a test writes every byte."""
+    return socket.create_connection(("127.0.0.1", int(source.url.rpartition(":")[2])))
+
+
+def test_what_came_before_nonsense_is_not_lost(context: Context) -> None:
+    source = DirectSource("tcp://127.0.0.1:0", bind=True)
+    with by_hand(source) as detector:
+        detector.sendall(HELLO + 3 * WHOLE + b"\x08\x00")
+        assert receive(source, 3) == 3 * [[b"a", b"b"]]
+    source.close()
+
+
+def test_what_a_detector_sent_before_it_went_away_is_not_lost(context: Context) -> None:
+    """It asked whether we are there and did not wait for the answer, which cannot be sent any more."""
+    source = DirectSource("tcp://127.0.0.1:0", bind=True)
+    ping = b"\x04\x07\x04PING\x00\x00"
+    with by_hand(source) as detector:
+        detector.sendall(HELLO + WHOLE)
+        assert receive(source, 1) == [[b"a", b"b"]]
+        detector.sendall(3 * (ping + WHOLE))  # it has not read what was said to it: its connection is reset
+    assert receive(source, 3) == 3 * [[b"a", b"b"]]
+    source.close()
+
+
 def test_a_connection_that_breaks_in_a_message_gives_only_whole_ones(context: Context) -> None:
     source = DirectSource("tcp://127.0.0.1:0", bind=True)
-    with socket.create_connection(("127.0.0.1", int(source.url.rpartition(":")[2]))) as detector:
-        from beamfold.protocols.zmtp import GREETING
-
-        ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x04PUSH"
-        whole, broken = b"\x01\x01a\x00\x01b", b"\x01\x01c\x02" + (100_000).to_bytes(8, "big") + b"half"
-        detector.sendall(GREETING + bytes([4, len(ready)]) + ready + whole + broken)
+    with by_hand(source) as detector:
+        broken = b"\x01\x01c\x02" + (100_000).to_bytes(8, "big") + b"half"
+        detector.sendall(HELLO + WHOLE + broken)
         assert receive(source, 1) == [[b"a", b"b"]]
     sender = push(context, source.url, bind=False)
     sender.send(b"next")

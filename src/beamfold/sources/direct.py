@@ -43,6 +43,9 @@ KEEP_ALIVE_S = 15
 WAKE_BYTES = 1 << 20
 """Bytes of a large part that are waited for at most before they are read; the rest is still on its way meanwhile."""
 
+UNSENT_BYTES = 4096
+"""Answers that wait to be sent; who takes none of them gets no more."""
+
 BACKLOG = 64
 """Connections that may wait to be accepted."""
 
@@ -61,11 +64,17 @@ class _Peer:
         self._wakes_at = 1
 
     def send(self) -> None:
-        with suppress(BlockingIOError):
+        """Where it cannot be sent any more nothing is: what came before is still to be read, and then the end."""
+        try:
             self.unsent = self.unsent[self.sock.send(self.unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.unsent = b""
 
     def receive(self) -> bool:
-        """One read; False when nothing was there. EOFError at the end, OSError and MalformedFrame when it is broken."""
+        """One read; False when nothing was there. EOFError at the end, OSError and MalformedFrame when it is broken:
+        the inbox may have messages all the same."""
         inbox = self.inbox
         if self.unsent:
             self.send()
@@ -78,7 +87,9 @@ class _Peer:
         inbox.received(nbytes)
         self._sleep_until(min(inbox.lacking, WAKE_BYTES))
         if inbox.replies:
-            self.unsent, inbox.replies = self.unsent + inbox.replies, b""
+            if len(self.unsent) < UNSENT_BYTES:
+                self.unsent += inbox.replies
+            inbox.replies = b""
             self.send()
         return True
 
@@ -197,19 +208,18 @@ class DirectSource:
                 elif self._listener is not None and descriptor == self._listener.fileno():
                     self._accept(self._listener)
             if not found:
-                return False
-        return True
+                break
+        return bool(self._ready)
 
     def _receive(self, peer: _Peer) -> bool:
+        found = False
         try:
             found = peer.receive()
         except MalformedFrame as wrong:
             self._lose(peer, str(wrong))
-            return False
         except (EOFError, OSError):
             self._lose(peer, "")
-            return False
-        self._ready += peer.inbox.messages
+        self._ready += peer.inbox.messages  # also those that came whole before what was wrong
         peer.inbox.messages = []
         return found
 
