@@ -17,6 +17,7 @@ from flow.deployment import Deployment, Stream, wait_until
 
 SHAPE = (512, 512)  # uint32: 1 MiB
 FRAMES = 120
+CAMERAS = ("camera", "other")
 
 WORKER = """
 class Worker:
@@ -24,7 +25,7 @@ class Worker:
         self.kept = []
 
     def process_event(self, event, parameters=None):
-        stream = event.streams["camera"]
+        [stream] = event.streams.values()
         if stream.parse().htype != "image":
             return None
         array = stream.array()
@@ -61,16 +62,16 @@ def deploy(
     return Deployment(
         folder,
         APP,
-        {"camera": Stream("stins", {"retention_bytes": retention})},
+        {name: Stream("stins", {"retention_bytes": retention}) for name in CAMERAS},
         parameters={"keep": str(keep)},
         sections={"policy": {"shared_memory": shared}},
         complaints=complaints,
     )
 
 
-def run(deployment: Deployment, frames: int = FRAMES) -> dict[str, Any]:
-    scan = deployment.submit({"streams": ["camera"], "events": frames})
-    deployment.send("camera", series(frames))
+def run(deployment: Deployment, frames: int = FRAMES, camera: str = "camera") -> dict[str, Any]:
+    scan = deployment.submit({"streams": [camera], "events": frames})
+    deployment.send(camera, series(frames))
     report = deployment.wait_ended(scan)
     assert report["states"] == {"reduced": frames}, report["failures"][:1]
     state: dict[str, Any] = deployment.state()
@@ -93,6 +94,14 @@ def test_an_app_that_keeps_everything_gets_the_rest_over_the_network(tmp_path: P
         # Arrays of the scan before are gone with its worker object: there is room again.
         assert run(deployment, 20)["shared"] == 20
         assert any("the arena is full" in line for line in deployment.lines)
+
+
+def test_an_ingester_is_told_of_its_slots_in_a_scan_without_it(tmp_path: Path) -> None:
+    """What the app kept goes as the next scan begins, which reads from another ingester alone."""
+    with deploy(tmp_path, keep=1, retention=1 << 20) as deployment:
+        assert 0 < run(deployment)["shared"] < FRAMES
+        run(deployment, 5, "other")
+        assert run(deployment, 20)["shared"] == 20
 
 
 def test_a_killed_worker_gives_up_what_it_held(tmp_path: Path) -> None:

@@ -185,8 +185,14 @@ class ArenaReader:
             raise NotShared(f"its memory cannot be mapped: {error.strerror}") from None
         finally:
             os.close(mine)
+        self._writer = Path("/proc") / str(int(pid))
         self._watches: dict[int, _Watch] = {}
         self._gone: deque[int] = deque()
+
+    @property
+    def lives(self) -> bool:
+        """Whether there is still a writer to give leases back to."""
+        return self._writer.exists()
 
     def part(self, number: int, offset: int, nbytes: int) -> memoryview:
         """The bytes of a leased slot, read-only, in place. They stay as they are while any view of them is left.

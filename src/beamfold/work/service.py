@@ -378,8 +378,13 @@ class WorkerService:
         return link
 
     def _close_links(self, wanted: set[str]) -> None:
-        """Services that came back have other addresses: their old ones would be called for ever."""
+        """Services that came back have other addresses: their old ones would be called for ever.
+
+        An ingester that lives is to be told of its slots, also by the scans that it has no part in.
+        """
         for url in self._links.keys() - wanted:
+            if url in self._arenas and self._arenas[url].lives:
+                continue
             link = self._links.pop(url)
             self._arenas.pop(url, None)
             self._poller.unregister(link.socket)
