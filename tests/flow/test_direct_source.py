@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from beamfold.model.events import Buffer
-from beamfold.protocols.zmtp import GREETING
+from beamfold.protocols.zmtp import GREETING, READ_BYTES
 from beamfold.sources import direct
 from beamfold.sources.direct import DirectSource
 from flow.deployment import wait_until
@@ -159,6 +159,23 @@ def test_what_a_detector_sent_before_it_went_away_is_not_lost(context: Context) 
         assert receive(source, 1) == [[b"a", b"b"]]
         detector.sendall(3 * (ping + WHOLE))  # it has not read what was said to it: its connection is reset
     assert receive(source, 3) == 3 * [[b"a", b"b"]]
+    source.close()
+
+
+def test_a_long_message_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is there already, more than one read brings."""
+    monkeypatch.setattr(direct, "READS", 1)
+    source = DirectSource("tcp://127.0.0.1:0", bind=True)
+    size = 3 * READ_BYTES
+    with by_hand(source) as detector:
+        detector.sendall(HELLO + WHOLE)
+        assert receive(source, 1) == [[b"a", b"b"]]
+        detector.sendall(b"\x01\x01a\x02" + size.to_bytes(8, "big") + bytes(size))
+        turns = 0
+        while not (found := source.drain(1, 1)):
+            turns += 1
+        assert [len(part) for part in found[0]] == [1, size]
+        assert turns
     source.close()
 
 

@@ -43,6 +43,9 @@ KEEP_ALIVE_S = 15
 WAKE_BYTES = 1 << 20
 """Bytes of a large part that are waited for at most before they are read; the rest is still on its way meanwhile."""
 
+READS = 32
+"""Reads of a connection in a row that bring no whole message: a message of gigabytes lets others have their turn."""
+
 UNSENT_BYTES = 4096
 """Answers that wait to be sent; who takes none of them gets no more."""
 
@@ -199,8 +202,10 @@ class DirectSource:
         return size
 
     def _read(self) -> bool:
-        """Read from connections until there is a message, or nothing more."""
-        while not self._ready:
+        """Read from connections until there is a message, or nothing more for now."""
+        for _ in range(READS):
+            if self._ready:
+                break
             found = False
             for descriptor, _ in self._poll.poll(0):
                 if (peer := self._peers.get(descriptor)) is not None:
