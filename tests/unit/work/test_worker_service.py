@@ -203,6 +203,44 @@ def expanded(header: ResultBatch) -> list[float]:
     return [received for n, received in header.times.received for _ in range(n)]
 
 
+def test_times_are_left_out_where_a_part_that_came_twice_is_combined(links: dict[str, Link]) -> None:
+    """The reducer refuses a batch whose times are not those of its parts."""
+
+    class Combines(App):
+        def process_event(self, event: Any) -> int:  # type: ignore[override]
+            return 1
+
+        def combine(self, results: list[int]) -> int:
+            return sum(results)
+
+    def arrive(event: int, n: int, k: int) -> None:
+        frames, _ = encode_frames(1, 0, 1, np.arange(event, event + n), k, [[b"f"]] * n, received=[(n, 8.0)], sent=9.0)
+        links["inproc://ingester"].arrived.append([bytes(p) for p in frames])
+
+    def results() -> list[ResultBatch]:
+        headers = [decode_header(out[0]) for out in links["inproc://reducer"].out]
+        return [h for h in headers if isinstance(h, ResultBatch)]
+
+    def all_at_once() -> None:
+        arrive(0, 1, -1)
+        arrive(1, 2, 0)
+        arrive(1, 2, 0)
+
+    found: list[ResultBatch] = []
+    run(
+        Combines,
+        arm(MAP),
+        lambda: links["inproc://reducer"].arrived.append([encode_header(Grant(1, -1, 1 << 20))]),
+        Assign(1, [Block(0, 10, 0)], 10),
+        all_at_once,
+        Until(lambda: any(h.combined for h in results())),
+        lambda: found.extend(results()),
+    )
+    assert sum(h.n for h in found) == 3
+    for header in found:
+        assert header.times is None or header.times.check(header.n) is None
+
+
 def test_services_that_moved_are_not_called_for_ever(links: dict[str, Link]) -> None:
     steps: list[Message] = []
     for scan in range(1, 6):
