@@ -19,6 +19,7 @@ import zmq
 from beamfold.model.errors import ConfigError
 from beamfold.model.events import Buffer
 from beamfold.protocols.dumps import RawWriter
+from beamfold.protocols.zmtp import MAX_PART_BYTES
 from beamfold.sources.zeromq import ZmqSource
 from beamfold.testing import wire
 from beamfold.testing.sample import FluorescenceSample
@@ -246,6 +247,11 @@ def test_detectors_on_one_trigger_send_as_many_frames_each(detector: Any, connec
     status, sent, _ = one.end()
     assert status == 0
     assert [line["frames"] for line in sent.values()] == [600, 600]
+
+
+def test_a_part_that_no_envelope_could_hold_is_not_received(connect: Any) -> None:
+    source = connect("tcp://127.0.0.1:9", "sub")
+    assert source.socket.getsockopt(zmq.MAXMSGSIZE) == MAX_PART_BYTES
 
 
 def test_a_publisher_counts_its_subscribers(context: Any, connect: Any) -> None:

@@ -32,8 +32,8 @@ READ_BYTES = 256 << 10
 READ_BESIDE = 8 << 10
 """The same while a large part is being filled: enough for the head of the next one, little to be copied over."""
 
-MAX_PART_BYTES = (1 << 31) - 1
-"""Larger message parts are taken for nonsense."""
+MAX_PART_BYTES = (1 << 31) - 2
+"""Larger message parts are taken for nonsense: an envelope could not say their size."""
 
 
 def _command(name: bytes, body: bytes) -> bytes:

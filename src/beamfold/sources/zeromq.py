@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import zmq
 
 from beamfold.model.errors import ConfigError
+from beamfold.protocols.zmtp import MAX_PART_BYTES
 from beamfold.sources.base import LARGE
 from beamfold.transport.sockets import make_socket
 
@@ -48,7 +49,7 @@ class ZmqSource:
         if kind not in _KINDS:
             raise ConfigError(f"unknown socket kind {kind!r} for {url}: use one of {', '.join(_KINDS)}")
         self._keep = keep
-        self._socket = make_socket(context, _KINDS[kind], hwm=hwm)
+        self._socket = make_socket(context, _KINDS[kind], hwm=hwm, max_part=MAX_PART_BYTES)
         try:
             if kind == "sub":
                 self._socket.setsockopt(zmq.SUBSCRIBE, b"")

@@ -32,6 +32,7 @@ from beamfold.protocols.envelopes import (
     unpack_positions,
     unpack_states,
 )
+from beamfold.protocols.zmtp import MAX_PART_BYTES
 
 SIZES = st.one_of(st.integers(0, 40), st.sampled_from([INLINE_BYTES - 1, INLINE_BYTES, INLINE_BYTES + 1]))
 BYTES = st.builds(lambda n, fill: bytes([fill]) * n, SIZES, st.integers(0, 255))
@@ -258,3 +259,17 @@ def test_a_message_that_lost_a_part_raises_a_codec_error(missing: str) -> None:
     assert isinstance(header, FrameBatch)
     with pytest.raises(CodecError):
         decode_frames(header, parts[1:1] if missing == "blob" else parts[1:-1])
+
+
+def test_the_size_of_the_largest_part_is_not_taken_for_a_slot() -> None:
+    """Without the memory that it would take."""
+
+    class Large(bytes):
+        def __len__(self) -> int:
+            return MAX_PART_BYTES
+
+    part = Large()
+    message, _ = encode_frames(1, 0, 1, np.array([5]), 0, [[part]])
+    header = decode_header(message[0])
+    assert isinstance(header, FrameBatch)
+    assert decode_frames(header, [b"", part]) == [[part]]
