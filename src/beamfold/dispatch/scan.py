@@ -360,7 +360,10 @@ class Scan:
         report.count(counts)
         report.latency = self.latency_by_stage()
         ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
-        report.runs = {s.label: self._runs(s, lo, hi) for s in EventState if counts.get(s) and s not in ordinary}
+        named = {s: self._runs(s, lo, hi) for s in EventState if counts.get(s) and s not in ordinary}
+        report.runs = {s.label: runs for s, runs in named.items()}
+        unlisted = {s.label: counts[s] - sum(b - a for a, b in runs) for s, runs in named.items()}
+        report.unlisted = {label: events for label, events in unlisted.items() if events}
         if not report.ended:
             return {**report.to_dict(), "phase": str(self.phase)}
         return report.to_dict()
@@ -374,8 +377,8 @@ class Scan:
         return {stage.value: StageLatency.of(histogram) for stage, histogram in self.latency().items()}
 
     def _runs(self, state: EventState, lo: int, hi: int) -> list[Run]:
-        """Data events in a state."""
-        runs = [(max(a, lo), min(b, hi)) for a, b in self.states.runs(state) if a < hi and b > lo]
+        """Data events in a state; bounded."""
+        runs = [(max(a, lo), min(b, hi)) for a, b in self.states.runs(state, MAX_RUNS) if a < hi and b > lo]
         if state is EventState.INCOMPLETE_SKIPPED and self.short is not None:
             extend_runs(runs, [self.short])
         if state is EventState.LOST and self.lost is not None:

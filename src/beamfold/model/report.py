@@ -90,10 +90,11 @@ class ScanReport:
 
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
     ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
-    sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs. `recording` is the
-    folder with the scan's recording, "" where none was made, and `combined` counts the results in it that workers made
-    of several; `overload` is the policy by which events were dropped, if any were. `latency` has the stages
-    (`beamfold.model.latency.Stage`) of the way of every event.
+    sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs, of which there is
+    a bound; `unlisted` counts, by state, the events beyond it. `recording` is the folder with the scan's recording, ""
+    where none was made, and `combined` counts the results in it that workers made of several; `overload` is the policy
+    by which events were dropped, if any were. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of
+    every event.
     """
 
     scan_id: str
@@ -105,6 +106,7 @@ class ScanReport:
     unreached: int = 0
     states: dict[str, int] = field(default_factory=dict)
     runs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    unlisted: dict[str, int] = field(default_factory=dict)
     streams: dict[str, StreamReport] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     failed_total: int = 0

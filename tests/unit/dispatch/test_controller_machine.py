@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from beamfold.dispatch import scan as scan_module
 from beamfold.dispatch.blocks import FIRST_WINDOW
 from beamfold.dispatch.machine import TELL_INTERVAL, ControllerMachine, Note, RecordParameters, RecordScan, Reply, Send
 from beamfold.dispatch.scan import Phase, Plan
 from beamfold.model.errors import MapError, ScanError
+from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap, compile_map
 from beamfold.protocols import messages as m
 
@@ -644,3 +646,16 @@ def test_what_is_done_is_answered_before_the_scan_is_closed() -> None:
     actions = bench.machine.receive_all([(b"r", done), *ends], bench.now)
     kinds = [type(a.message) for a in actions if isinstance(a, Send) and a.peer == b"i"]
     assert kinds.index(m.Release) < kinds.index(m.Close)
+
+
+def test_a_report_counts_the_events_that_it_cannot_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "MAX_RUNS", 5)
+    bench = Bench().run(compile_map({"streams": ["a", "b"], "events": 40}))
+    failed = [(e, e + 1, int(EventState.FAILED)) for e in range(1, 41, 2)]
+    reduced = [(e, e + 1, int(EventState.REDUCED)) for e in range(2, 41, 2)]
+    bench.say("r", m.PartsDone(1, failed + reduced, {0: 8}, 41))
+    report = bench.machine.report("scan-1")
+    assert report is not None
+    assert report["states"] == {"failed": 20, "reduced": 20}
+    assert report["runs"] == {"failed": [(e, e + 1) for e in range(1, 10, 2)]}
+    assert report["unlisted"] == {"failed": 15}

@@ -116,6 +116,7 @@ class Report(BaseModel):
     unreached: int = 0
     states: dict[str, int] = {}
     runs: dict[str, list[Run]] = {}
+    unlisted: dict[str, int] = {}
     streams: dict[str, dict[str, Any]] = {}
     failures: list[Failure] = []
     failed_total: int = 0
