@@ -23,6 +23,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 TEXT, BYTES, ARRAY, MAP, TAG = 3, 2, 4, 5, 6
 """Major types."""
 
+PIECE = 1 << 18
+"""Bytes that are read at a time: many small items, and few enough to stay in the processor's cache."""
+
 
 def open_maybe_gzip(path: Path) -> io.BufferedReader | gzip.GzipFile:
     """The file for reading, decompressed on the way if it begins as gzip does, whatever its name says."""
@@ -31,44 +34,93 @@ def open_maybe_gzip(path: Path) -> io.BufferedReader | gzip.GzipFile:
     return gzip.open(path, "rb") if zipped else path.open("rb")
 
 
-def read_items(path: Path) -> Iterator[Any]:
-    """Every CBOR item of a file, in order, one in memory at a time.
+class Items:
+    """The items of a file, read in large pieces: `data[at:]` is in memory and not yet used.
 
-    Tags 42877 and the like come as `CBORTag`, arrays as list or tuple, maps as any Mapping. Raises
-    MalformedFrame, which says how many items were whole, after these were yielded; OSError where the file
+    Whoever can tell items by their bytes takes them from there; `item` decodes any. `whole` counts those that are
+    taken. Every method but the first raises MalformedFrame, which says how many were, where the file breaks off or is
+    damaged; OSError where it cannot be read.
+    """
+
+    def __init__(self, path: Path, file: io.BufferedReader | gzip.GzipFile) -> None:
+        self._path = path
+        self._file = file
+        self._damage: Exception | None = None
+        self._decoding: tuple[io.BytesIO, cbor2.CBORDecoder] | None = None
+        self.data = b""
+        self.at = 0
+        self.whole = 0
+
+    def more(self, size: int = 1) -> bool:
+        """Read on by `size` bytes at least, unless the file ends before; False when it has ended already."""
+        pieces, short = [self.data[self.at :]], max(size, PIECE)
+        while short > 0 and not self._damage:
+            try:
+                # One read of what lies below: an error of a later one would lose what this one has found.
+                piece = self._file.read1(min(short, PIECE))
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                self._damage = error
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            short -= len(piece)
+        if len(pieces) > 1:
+            self.data, self.at, self._decoding = b"".join(pieces), 0, None
+            return True
+        if self._damage:
+            raise self._damaged(self._damage)
+        return False
+
+    def item(self) -> Any:
+        """The next item, of which there is a byte at least, whatever it is.
+
+        Tags 42877 and the like come as `CBORTag`, arrays as list or tuple, maps as any Mapping.
+        """
+        while True:
+            file, decoder = self._decoding = self._decoding or _decoder(self.data)
+            file.seek(self.at)
+            try:
+                found = decoder.decode()
+            # in cbor2 5 an end of file is an EOFError, in 6 it is not
+            except (cbor2.CBORDecodeEOF, EOFError):
+                if not self.more(len(self.data) - self.at):
+                    raise self._damaged(EOFError()) from None
+                continue
+            except (cbor2.CBORDecodeError, RecursionError) as error:
+                raise self._damaged(error) from None
+            self.at = file.tell()
+            self.whole += 1
+            return found
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.at < len(self.data) or self.more():
+            yield self.item()
+
+    def _damaged(self, error: Exception) -> MalformedFrame:
+        number, read = self.whole + 1, f"{self.whole} before it were read whole"
+        if isinstance(error, EOFError):
+            return MalformedFrame(f"{self._path}: the file ends inside item {number}; {read}")
+        return MalformedFrame(f"{self._path}: item {number} is damaged ({error}); {read}")
+
+
+def read_items(path: Path) -> Iterator[Any]:
+    """Every CBOR item of a file, in order, as `Items.item` decodes them.
+
+    Raises MalformedFrame, which says how many items were whole, after these were yielded; OSError where the file
     cannot be opened or read.
     """
-    whole = 0
     with open_maybe_gzip(path) as file:
-        decoder = _decoder(file)
-        while True:
-            try:
-                if not file.peek(1):
-                    return
-                item = decoder.decode()
-            # in cbor2 5 an end of file is an EOFError, in 6 it is not; gzip raises it too
-            except (cbor2.CBORDecodeEOF, EOFError):
-                raise MalformedFrame(f"{path}: the file ends inside item {whole + 1}; {_read(whole)}") from None
-            except (cbor2.CBORDecodeError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
-                reason = f"{path}: item {whole + 1} is damaged ({error}); {_read(whole)}"
-                raise MalformedFrame(reason) from None
-            yield item
-            whole += 1
+        yield from Items(path, file)
 
 
-def _read(whole: int) -> str:
-    return f"{whole} before it were read whole"
-
-
-def _decoder(file: io.BufferedReader | gzip.GzipFile) -> cbor2.CBORDecoder:
-    """One decoder per file: a decoder that looks ahead holds bytes of the next item. With a look-ahead of 1
-    it does not, so that the file's own position tells a clean end from a cut item; before 5.8 none looks
-    ahead."""
-    reader: Any = file
+def _decoder(data: bytes) -> tuple[io.BytesIO, cbor2.CBORDecoder]:
+    """A decoder that does not look ahead, so that the file's position tells where an item ends."""
+    file = io.BytesIO(data)
     try:
-        return cbor2.CBORDecoder(reader, read_size=1)
-    except TypeError:
-        return cbor2.CBORDecoder(reader)
+        return file, cbor2.CBORDecoder(file, read_size=1)
+    except TypeError:  # before 5.8 none does
+        return file, cbor2.CBORDecoder(file)
 
 
 def head(major: int, number: int) -> bytes:

@@ -18,6 +18,7 @@ import gzip
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from beamfold.protocols.cborseq import (
     ARRAY,
     MAP,
     TAG,
+    Items,
     byte_strings,
     head,
     open_maybe_gzip,
@@ -38,14 +40,14 @@ from beamfold.protocols.cborseq import (
     text,
     write_pieces,
 )
+from beamfold.protocols.dumpscan import EVENT, SELF_DESCRIBED, STREAM, DumpScanner
 from beamfold.protocols.pkls import DumpEvent, read_pickles
 
-_SELF_DESCRIBED, _EVENT, _STREAM = 55799, 42877, 42878
-_OUTER = head(TAG, _SELF_DESCRIBED)
-_EVENT_TAG = head(TAG, _EVENT)
-_STREAM_ITEM = head(TAG, _STREAM) + head(ARRAY, 2)
+_OUTER = head(TAG, SELF_DESCRIBED)
+_EVENT_TAG = head(TAG, EVENT)
+_STREAM_ITEM = head(TAG, STREAM) + head(ARRAY, 2)
 
-__all__ = ["DumpEvent", "DumpWriter", "RawWriter", "kind_of", "read_dump", "read_raw"]
+__all__ = ["DumpEvent", "DumpWriter", "RawWriter", "kind_of", "read_dump", "read_dump_batches", "read_raw"]
 
 Kind: TypeAlias = Literal["internal", "raw", "pkls"]
 PathName: TypeAlias = str | PathLike[str]
@@ -81,23 +83,43 @@ def _kind(path: Path) -> Kind | None:
 
 
 def read_dump(path: PathName) -> Iterator[DumpEvent]:
-    """The events of an internal dump (`.cbors` or `.pkls`, maybe gzipped), in file order, one in memory at a
-    time.
+    """The events of an internal dump (`.cbors` or `.pkls`, maybe gzipped), in file order, few in memory at a time.
 
-    An empty file has no events. Raises MalformedFrame where the file is a raw capture or damaged; it then
-    says how many items were whole, and these have been yielded.
+    An empty file has no events. Message parts of 64 KiB and more may be views of what was read. Raises MalformedFrame
+    where the file is a raw capture or damaged; it then says how many items were whole, and these have been yielded.
     """
+    return chain.from_iterable(read_dump_batches(path))
+
+
+def read_dump_batches(path: PathName) -> Iterator[list[DumpEvent]]:
+    """As `read_dump`, with those together that were read together: there is one at least."""
     path = Path(path)
     kind = _kind(path)
     if kind is None:
         return
     if kind == "raw":
         raise MalformedFrame(f"{path} is a raw capture (messages as a source receives them), not an internal dump")
-    for index, item in enumerate(read_pickles(path) if kind == "pkls" else read_items(path)):
-        event = item if kind == "pkls" else _event(item, path, index)
-        if not isinstance(event, DumpEvent):
+    if kind == "internal":
+        yield from _read_internal(path)
+        return
+    for index, item in enumerate(read_pickles(path)):
+        if not isinstance(item, DumpEvent):
             raise MalformedFrame(f"{path}: item {index + 1} is a message as a source receives it, not an event")
-        yield event
+        yield [item]
+
+
+def _read_internal(path: Path) -> Iterator[list[DumpEvent]]:
+    scanner = DumpScanner()
+    with open_maybe_gzip(path) as file:
+        items = Items(path, file)
+        while items.at < len(items.data) or items.more():
+            found: list[DumpEvent] = []
+            items.at, lacks = scanner.scan(items.data, items.at, found)
+            if found:
+                items.whole += len(found)
+                yield found
+            elif not lacks or not items.more(lacks):
+                yield [_event(items.item(), path, items.whole - 1)]
 
 
 def read_raw(path: PathName) -> Iterator[list[bytes]]:
@@ -196,11 +218,11 @@ def _event(item: Any, path: Path, index: int) -> DumpEvent:
     def refuse(expected: str, found: object) -> NoReturn:
         raise MalformedFrame(f"{path}: item {index + 1}: expected {expected}, found {found!r}"[:400])
 
-    if isinstance(item, CBORTag) and item.tag == _SELF_DESCRIBED:
+    if isinstance(item, CBORTag) and item.tag == SELF_DESCRIBED:
         item = item.value
-    value = item.value if isinstance(item, CBORTag) and item.tag == _EVENT else None
+    value = item.value if isinstance(item, CBORTag) and item.tag == EVENT else None
     if not isinstance(value, list | tuple) or len(value) not in (2, 3):
-        refuse(f"tag {_EVENT} on 2 or 3 elements", item)
+        refuse(f"tag {EVENT} on 2 or 3 elements", item)
     number, streams, created_at = (*value, None)[:3]
     if type(number) is not int or number < 0:
         refuse("an event number", number)
@@ -210,8 +232,8 @@ def _event(item: Any, path: Path, index: int) -> DumpEvent:
         refuse("a time", created_at)
     found: dict[str, StreamData] = {}
     for name, stream in streams.items():
-        if not isinstance(name, str) or not isinstance(stream, CBORTag) or stream.tag != _STREAM:
-            refuse(f"stream names with tag {_STREAM}", (name, stream))
+        if not isinstance(name, str) or not isinstance(stream, CBORTag) or stream.tag != STREAM:
+            refuse(f"stream names with tag {STREAM}", (name, stream))
         found[name] = _stream(stream.value) or refuse("a type and a list of byte strings", stream.value)
     return DumpEvent(number, found, created_at)
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from beamfold.model.errors import MalformedFrame, UnsafePickle
 from beamfold.model.events import StreamData
@@ -26,8 +25,7 @@ _MAX_BYTES = 1 << 30
 """Largest single pickle: an event of a few very large images."""
 
 
-@dataclass(frozen=True, slots=True)
-class DumpEvent:
+class DumpEvent(NamedTuple):
     """One item of an internal dump: an event, or the part of it that one ingester had.
 
     `created_at` is when the ingester made it, with time zone; None where the dump does not say.
