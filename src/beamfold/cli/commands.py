@@ -166,9 +166,19 @@ def replay(
         Path | None, typer.Option("-p", "--parameters", help="Parameter file: JSON, TOML, CBOR or pickle.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file for the published state.")] = None,
-    workers: Annotated[int, typer.Option("--nworkers", min=1, help="Logical workers; a recording has its own.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--nworkers", min=1, help="Logical workers: one per process, unless said; a recording has its own."
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes that the logical workers are spread over.")
+    ] = 1,
 ) -> int:
     """Run an app over a recorded scan or captured streams, as it would have run live."""
+    from beamfold.app.garbage import calm_garbage_collector
     from beamfold.cli.replay import run_replay
 
-    return run_replay([*(more or []), *(files or [])], worker, reducer, parameters, output, workers)
+    calm_garbage_collector()
+    return run_replay([*(more or []), *(files or [])], worker, reducer, parameters, output, workers, processes)

@@ -19,12 +19,14 @@ def run_replay(
     reducer: str | None,
     parameters: Path | None,
     output: Path | None,
-    workers: int,
+    workers: int | None,
+    processes: int,
 ) -> int:
     """Play them, print the outcome, and return the exit code: 1 when not all was well. Raises BeamfoldError."""
     if (worker is None) != (reducer is None):
         raise ConfigError("name both classes of the app, with -w and -r (or none, for those that a recording names)")
-    report = _play(files, None if worker is None or reducer is None else (worker, reducer), parameters, output, workers)
+    app = None if worker is None or reducer is None else (worker, reducer)
+    report = _play(files, app, parameters, output, workers, processes)
     print(report.summary)
     wrong = faults(report.to_dict())
     for fault in wrong:
@@ -33,7 +35,12 @@ def run_replay(
 
 
 def _play(
-    files: Sequence[str], app: tuple[str, str] | None, parameters: Path | None, output: Path | None, workers: int
+    files: Sequence[str],
+    app: tuple[str, str] | None,
+    parameters: Path | None,
+    output: Path | None,
+    workers: int | None,
+    processes: int,
 ) -> ScanReport:
     if not files:
         raise ConfigError("nothing to replay: name a recording's folder, or the files of the captured streams")
@@ -42,11 +49,11 @@ def _play(
     if not folders:
         if app is None:
             raise ConfigError("captured streams do not say which app they are for: name its classes with -w and -r")
-        return replay(*app, files, parameters, output, workers, progress)
+        return replay(*app, files, parameters, output, workers, processes, progress)
     if len(files) > 1:
         raise ConfigError("a recording is replayed by itself: name one folder and no other file")
     if not is_recording(folders[0]):
         inside = sorted(path.parent.name for path in folders[0].glob("*/recording.json"))
         there = f"; its recordings are {', '.join(inside[-5:])}" if inside else ""
         raise ConfigError(f"{folders[0]} is not the folder of one recording: it has no recording.json{there}")
-    return replay_recording(folders[0], app, parameters, output, progress)
+    return replay_recording(folders[0], app, parameters, output, processes, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import structlog
 
 from beamfold.app.addresses import split_host_port
 from beamfold.app.declared import to_wire
+from beamfold.app.garbage import calm_garbage_collector
 from beamfold.app.hooks import ReducerHooks, WorkerHooks
 from beamfold.app.loading import load_class, modules_of
 from beamfold.app.runfile import RunFile, load_runfile
@@ -116,18 +116,6 @@ def _serve(made: tuple[_Service, Callable[[], None]], supervised: bool) -> int:
     finally:
         close()
     return code
-
-
-def calm_garbage_collector() -> None:
-    """Collect cycles of what is made from now on, and less often.
-
-    At full speed a service makes some hundred thousand objects a second that live for milliseconds and are in no
-    cycle. With Python's defaults every 700 of them start a search for cycles: a fifth of the time of all services
-    together. Apps that make cycles are still cleaned up after.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def _hello(role: str, name: str, **facts: Any) -> Hello:

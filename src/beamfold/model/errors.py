@@ -41,3 +41,7 @@ class LedgerUnavailable(BeamfoldError):
 
 class ScanError(BeamfoldError):
     """A scan cannot be started, or was asked for in a state that does not allow it."""
+
+
+class ReplayError(BeamfoldError):
+    """A replay cannot go on, because a process of it has ended."""

@@ -1,4 +1,4 @@
-"""A recorded scan, run again in this process: the ingest, work and reduce machines of the live scan, without sockets.
+"""A recorded scan, run again: the ingest, work and reduce machines of the live scan, without sockets.
 
 The dumps take the place of the detectors, and the recorded blocks that of the controller's assignments, so that every
 logical worker gets the parts that it had, with the parameters and ticks that were in force; those results are combined
@@ -18,8 +18,10 @@ from beamfold.ingest.machine import Action, IngestMachine, SendFrames, SendGap, 
 from beamfold.model.errors import ConfigError, MalformedFrame
 from beamfold.model.events import Buffer
 from beamfold.model.report import ScanReport
+from beamfold.model.states import EventState
 from beamfold.model.triggermap import EVERYBODY
-from beamfold.offline.apprun import FOREVER, AppRun
+from beamfold.offline.apprun import App, fold_all
+from beamfold.offline.crew import Crew, LocalCrew
 from beamfold.offline.together import Together
 from beamfold.protocols.dumps import DumpEvent, read_dump
 from beamfold.protocols.envelopes import ResultBatch, decode_header
@@ -39,6 +41,7 @@ from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.work.machine import Part, WorkMachine
+from beamfold.work.results import ResultBuffer
 
 WINDOW = 256
 """Events that are read, processed and folded before the next ones are read; no stream is further ahead."""
@@ -62,12 +65,13 @@ class RecordedReplay:
         recording: Recording,
         app: tuple[str, str] | None = None,
         parameters: dict[str, bytes] | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._recording, self._map = recording, recording.map
         names, tags = [n for n, _ in recording.workers], [t for _, t in recording.workers]
         recorded = recording.app
         worker_path, reducer_path = app or (recorded.worker, recorded.reducer)
-        self._app = AppRun(
+        self._app = App(
             worker_path,
             reducer_path,
             Path.cwd() if app else Path(recorded.directory),
@@ -76,6 +80,9 @@ class RecordedReplay:
             skip=recording.policy.incomplete == "skip",
             next_broadcast=lambda event: self._reduce.map.next_broadcast(event, EVERYBODY),
         )
+        self._crew = crew or LocalCrew()
+        self._crew.join(self._app, ticking=False)
+        self._folder = self._app.folder() if self._crew.reduces else None
         streams = recording.streams
         infos = [StreamInfo(name, streams[name].typ, streams[name].numbered) for name in self._map.streams]
         groups = [self._map.groups_for(t) for t in tags]
@@ -103,7 +110,7 @@ class RecordedReplay:
             overload=Overload(recording.policy.overload),
         )
         for event, worker in recording.ticks:
-            self._app.runners[worker].tick_at.add(event)
+            self._crew.tick_at(worker, event)
         self._together = [
             Together([parts for worker, parts in recording.combined if worker == w]) for w in range(len(names))
         ]
@@ -126,7 +133,7 @@ class RecordedReplay:
     @property
     def publish(self) -> object:
         """The reducer's state as it is now."""
-        return self._app.publish
+        return self._folder.hooks.publish if self._folder else {}
 
     def run(self) -> Iterator[int]:
         """Process the scan, yielding how many events are done; afterwards `report` says how it went."""
@@ -247,17 +254,15 @@ class RecordedReplay:
             self._do(self._ingest.release(Release(SCAN, [(before, self._reduce.frontier)])))
 
     def _work_on(self, worker: int, parts: list[Part]) -> None:
-        combines = self._app.runners[worker].hooks.combine is not None
-        self._run(worker, self._together[worker].batches(parts) if combines else [parts])
+        self._run(worker, self._together[worker].batches(parts) if self._crew.combines else [parts])
 
     def _run(self, worker: int, batches: list[list[Part]]) -> None:
-        runner = self._app.runners[worker]
-        for batch in batches:
-            runner.run(batch, FOREVER)
-        self.report.troubles += [f"worker {self._app.names[worker]}: {text}" for text in runner.troubles]
-        runner.troubles.clear()
-        if len(runner.results):
-            (head, *parts), _ = runner.results.take()
+        ran = self._crew.run(worker, batches)
+        envelope = _without_results(worker, batches) if ran is None else ran.envelope
+        if ran is not None:
+            self.report.troubles += [f"worker {self._app.names[worker]}: {text}" for text in ran.troubles]
+        if envelope:
+            head, *parts = envelope
             header = decode_header(head)
             assert isinstance(header, ResultBatch)
             self._log(header, Batch(header, parts))
@@ -267,14 +272,19 @@ class RecordedReplay:
         done = Done(self._map.streams, self._app.names)
         done.add(header, batch, fresh, completed)
         self._scan.done(done.message(SCAN, self._reduce.frontier, self._closed, 0), 0.0)
-        self._app.fold((fold.batch, fold.index) for fold in self._reduce.fold(0.0))
+        folds = self._reduce.fold(0.0)
+        if self._folder:
+            fold_all(self._folder, ((fold.batch, fold.index) for fold in folds))
 
     def _finish(self) -> None:
         for seen in self._ingest.progress():
             self._scan.seen(seen)
         self._verdict_of_live()
-        failures = self._app.finish(max((self._scan.map.n_events or 1) - 1, 0))
-        self._scan.finished(Finished(SCAN, failures, self._app.folder.failed.runs()))
+        last = max((self._scan.map.n_events or 1) - 1, 0)
+        failures = self._crew.finish(last)
+        if self._folder:
+            self._folder.finish(last)
+            self._scan.finished(Finished(SCAN, failures + self._folder.failures, self._folder.failed.runs()))
         self._scan.conclude("finished", time.time())
 
     def _verdict_of_live(self) -> None:
@@ -287,6 +297,15 @@ class RecordedReplay:
                     text = f"stream {name}: the dump has {here.frames} of {live[name].frames} frames, {here.phase}"
                     self.report.troubles.append(f"{text}: it is not whole")
                 self._scan.ended(StreamEnded(SCAN, name, live[name].frames, 0, live[name].surplus))
+
+
+def _without_results(worker: int, batches: list[list[Part]]) -> list[Buffer]:
+    """The envelope of parts that another process runs: that they are done is all that matters in this one."""
+    results = ResultBuffer(SCAN, worker)
+    for batch in batches:
+        for part in batch:
+            results.add(part.event, part.k, part.version, EventState.NO_RESULT, b"", 0)
+    return results.take()[0] if len(results) else []
 
 
 class _Dump:

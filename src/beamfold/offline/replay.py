@@ -1,43 +1,44 @@
-"""Replay: captured streams through an app's classes in this process, in the order and with the code paths of live.
+"""Replay: captured streams through an app's classes, in the order and with the code paths of live.
 
-Start and end events go to every logical worker, data events to one each in turn, batch by batch; results travel through
-the same codec and are folded in event order. What user code raises is a failure record, and the replay goes on.
+Start and end events go to every logical worker, data events to one of them, some to each in turn; results travel
+through the same codec and are folded in event order. What user code raises is a failure record, and the replay goes on.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from beamfold.model.errors import BeamfoldError
-from beamfold.model.events import EventData
 from beamfold.model.report import MAX_FAILURES, ScanReport
 from beamfold.model.states import EventState, EventStates
-from beamfold.offline.apprun import FOREVER, AppRun
+from beamfold.offline.apprun import App, fold_all
+from beamfold.offline.crew import Crew, LocalCrew, Ran
 from beamfold.offline.parameters import read_parameters
-from beamfold.offline.playback import Capture, events, parse_capture
+from beamfold.offline.playback import Block, Capture, blocks, parse_capture, read_captures
+from beamfold.offline.processes import Play, ProcessCrew
 from beamfold.offline.recorded import RecordedReplay
+from beamfold.protocols.dumps import DumpEvent
 from beamfold.protocols.envelopes import ResultBatch, decode_header
 from beamfold.protocols.messages import Failure
-from beamfold.protocols.recordings import read_recording
+from beamfold.protocols.recordings import Recording, read_recording
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.tree import snapshot
 from beamfold.reduce.batch import Batch
 from beamfold.work.machine import Part
-from beamfold.work.runner import Runner
 
-BATCH = 256
-"""Events that are read before they are processed and folded."""
-
-BATCH_BYTES = 32 << 20
-"""Bytes of events that are read before they are processed, however few they are."""
+TURN = 16
+"""Events that go to one logical worker before the next one has its turn: few, so that those of slow apps share them
+evenly, but enough that what is done once for each turn does not count."""
 
 
 class Replay:
@@ -51,13 +52,14 @@ class Replay:
         parameters: dict[str, bytes] | None = None,
         workers: int = 1,
         base_dir: Path | None = None,
+        crew: Crew | None = None,
     ) -> None:
         names = [f"worker-{i}" for i in range(workers)]
-        self._app = AppRun(worker, reducer, base_dir or Path.cwd(), names, [(0, 0, parameters or {})])
-        self._runners, self._folder = self._app.runners, self._app.folder
-        self._parts: list[list[Part]] = [[] for _ in names]
-        self._gathered = self._bytes = 0
-        self._next_tick = 0.0
+        app = App(worker, reducer, base_dir or Path.cwd(), names, [(0, 0, parameters or {})])
+        self._crew = crew or LocalCrew()
+        self._crew.join(app, ticking=True)
+        self._folder = app.folder() if self._crew.reduces else None
+        self._turn = 0
         self._states = EventStates()
         self._last = -1
         self.report = ScanReport(str(uuid.uuid4()), 0, workers=names, started=time.time())
@@ -65,62 +67,40 @@ class Replay:
     @property
     def publish(self) -> Any:
         """The reducer's state as it is now."""
-        return self._app.publish
+        return self._folder.hooks.publish if self._folder else {}
 
-    def run(self, source: Iterable[EventData]) -> Iterator[int]:
+    def run(self, source: Iterable[list[DumpEvent]]) -> Iterator[int]:
         """Process the events, yielding how many are done; the first and the last one of all go to every worker."""
-        stream = iter(source)
-        held = next(stream, None)
-        done, first = 0, True
-        while held is not None:
-            following = next(stream, None)
-            if first or following is None:
-                self._process()
-                self._broadcast(held)
-            else:
-                self._gather(held)
-            held, first, done = following, False, done + 1
-            if self._gathered >= BATCH or self._bytes >= BATCH_BYTES:
-                self._process()
-                yield done
+        done = 0
+        for block in blocks(source):
+            self._process(block)
+            done += len(block.events)
+            yield done
         self._finish()
         yield done
 
-    def _gather(self, event: EventData) -> None:
-        """A data event waits for more: what hooks for many get, and what is combined, is of one batch."""
-        worker = event.event_number % len(self._runners)
-        self._parts[worker].append(self._part(worker, event, 0))
-        self._gathered += 1
-        self._bytes += event.get_bytes()
+    def _process(self, block: Block) -> None:
+        """Let the workers process a block, and fold what they made of it in event order."""
+        self._last = max(self._last, *(event.event_number for event in block.events))
+        ran = [self._crew.run(worker, [parts]) for worker, parts in self._parts(block)]
+        if self._folder:
+            fold_all(self._folder, _in_order([self._taken(each) for each in ran if each is not None]))
 
-    def _broadcast(self, event: EventData) -> None:
-        for worker in range(len(self._runners)):
-            self._parts[worker].append(self._part(worker, event, -1 - worker))
-        self._process()
+    def _parts(self, block: Block) -> list[tuple[int, list[Part]]]:
+        """What each logical worker gets of a block."""
+        workers = range(len(self.report.workers))
+        if block.broadcast:
+            return [(worker, _parts(block.events, -1 - worker)) for worker in workers]
+        if len(workers) == 1:
+            return [(0, _parts(block.events, 0))]
+        given: dict[int, list[DumpEvent]] = {}
+        for at in range(0, len(block.events), TURN):
+            given.setdefault(self._turn % len(workers), []).extend(block.events[at : at + TURN])
+            self._turn += 1
+        return [(worker, _parts(given[worker], 0)) for worker in sorted(given)]
 
-    def _part(self, worker: int, event: EventData, k: int) -> Part:
-        now, interval = time.monotonic(), self._app.tick_interval
-        if interval is not None and now >= self._next_tick:
-            self._next_tick = now + interval
-            self._runners[worker].tick_at.add(event.event_number)
-        self._last = max(self._last, event.event_number)
-        return Part(event.event_number, k, event.streams, 0, 0, True)
-
-    def _process(self) -> None:
-        """Let every worker process what was gathered for it, and fold what they made of it in event order."""
-        batches = []
-        for runner, parts in zip(self._runners, self._parts, strict=True):
-            if parts:
-                runner.run(parts, FOREVER)
-                batches.append(self._taken(runner))
-        self._parts = [[] for _ in self._runners]
-        self._gathered = self._bytes = 0
-        results = sorted((int(b.events[i]), n, i) for n, b in enumerate(batches) for i in b.all_places)
-        self._app.fold((batches[n], [i for _, _, i in run]) for n, run in groupby(results, lambda result: result[1]))
-
-    def _taken(self, runner: Runner) -> Batch:
-        """Results take the way they take live, through the codec, so that what cannot travel shows here as well."""
-        (head, *parts), _ = runner.results.take()
+    def _taken(self, ran: Ran) -> Batch:
+        head, *parts = ran.envelope
         header = decode_header(head)
         assert isinstance(header, ResultBatch)
         batch = Batch(header, parts)
@@ -130,8 +110,7 @@ class Replay:
         self._states.set_many(batch.events, states)
         name = self.report.workers[batch.worker]
         self._fail(Failure(int(batch.events[i]), hook, name, text) for i, hook, text in header.failures)
-        self.report.troubles += [f"worker {name}: {text}" for text in runner.troubles]
-        runner.troubles.clear()
+        self.report.troubles += [f"worker {name}: {text}" for text in ran.troubles]
         return batch
 
     def _fail(self, failures: Iterable[Failure]) -> None:
@@ -142,10 +121,14 @@ class Replay:
                 self.report.failures.append(entry)
 
     def _finish(self) -> None:
-        self._fail(self._app.finish(max(self._last, 0)))
-        for lo, hi in self._folder.failed:
-            self._states.raise_to(lo, hi, EventState.FAILED)
-        self._conclude()
+        last = max(self._last, 0)
+        self._fail(self._crew.finish(last))
+        if self._folder:
+            self._folder.finish(last)
+            self._fail(self._folder.failures)
+            for lo, hi in self._folder.failed:
+                self._states.raise_to(lo, hi, EventState.FAILED)
+            self._conclude()
 
     def _conclude(self) -> None:
         """Count data events: all but the start event and, where the captures are whole, the end event."""
@@ -157,6 +140,23 @@ class Replay:
         report.events = sum(counts.values())
         report.ended, report.finished = "finished", time.time()
         report.count(counts)
+
+
+def _parts(events: list[DumpEvent], k: int) -> list[Part]:
+    numbers, streams, _ = zip(*events, strict=True)
+    return list(map(Part, numbers, repeat(k), streams, repeat(0), repeat(0), repeat(True)))
+
+
+def _in_order(batches: list[Batch]) -> Iterator[tuple[Batch, list[int]]]:
+    """The results of these batches by event, and those of one event in the order of the batches."""
+    places = [np.array(batch.all_places, np.intp) for batch in batches]
+    events = np.concatenate([batch.events[at] for batch, at in zip(batches, places, strict=True)])
+    source = np.repeat(np.arange(len(batches)), [len(at) for at in places])
+    order = np.argsort(events, kind="stable")
+    source, place = source[order], np.concatenate(places)[order]
+    for run in np.split(np.arange(len(order)), np.flatnonzero(np.diff(source)) + 1):
+        if len(run):
+            yield batches[source[run[0]]], place[run].tolist()
 
 
 class Player(Protocol):
@@ -175,18 +175,22 @@ def replay(
     files: Iterable[Path | str | Capture],
     parameters: Path | None = None,
     output: Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    processes: int = 1,
     progress: bool = False,
 ) -> ScanReport:
     """Run an app over captured streams and write what it publishes to the HDF5 file `output`.
 
-    `files` are dumps, or raw captures as `STREAM:PROTOCOL=FILE`. Raises BeamfoldError for what makes the replay
+    `files` are dumps, or raw captures as `STREAM:PROTOCOL=FILE`. `workers` logical workers (one for each process, if
+    that is not said) are spread over `processes` processes; more than one are started anew (spawned), so that a script
+    that wants them needs the usual `if __name__ == "__main__"`. Raises BeamfoldError for what makes the replay
     impossible; a file that breaks off ends it with a trouble in the report.
     """
     captures = [f if isinstance(f, Capture) else parse_capture(str(f)) for f in files]
     raw = read_parameters(parameters) if parameters is not None else {}
-    player = Replay(worker, reducer, parameters=raw, workers=workers)
-    return _play(player, player.run(_tolerant(events(captures), player.report)), None, output, progress)
+    play = partial(_play_captures, worker, reducer, captures, raw, workers or processes, Path.cwd())
+    with _crew(play, processes) as crew:
+        return _shown(*play(crew), None, output, progress)
 
 
 def replay_recording(
@@ -194,26 +198,51 @@ def replay_recording(
     app: tuple[str, str] | None = None,
     parameters: Path | None = None,
     output: Path | None = None,
+    processes: int = 1,
     progress: bool = False,
 ) -> ScanReport:
     """Run a recorded scan again: the same parts at the same logical workers, the same parameters, ticks and order.
 
     The app is the one that the recording names, unless `app` names another worker and reducer (relative to the
-    present folder); `parameters` replace those that were recorded, for the whole scan. Raises BeamfoldError for what
-    makes the replay impossible.
+    present folder); `parameters` replace those that were recorded, for the whole scan. `processes` as for `replay`, at
+    most as many as the recording has logical workers. Raises BeamfoldError for what makes the replay impossible.
     """
     recording = read_recording(folder)
     raw = read_parameters(parameters) if parameters is not None else None
-    player = RecordedReplay(recording, app, raw)
-    return _play(player, player.run(), recording.report.events if recording.report else None, output, progress)
+    play = partial(_play_recording, recording, app, raw)
+    with _crew(play, processes) as crew:
+        return _shown(*play(crew), recording.report.events if recording.report else None, output, progress)
 
 
-def _play(player: Player, steps: Iterable[int], total: int | None, output: Path | None, progress: bool) -> ScanReport:
-    columns = (TextColumn("replay"), BarColumn(), TextColumn("{task.completed} events"), TimeElapsedColumn())
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("replay", total=total)
-        for done in steps:
-            bar.update(task, completed=done)
+def _crew(play: Play, processes: int) -> AbstractContextManager[Crew]:
+    return nullcontext(LocalCrew()) if processes == 1 else ProcessCrew(play, processes)
+
+
+def _play_captures(
+    worker: str,
+    reducer: str,
+    captures: list[Capture],
+    parameters: dict[str, bytes],
+    workers: int,
+    base_dir: Path,
+    crew: Crew,
+) -> tuple[Replay, Iterator[int]]:
+    player = Replay(worker, reducer, parameters=parameters, workers=workers, base_dir=base_dir, crew=crew)
+    return player, player.run(_tolerant(read_captures(captures), player.report))
+
+
+def _play_recording(
+    recording: Recording, app: tuple[str, str] | None, parameters: dict[str, bytes] | None, crew: Crew
+) -> tuple[RecordedReplay, Iterator[int]]:
+    player = RecordedReplay(recording, app, parameters, crew)
+    return player, player.run()
+
+
+def _shown(player: Player, steps: Iterable[int], total: int | None, output: Path | None, progress: bool) -> ScanReport:
+    if progress:
+        _with_bar(steps, total)
+    else:
+        deque(steps, maxlen=0)
     if output is not None:
         report = player.report.to_dict()
         write_hdf5(output, snapshot(player.publish), {"beamfold_summary": report["summary"]})
@@ -221,7 +250,17 @@ def _play(player: Player, steps: Iterable[int], total: int | None, output: Path 
     return player.report
 
 
-def _tolerant(source: Iterator[EventData], report: ScanReport) -> Iterator[EventData]:
+def _with_bar(steps: Iterable[int], total: int | None) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("replay"), BarColumn(), TextColumn("{task.completed} events"), TimeElapsedColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("replay", total=total)
+        for done in steps:
+            bar.update(task, completed=done)
+
+
+def _tolerant(source: Iterator[list[DumpEvent]], report: ScanReport) -> Iterator[list[DumpEvent]]:
     """A capture that breaks off ends the replay there, with what was whole before."""
     try:
         yield from source

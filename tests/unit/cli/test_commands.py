@@ -95,10 +95,24 @@ def test_replay_hands_everything_over(monkeypatch: pytest.MonkeyPatch) -> None:
         return report
 
     monkeypatch.setattr("beamfold.cli.replay.replay", replay)
-    arguments = ("replay", "-w", "w:W", "-r", "r:R", "-p", "p.json", "-o", "o.h5", "--nworkers", "3")
+    arguments = (
+        "replay",
+        "-w",
+        "w:W",
+        "-r",
+        "r:R",
+        "-p",
+        "p.json",
+        "-o",
+        "o.h5",
+        "--nworkers",
+        "3",
+        "--processes",
+        "2",
+    )
     result = invoke(*arguments, "-f", "a.cbors", "b.cbors")
     assert (result.exit_code, result.stdout) == (0, "2 events: 2 reduced\n")
-    assert calls[0][:6] == ("w:W", "r:R", ["a.cbors", "b.cbors"], Path("p.json"), Path("o.h5"), 3)
+    assert calls[0][:7] == ("w:W", "r:R", ["a.cbors", "b.cbors"], Path("p.json"), Path("o.h5"), 3, 2)
     report.states = {"reduced": 1, "failed": 1}
     report.streams["s"] = StreamReport("numbered")
     result = invoke(*arguments, "a.cbors")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beamfold.offline.playback import Capture, events
+from beamfold.offline.playback import Capture, read_captures
 from beamfold.protocols.dumps import kind_of
 
 DUMPS = Path(__file__).resolve().parents[3] / "dumps"
@@ -26,7 +26,8 @@ def test_a_dump_holds_what_the_manifest_says(name: str) -> None:
     said, path = MANIFEST[name], DUMPS / name
     assert hashlib.sha256(path.read_bytes()).hexdigest() == said["sha256"]
     assert kind_of(path) == said["kind"]
-    found = list(events([Capture(path, said["stream"], said["protocol"])]))
+    batches = read_captures([Capture(path, said["stream"], said["protocol"])])
+    found = [event for batch in batches for event in batch]
     assert [e.event_number for e in found] == list(range(said["events"] + 2))
     for event in found[1:-1]:
         data = event.streams[said["stream"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import h5py
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 
 from beamfold.model.errors import AppError, ConfigError
-from beamfold.model.events import EventData, StreamData
-from beamfold.offline.apprun import AppRun
+from beamfold.model.events import StreamData
+from beamfold.offline.apprun import App
 from beamfold.offline.parameters import read_parameters
-from beamfold.offline.playback import Capture, events, parse_capture
+from beamfold.offline.playback import Capture, parse_capture, read_captures
 from beamfold.offline.replay import Replay, replay
-from beamfold.protocols.dumps import DumpWriter, RawWriter, read_dump
+from beamfold.protocols.dumps import DumpEvent, DumpWriter, RawWriter, read_dump
 from beamfold.testing.simulators import contrast_series, stins_series
 from captures import capture
 
@@ -74,7 +75,7 @@ def stins(path: Path, n: int) -> Path:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_start_and_end_reach_every_worker_and_a_failure_is_one_event(app: Path, workers: int) -> None:
     player = Replay("app:Worker", "app:Reducer", workers=workers, base_dir=app)
-    list(player.run(events([Capture(stins(app / "d.cbors", 6))])))
+    list(player.run(read_captures([Capture(stins(app / "d.cbors", 6))])))
     assert player.publish == {"sums": [0, 6, 12, 24, 30], "starts": workers, "finished": 1}
     assert player.report.summary == "6 events: 5 reduced, 1 failed"
     assert player.report.failures[0]["event"] == 4
@@ -99,7 +100,7 @@ def test_raw_captures_are_joined_by_frame_number_and_count(tmp_path: Path) -> No
         for message in contrast_series([{"x": float(i)} for i in range(4)], heartbeats=True):
             writer.write(message)
     texts = [f"camera:stins={tmp_path}/camera.cbors", f"contrast={tmp_path}/motors.cbors"]
-    found = list(events(map(parse_capture, texts)))
+    found = list(chain.from_iterable(read_captures(list(map(parse_capture, texts)))))
     streams = {e.event_number: set(e.streams) for e in found}
     both = {"camera", "contrast"}
     assert streams == {0: both, 1: both, 2: {"contrast"}, 3: both, 4: both, 5: both}
@@ -111,7 +112,8 @@ def test_every_input_is_played_to_its_end_however_sparse(tmp_path: Path) -> None
         with DumpWriter(tmp_path / f"{name}.cbors") as writer:
             for number in numbers:
                 writer.write(number, {name: StreamData("T", [b"x"])})
-    found = {e.event_number: set(e.streams) for e in events([Capture(tmp_path / f"{n}.cbors") for n in "ab"])}
+    captures = [Capture(tmp_path / f"{n}.cbors") for n in "ab"]
+    found = {e.event_number: set(e.streams) for batch in read_captures(captures) for e in batch}
     assert found == {0: {"a", "b"}, 1: {"a"}, 2: {"a", "b"}, 3: {"a"}, 9: {"b"}}
 
 
@@ -128,16 +130,16 @@ def test_what_cannot_be_replayed_is_refused_with_the_reason(app: Path, tmp_path:
     with RawWriter(tmp_path / "raw.cbors") as writer:
         writer.write([b"{}"])
     with pytest.raises(ConfigError, match="name stream and protocol"):
-        list(events([Capture(tmp_path / "raw.cbors")]))
+        list(read_captures([Capture(tmp_path / "raw.cbors")]))
     with pytest.raises(ConfigError, match="there is no file"):
-        list(events([Capture(tmp_path / "nowhere.cbors")]))
+        list(read_captures([Capture(tmp_path / "nowhere.cbors")]))
     with pytest.raises(ConfigError, match="known are"):
         parse_capture("camera:nonsense=file")
     with pytest.raises(AppError, match="Missing"):
         Replay("app:Missing", "app:Reducer", base_dir=app)
     twice = [Capture(stins(tmp_path / f"{n}.cbors", 1)) for n in ("one", "two")]
     with pytest.raises(ConfigError, match="two of the files"):
-        list(events(twice))
+        list(read_captures(twice))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_the_recorded_diffraction_run_gives_the_mean_of_its_corner(tmp_path: Pat
         "        self.publish['means'].append((result.event_number, result.payload))\n"
     )
     player = Replay("xrd:W", "xrd:R", base_dir=tmp_path)
-    list(player.run(events([Capture(path)])))
+    list(player.run(read_captures([Capture(path)])))
     raw = {e.event_number: e.streams["xrd"].frames for e in read_dump(path)}
     expected = [(n, float(np.frombuffer(raw[n][1], "<u2").reshape(10, 10)[:2, 8:].mean())) for n in range(1, 10)]
     assert player.publish["means"] == expected
@@ -183,7 +185,7 @@ def test_the_recorded_diffraction_run_gives_the_mean_of_its_corner(tmp_path: Pat
 
 def test_an_empty_source_is_an_empty_report(app: Path) -> None:
     player = Replay("app:Worker", "app:Reducer", base_dir=app)
-    nothing: list[EventData] = []
+    nothing: list[list[DumpEvent]] = []
     list(player.run(nothing))
     assert player.report.summary == "0 events: none came"
 
@@ -202,8 +204,8 @@ def test_an_app_is_constructed_with_what_the_scan_was_armed_with(tmp_path: Path)
         "        pass\n"
     )
     versions = [(1, 0, {"gain": b"7"}), (2, 0, {"gain": b"700"})]
-    app = AppRun("late:Worker", "late:Reducer", tmp_path, ["worker-0"], versions)
-    assert app.runners[0].hooks.instance.gain == app.folder.hooks.instance.gain == b"7"
+    app = App("late:Worker", "late:Reducer", tmp_path, ["worker-0"], versions)
+    assert app.runner(0).hooks.instance.gain == app.folder().hooks.instance.gain == b"7"
     assert app.history.at(0)["gain"].data == b"700"
 
 
@@ -230,8 +232,9 @@ class Reducer:
 def test_hooks_for_many_get_what_is_read_together(tmp_path: Path) -> None:
     (tmp_path / "many.py").write_text(MANY)
     player = Replay("many:Worker", "many:Reducer", workers=2, base_dir=tmp_path)
-    list(player.run(events([Capture(stins(tmp_path / "d.cbors", 7))])))
-    assert player.publish["alone"] == [(0, "header")] * 2 + [(8, "series_end")] * 2
+    list(player.run(read_captures([Capture(stins(tmp_path / "d.cbors", 40))])))
+    assert player.publish["alone"] == [(0, "header")] * 2 + [(41, "series_end")] * 2
     results = [result for call in player.publish["together"] for result in call]
-    assert results == [(1, "worker-1", [0, 2, 4, 6]), (2, "worker-0", [1, 3, 5])]
-    assert player.report.summary == "7 events: 7 reduced"
+    first, second = [*range(16), *range(32, 40)], [*range(16, 32)]
+    assert results == [(1, "worker-0", first), (17, "worker-1", second)]
+    assert player.report.summary == "40 events: 40 reduced"
