@@ -24,23 +24,29 @@ from sidebyside.processes import clean_environment, guarded
 from sidebyside.scenarios.base import Measure, Options
 
 EVENTS = 300_000
+ONE, TWO = "1 process", "2 processes"
+"""What the events are processed in; with two, a third one folds, which for the peer there is no way to do."""
+
 STATE = "BENCH_STATE"
 """Names the file that the app's reducer writes at the end (`WrittenReducer`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A dump of 8×8 frames through the app in one process; the time is that of the whole command."""
+    """A dump of 8×8 frames through the app; the time is that of the whole command."""
 
     name: str = "replay"
-    about: str = f"the same dump of {EVENTS:,} events of 8×8 frames, replayed in one process"
+    about: str = f"the same dump of {EVENTS:,} events of 8×8 frames, replayed in one process and in two"
     systems: Sequence[str] = (OURS, PEER)
-    variants: Sequence[str] = ("",)
+    variants: Sequence[str] = (ONE, TWO)
 
     @property
     def ratios(self) -> list[Ratio]:
-        """In one process."""
-        return [Ratio("beamfold / dranspose", RATE, Side.one(OURS), Side.one(PEER))]
+        """With the peer's one process."""
+        return [
+            Ratio(f"beamfold, {v} / dranspose, {ONE}", RATE, Side.one(OURS, v), Side.one(PEER, ONE))
+            for v in self.variants
+        ]
 
     @contextmanager
     def prepared(self, system: str, options: Options) -> Iterator[Measure]:
@@ -51,10 +57,13 @@ class Replay:
             write_dump(file, events)
         numbers = itertools.count()
 
-        def measure(variant: str) -> Values:
+        def measure(variant: str) -> Values | None:
+            if system == PEER and variant != ONE:
+                return None
+            processes = self.variants.index(variant) + 1
             state = options.folder / f"{system}-{next(numbers)}.json"
             used, began = _children_seconds(), time.monotonic()
-            run(system, file, state, options.deadline_s)
+            run(system, file, state, processes, options.deadline_s)
             seconds, used = time.monotonic() - began, _children_seconds() - used
             check_state(system, Scan(events), Setup(), json.loads(state.read_text()))
             return {RATE: events / seconds, CPU: used / events * 1e6}
@@ -71,15 +80,17 @@ def write_dump(path: Path, events: int) -> None:
             writer.write(number, {CAMERA.name: StreamData("STINS", message)})
 
 
-def run(system: str, dump: Path, state: Path, deadline_s: float) -> None:
+def run(system: str, dump: Path, state: Path, processes: int, deadline_s: float) -> None:
     """The system's own command, from its start to its end. Raises BenchFailure."""
     command = [sys.executable, "-m", "beamfold"] if system == OURS else [str(PYTHON), "-m", "dranspose.cli"]
-    app = ["-w", "tally:Worker", "-r", "tally:WrittenReducer"]
+    app = ["-w", "tally:Worker", "-r", "tally:WrittenReducer", "--nworkers", str(processes)]
+    if processes > 1:
+        app += ["--processes", str(processes)]
     env = clean_environment(LOG_LEVEL="WARNING", **{STATE: str(state)})
     log = state.with_suffix(".log")
     with log.open("wb") as out:
         process = subprocess.Popen(
-            guarded([*command, "replay", *app, "--nworkers", "1", "-f", str(dump)]),
+            guarded([*command, "replay", *app, "-f", str(dump)]),
             cwd=APP,
             env=env,
             stdin=subprocess.DEVNULL,
