@@ -168,7 +168,7 @@ def test_record_and_replay(reader: Reader) -> None:
     for block in blocks(ROOT / "docs/how-to/record-and-replay.md"):
         reader.follow(block)
     reader.leave()
-    assert reader.said.count("100 events: 100 reduced") == 3  # live, again, and with a wider region
+    assert reader.said.count("100 events: 100 reduced") == 4  # live, again, with a wider region, in two processes
     assert reader.said.count("50 events: 50 reduced") == 2
 
 
