@@ -7,13 +7,15 @@ travel live, so that what cannot travel shows here as well.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.model.events import Buffer
 from beamfold.offline.apprun import App
+from beamfold.offline.playback import Block, blocks
+from beamfold.protocols.dumps import DumpEvent
 from beamfold.protocols.messages import Failure
 from beamfold.work.machine import Part
 from beamfold.work.runner import Runner
@@ -46,6 +48,9 @@ class Crew(Protocol):
 
     def tick_at(self, worker: int, event: int) -> None:
         """This event ticks at this logical worker."""
+
+    def blocks(self, source: Iterable[list[DumpEvent]], troubles: list[str]) -> Iterator[Block]:
+        """The blocks of captures, whose parts are then run. `source` may add to the troubles that it has found."""
 
     def run(self, worker: int, batches: Batches) -> Ran | None:
         """Run parts of a logical worker; None where that happens elsewhere and nothing is told."""
@@ -120,6 +125,9 @@ class LocalCrew:
     def tick_at(self, worker: int, event: int) -> None:
         if worker in self._runners:
             self._runners[worker].tick_at.add(event)
+
+    def blocks(self, source: Iterable[list[DumpEvent]], troubles: list[str]) -> Iterator[Block]:
+        return blocks(source)
 
     def run(self, worker: int, batches: Batches) -> Ran:
         runner = self._runners[worker]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from operator import attrgetter, lt
 from pathlib import Path
@@ -126,10 +126,23 @@ def _rest(held: list[DumpEvent], last: int) -> Iterator[list[DumpEvent]]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Events that are processed and folded together. What is `broadcast` goes to every logical worker."""
+    """Events that are processed and folded together. What is `broadcast` goes to every logical worker.
 
-    events: list[DumpEvent]
+    There are `count` of them, with numbers from `first` to `last`. A process that only folds knows no more of them: it
+    has no `events`.
+    """
+
+    first: int
+    last: int
+    count: int
     broadcast: bool
+    events: list[DumpEvent] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, events: list[DumpEvent], broadcast: bool) -> Block:
+        """A block of these events, of which there is one at least."""
+        numbers = [event.event_number for event in events]
+        return cls(min(numbers), max(numbers), len(events), broadcast, events)
 
 
 def blocks(batches: Iterable[list[DumpEvent]]) -> Iterator[Block]:
@@ -142,17 +155,17 @@ def blocks(batches: Iterable[list[DumpEvent]]) -> Iterator[Block]:
     for batch in batches:
         events = batch
         if not begun and events:
-            yield Block(events[:1], True)
+            yield Block.of(events[:1], True)
             begun, events = True, events[1:]
         waiting += events
         size = _bytes(waiting)  # an upper bound for what is left once blocks were cut off
         while 0 < (n := BLOCK if size < BLOCK_BYTES else _full(waiting)) < len(waiting):
-            yield Block(waiting[:n], False)
+            yield Block.of(waiting[:n], False)
             del waiting[:n]
     if waiting[:-1]:
-        yield Block(waiting[:-1], False)
+        yield Block.of(waiting[:-1], False)
     if waiting:
-        yield Block(waiting[-1:], True)
+        yield Block.of(waiting[-1:], True)
 
 
 def _bytes(events: Iterable[DumpEvent]) -> int:

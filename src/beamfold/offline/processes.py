@@ -1,9 +1,10 @@
 """The parts of a replay's logical workers in processes of their own, the fold in this one.
 
-Every process plays the whole replay: it reads the captures and comes by the same parts in the same order, because that
+Every process plays the whole replay: it reads the files and comes by the same parts in the same order, because that
 depends on nothing else. It runs those of its own logical workers and writes what became of them into its pipe; the main
 process, which runs none, reads the pipes in the order of the parts. So nothing but results travels, they are folded as
-in one process, and no process is further ahead than its pipe has room for.
+in one process, and no process is further ahead than its pipe has room for. Captures the main process need not even
+read, since one of the others tells it of every block what it has to know; of a recording it keeps the report.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -23,6 +25,8 @@ from beamfold.app.garbage import calm_garbage_collector
 from beamfold.model.errors import BeamfoldError, ConfigError, ReplayError
 from beamfold.offline.apprun import App
 from beamfold.offline.crew import NOBODY, Batches, Crew, LocalCrew, Ran, SharedFloat
+from beamfold.offline.playback import Block, blocks
+from beamfold.protocols.dumps import DumpEvent
 from beamfold.protocols.messages import Failure
 
 Play: TypeAlias = Callable[[Crew], tuple[object, Iterable[int]]]
@@ -40,6 +44,12 @@ class _Told(NamedTuple):
 
     worker: int
     ran: Ran
+
+
+class _End(NamedTuple):
+    """There is no further block; what was wrong with the captures."""
+
+    troubles: list[str]
 
 
 class _Member:
@@ -90,6 +100,7 @@ class ProcessCrew:
         self._due = _SPAWN.Value("d", NOBODY)  # kept, because its lock goes with it
         self._members: list[_Member] = []
         self._names: list[str] = []
+        self._where = ""
 
     def __enter__(self) -> Self:
         return self
@@ -114,14 +125,20 @@ class ProcessCrew:
     def tick_at(self, worker: int, event: int) -> None:
         """Its process knows."""
 
+    def blocks(self, source: Iterable[list[DumpEvent]], troubles: list[str]) -> Iterator[Block]:
+        self._where = "the first events"
+        while isinstance(told := self._receive(self._members[0]), Block):
+            self._where = f"events {told.first} to {told.last}"
+            yield told
+            self._where = f"the events behind {told.last}"
+        assert isinstance(told, _End)
+        troubles += told.troubles
+
     def run(self, worker: int, batches: Batches) -> Ran | None:
         member = self._members[worker % self._processes]
-        try:
-            told = member.receive()
-        except EOFError:
-            events = [part.event for batch in batches for part in batch]
-            where = f"events {min(events)} to {max(events)}" if events else "the last results that are combined"
-            raise ReplayError(f"{self._what(member)} {member.ending()} in {where}; the replay cannot go on") from None
+        if events := [part.event for batch in batches for part in batch]:
+            self._where = f"events {min(events)} to {max(events)}"
+        told = self._receive(member)
         assert isinstance(told, _Told)
         if told.worker != worker:
             raise ReplayError(f"{self._what(member)} found other events: were the files changed meanwhile?")
@@ -129,14 +146,19 @@ class ProcessCrew:
 
     def finish(self, last_event: int) -> list[Failure]:
         failures: list[Failure] = []
+        self._where = "finish()"
         for member in self._members:
-            try:
-                told = member.receive()
-            except EOFError:
-                raise ReplayError(f"{self._what(member)} {member.ending()} in finish()") from None
+            told = self._receive(member)
             assert isinstance(told, list)
             failures += told
         return sorted(failures, key=lambda failure: self._names.index(failure.worker))
+
+    def _receive(self, member: _Member) -> object:
+        try:
+            return member.receive()
+        except EOFError:
+            what = f"{self._what(member)} {member.ending()} in {self._where}"
+            raise ReplayError(f"{what}; the replay cannot go on") from None
 
     def _what(self, member: _Member) -> str:
         return f"the process of {', '.join(self._names[worker] for worker in member.workers)}"
@@ -159,6 +181,15 @@ class _MemberCrew:
 
     def tick_at(self, worker: int, event: int) -> None:
         self._local.tick_at(worker, event)
+
+    def blocks(self, source: Iterable[list[DumpEvent]], troubles: list[str]) -> Iterator[Block]:
+        if 0 not in self._own:
+            yield from blocks(source)
+            return
+        for block in blocks(source):
+            self._pipe.send(replace(block, events=[]))
+            yield block
+        self._pipe.send(_End(troubles))
 
     def run(self, worker: int, batches: Batches) -> Ran | None:
         if worker in self._own:

@@ -24,7 +24,7 @@ from beamfold.model.states import EventState, EventStates
 from beamfold.offline.apprun import App, fold_all
 from beamfold.offline.crew import Crew, LocalCrew, Ran
 from beamfold.offline.parameters import read_parameters
-from beamfold.offline.playback import Block, Capture, blocks, parse_capture, read_captures
+from beamfold.offline.playback import Block, Capture, parse_capture, read_captures
 from beamfold.offline.processes import Play, ProcessCrew
 from beamfold.offline.recorded import RecordedReplay
 from beamfold.protocols.dumps import DumpEvent
@@ -72,16 +72,16 @@ class Replay:
     def run(self, source: Iterable[list[DumpEvent]]) -> Iterator[int]:
         """Process the events, yielding how many are done; the first and the last one of all go to every worker."""
         done = 0
-        for block in blocks(source):
+        for block in self._crew.blocks(source, self.report.troubles):
             self._process(block)
-            done += len(block.events)
+            done += block.count
             yield done
         self._finish()
         yield done
 
     def _process(self, block: Block) -> None:
         """Let the workers process a block, and fold what they made of it in event order."""
-        self._last = max(self._last, *(event.event_number for event in block.events))
+        self._last = max(self._last, block.last)
         ran = [self._crew.run(worker, [parts]) for worker, parts in self._parts(block)]
         if self._folder:
             fold_all(self._folder, _in_order([self._taken(each) for each in ran if each is not None]))
@@ -94,7 +94,7 @@ class Replay:
         if len(workers) == 1:
             return [(0, _parts(block.events, 0))]
         given: dict[int, list[DumpEvent]] = {}
-        for at in range(0, len(block.events), TURN):
+        for at in range(0, block.count, TURN):
             given.setdefault(self._turn % len(workers), []).extend(block.events[at : at + TURN])
             self._turn += 1
         return [(worker, _parts(given[worker], 0)) for worker in sorted(given)]
@@ -143,6 +143,8 @@ class Replay:
 
 
 def _parts(events: list[DumpEvent], k: int) -> list[Part]:
+    if not events:
+        return []
     numbers, streams, _ = zip(*events, strict=True)
     return list(map(Part, numbers, repeat(k), streams, repeat(0), repeat(0), repeat(True)))
 
