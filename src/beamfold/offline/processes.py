@@ -15,6 +15,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -34,7 +35,7 @@ Play: TypeAlias = Callable[[Crew], tuple[object, Iterable[int]]]
 
 AHEAD = 1 << 20
 """Bytes of results that a process may be ahead of the fold: on a busy machine every wait for another process can take
-milliseconds, so they should be few. The system lets everybody have so much for a pipe."""
+milliseconds, so they should be few. Linux lets everybody have so much for a pipe, by default."""
 
 _SPAWN = multiprocessing.get_context("spawn")  # a forked process would inherit threads' locks and open files
 
@@ -58,7 +59,8 @@ class _Member:
     def __init__(self, play: Play, workers: list[int], due: SharedFloat) -> None:
         self.workers = workers
         self._results, theirs = _SPAWN.Pipe(duplex=False)
-        fcntl.fcntl(theirs.fileno(), fcntl.F_SETPIPE_SZ, AHEAD)
+        with suppress(OSError):  # a user with very many pipes gets no more room, and a small pipe does as well
+            fcntl.fcntl(theirs.fileno(), fcntl.F_SETPIPE_SZ, AHEAD)
         self.process: SpawnProcess = _SPAWN.Process(target=_take_part, args=(play, workers, due, theirs), daemon=True)
         # Ctrl-C reaches every process of a terminal, but it is the main one that decides what it means.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -90,14 +90,14 @@ class Replay:
         """What each logical worker gets of a block."""
         workers = range(len(self.report.workers))
         if block.broadcast:
-            return [(worker, _parts(block.events, -1 - worker)) for worker in workers]
+            return [(worker, _parts_of(block.events, -1 - worker)) for worker in workers]
         if len(workers) == 1:
-            return [(0, _parts(block.events, 0))]
+            return [(0, _parts_of(block.events, 0))]
         given: dict[int, list[DumpEvent]] = {}
         for at in range(0, block.count, TURN):
             given.setdefault(self._turn % len(workers), []).extend(block.events[at : at + TURN])
             self._turn += 1
-        return [(worker, _parts(given[worker], 0)) for worker in sorted(given)]
+        return [(worker, _parts_of(given[worker], 0)) for worker in sorted(given)]
 
     def _taken(self, ran: Ran) -> Batch:
         head, *parts = ran.envelope
@@ -142,7 +142,7 @@ class Replay:
         report.count(counts)
 
 
-def _parts(events: list[DumpEvent], k: int) -> list[Part]:
+def _parts_of(events: list[DumpEvent], k: int) -> list[Part]:
     if not events:
         return []
     numbers, streams, _ = zip(*events, strict=True)

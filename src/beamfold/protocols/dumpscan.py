@@ -223,7 +223,11 @@ class _Layout:
 
     def _joined(self, parts: list[tuple[bytes, ...]], n: int) -> list[dict[str, StreamData]]:
         """The streams of n events; `parts` has one column for every message part of all streams."""
-        make, joined, at = StreamData.of, [dict[str, StreamData]() for _ in range(n)], 0
+        make = StreamData.of
+        if len(self._streams) == 1 and parts:
+            ((_, name, typ, _),) = self._streams
+            return [{name: make(typ, list(message))} for message in zip(*parts, strict=True)]
+        joined, at = [dict[str, StreamData]() for _ in range(n)], 0
         for _, name, typ, count in self._streams:
             messages = zip(*parts[at : at + count], strict=True) if count else repeat((), n)
             at += count
