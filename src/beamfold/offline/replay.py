@@ -62,6 +62,7 @@ class Replay:
         self._turn = 0
         self._states = EventStates()
         self._last = -1
+        self._workers_troubles: list[str] = []
         self.report = ScanReport(str(uuid.uuid4()), 0, workers=names, started=time.time())
 
     @property
@@ -110,7 +111,7 @@ class Replay:
         self._states.set_many(batch.events, states)
         name = self.report.workers[batch.worker]
         self._fail(Failure(int(batch.events[i]), hook, name, text) for i, hook, text in header.failures)
-        self.report.troubles += [f"worker {name}: {text}" for text in ran.troubles]
+        self._workers_troubles += [f"worker {name}: {text}" for text in ran.troubles]
         return batch
 
     def _fail(self, failures: Iterable[Failure]) -> None:
@@ -134,7 +135,9 @@ class Replay:
         """Count data events: all but the start event and, where the captures are whole, the end event."""
         report = self.report
         counts = self._states.counts()
-        for event in {0} if report.troubles else {0, max(self._last, 0)}:
+        broken_off = bool(report.troubles)  # so far they are the captures'
+        report.troubles += self._workers_troubles
+        for event in {0} if broken_off else {0, max(self._last, 0)}:
             if state := self._states[event]:
                 counts[state] -= 1
         report.events = sum(counts.values())

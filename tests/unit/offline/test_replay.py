@@ -238,3 +238,14 @@ def test_hooks_for_many_get_what_is_read_together(tmp_path: Path) -> None:
     first, second = [*range(16), *range(32, 40)], [*range(16, 32)]
     assert results == [(1, "worker-0", first), (17, "worker-1", second)]
     assert player.report.summary == "40 events: 40 reduced"
+
+
+def test_a_workers_trouble_is_no_capture_that_broke_off(tmp_path: Path) -> None:
+    """The last event is the end event all the same, and does not count."""
+    (tmp_path / "many.py").write_text(
+        MANY.replace("return [self.process_event(event) for event in events]", "return 1")
+    )
+    player = Replay("many:Worker", "many:Reducer", base_dir=tmp_path)
+    list(player.run(read_captures([Capture(stins(tmp_path / "d.cbors", 40))])))
+    assert player.report.summary == "40 events: 40 reduced"
+    assert any("process_events" in trouble for trouble in player.report.troubles)
