@@ -207,9 +207,9 @@ class _Layout:
     def take(self, data: memoryview) -> list[DumpEvent]:
         """The events, up to the first that is laid out in another way."""
         columns = list(zip(*self._struct.iter_unpack(data), strict=True))
-        n = len(columns[0])
+        n = all_of_them = len(columns[0])
         for constant, column in zip(self._constants, columns[::2], strict=True):
-            if column.count(constant) < n:
+            if column.count(constant) < all_of_them:
                 n = min(n, next(i for i, value in enumerate(column) if value != constant))
         times: list[datetime | None] = []
         if self._timed:

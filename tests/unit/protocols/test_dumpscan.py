@@ -113,6 +113,18 @@ def test_damaged_bytes_give_the_same_events_and_the_same_error(events: Any, data
     check(bytes(raw), data.draw(st.sampled_from([1, 64, 1 << 18])))
 
 
+def test_the_first_of_several_damages_counts(tmp_path: Path) -> None:
+    """One of them in the streams of an event, an earlier one before the time of another."""
+    events = [(n, {"camera": StreamData("t", [b"abc"])}, WHEN) for n in range(30, 60)]
+    raw = bytearray(written(events))
+    size = len(raw) // 30
+    streams, time = raw.index(b"\xa1\x66camera"), raw.index(b"\xc0\x78\x1b")
+    for where, other in [(streams, time), (time, streams)]:
+        damaged = bytearray(raw)
+        damaged[where + 20 * size] = damaged[other + 15 * size] = 0
+        assert len(check(bytes(damaged), 1 << 18)) == 15
+
+
 def _long_head(major: int, n: int) -> bytes:
     return bytes([major << 5 | 27]) + n.to_bytes(8, "big")
 
