@@ -742,6 +742,7 @@ class ControllerMachine:
             for service in self._needed(scan, role):
                 told = report if role == "reducer" else None
                 actions.append(Send(service.peer, End(scan.number, told)))
+        self._here.clear()  # nobody asks for the services of this scan any more
         actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
         if begun:
             actions += recording.end(scan, report)

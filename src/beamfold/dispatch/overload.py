@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from beamfold.model.triggermap import TriggerMap
+from beamfold.model.triggermap import EVERYBODY, TriggerMap
 
 STEP = 0.2
 """Seconds after which the sample gets thinner, or denser: about what it takes until the last step shows."""
@@ -84,8 +84,7 @@ def droppable_end(trigger_map: TriggerMap, virtual: int, end: int) -> int:
     if virtual >= end:
         return virtual
     end = min(end, trigger_map.plain_run(virtual))
-    everybody = (1 << len(trigger_map.groups)) - 1
-    cast = trigger_map.next_broadcast(trigger_map.span(virtual)[0], everybody) if virtual < end else None
+    cast = trigger_map.next_broadcast(trigger_map.span(virtual)[0], EVERYBODY) if virtual < end else None
     if cast is not None:
         end = min(end, trigger_map.virtual_over(cast))
     return max(virtual, end)

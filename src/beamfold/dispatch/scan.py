@@ -17,7 +17,7 @@ from beamfold.model.latency import Latencies
 from beamfold.model.report import MAX_FAILURES, ScanReport, StageLatency, StreamReport
 from beamfold.model.runs import MAX_RUNS, RunSet
 from beamfold.model.states import EventState, EventStates
-from beamfold.model.triggermap import TriggerMap, WrittenMap
+from beamfold.model.triggermap import EVERYBODY, TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
     Block,
     Failure,
@@ -168,9 +168,9 @@ class Scan:
 
         Workers wait for that at the broadcast, also those that have no part among what is assigned.
         """
-        at, groups = self.dispatcher.next_event, (1 << len(self.map.groups)) - 1
+        at = self.dispatcher.next_event
         before, self.told_event = self.told_event, (self.map.n_events or 0) if at is None else at
-        cast = self.map.next_broadcast(before, groups) if self.told_event > before else None
+        cast = self.map.next_broadcast(before, EVERYBODY) if self.told_event > before else None
         return cast is not None and cast <= self.told_event
 
     def _expected(self, stream: int) -> int | None:
@@ -339,6 +339,12 @@ class Scan:
 
     def snapshot(self) -> dict[str, Any]:
         """The report as it stands."""
+        self.refresh()
+        report = self.report.to_dict()
+        return report if self.report.ended else {**report, "phase": str(self.phase)}
+
+    def refresh(self) -> None:
+        """Bring the report up to date."""
         report = self.report
         lo, hi = self.data_range()
         counts = self._counts(lo, hi)
@@ -364,9 +370,6 @@ class Scan:
         report.runs = {s.label: runs for s, runs in named.items()}
         unlisted = {s.label: counts[s] - sum(b - a for a, b in runs) for s, runs in named.items()}
         report.unlisted = {label: events for label, events in unlisted.items() if events}
-        if not report.ended:
-            return {**report.to_dict(), "phase": str(self.phase)}
-        return report.to_dict()
 
     def latency(self) -> Latencies:
         """Of all services, as far as they have said so."""

@@ -47,7 +47,7 @@ def tally_of(scan: Scan, workers: Iterable[tuple[str, LoadHistory]]) -> Tally:
     """What one scan adds; `workers` are all that there are, by name. It brings the scan's report up to date."""
     tally = Tally()
     counts = tally.counts
-    scan.snapshot()
+    scan.refresh()
     report = scan.report
     if not scan.active:
         counts[Count.SCANS, report.ended] = 1

@@ -116,6 +116,8 @@ class DirectSource:
         found = _ADDRESS.fullmatch(url)
         if found is None or (found[2].isdecimal() and int(found[2]) > _LAST_PORT):
             raise ConfigError(f"cannot read from {url!r}. Give an address like tcp://127.0.0.1:9999")
+        if not bind and (not found[2].isdecimal() or not int(found[2])):
+            raise ConfigError(f"cannot connect to {url!r}: name the detector's port")
         self._url = url
         self._room = room
         self._poll = select.epoll()
@@ -132,8 +134,6 @@ class DirectSource:
         self._lock = threading.Lock()
         if bind:
             self._listen(found[1], found[2])
-        elif not found[2].isdecimal() or not int(found[2]):
-            raise ConfigError(f"cannot connect to {url!r}: name the detector's port")
         else:
             self._lost.set()
             address = found[1], int(found[2])

@@ -659,3 +659,13 @@ def test_a_report_counts_the_events_that_it_cannot_list(monkeypatch: pytest.Monk
     assert report["states"] == {"failed": 20, "reduced": 20}
     assert report["runs"] == {"failed": [(e, e + 1) for e in range(1, 10, 2)]}
     assert report["unlisted"] == {"failed": 15}
+
+
+def test_nothing_is_remembered_of_the_services_of_scans_that_ended() -> None:
+    bench = Bench()
+    for number in range(1, 20):
+        bench.run(request=number)
+        bench.stop()
+        bench.stop()
+        assert bench.phase is Phase.ENDED
+    assert not bench.machine._here
