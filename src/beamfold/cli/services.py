@@ -144,14 +144,14 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         raise ConfigError(f"there is no ingester {name!r} in the run file: {', '.join(settings.ingesters())}")
     inputs: dict[str, Input] = {}
     arena = Arena(_arena_bytes(settings, names)) if settings.policy.shared_memory else None
+    room, keep = (arena.room, arena.keep) if arena is not None else (elsewhere, memoryview.toreadonly)
     for stream in names:
         s = settings.streams[stream]
         base = None if s.frame_base == "continuing" else s.frame_base
-        source = _source(s, context, arena)
+        source = _source(s, context, room, keep)
         inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
         structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
     directory = settings.spill.directory or settings.output.directory / SPILL
-    keep = arena.keep if arena is not None else memoryview.toreadonly
     spill = Spill(directory.absolute(), settings.spill.max_bytes, keep)
     data = DataHub(context, DATA_URL, MAX_WORD)
     offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
@@ -169,14 +169,18 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
     return IngesterService(inputs, control, data, spill, arena), close
 
 
-def _source(section: StreamSection, context: Context, arena: Arena | None) -> Source:
+def _source(
+    s: StreamSection,
+    context: Context,
+    room: Callable[[int], memoryview],
+    keep: Callable[[memoryview], memoryview],
+) -> Source:
+    """What reads a stream; large parts go where `room` or `keep` says."""
     from beamfold.sources.direct import DirectSource
     from beamfold.sources.zeromq import ZmqSource
 
-    s = section
     if s.receiver == "direct":
-        return DirectSource(s.url, bind=s.bind, room=arena.room if arena is not None else elsewhere)
-    keep = arena.keep if arena is not None else memoryview.toreadonly
+        return DirectSource(s.url, bind=s.bind, room=room)
     return ZmqSource(context, s.url, s.socket, bind=s.bind, hwm=s.receive_hwm, keep=keep)
 
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from beamfold.dispatch.blocks import Dispatcher
 from beamfold.dispatch.overload import Overload
 from beamfold.model.latency import Latencies
 from beamfold.model.report import MAX_FAILURES, ScanReport, StageLatency, StreamReport
-from beamfold.model.runs import MAX_RUNS, RunSet
+from beamfold.model.runs import MAX_RUNS, RunSet, as_runs
 from beamfold.model.states import EventState, EventStates
 from beamfold.model.triggermap import EVERYBODY, TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
@@ -417,14 +415,6 @@ class Scan:
             had = min(stream.expected, self._expected(index) or 0)  # fewer where all series ended early
             for lo, hi in as_runs(self.map.events(index, 1, 1 + had)):
                 self.states.raise_to(lo, hi, EventState.UNVERIFIED)
-
-
-def as_runs(events: np.ndarray[Any, np.dtype[np.int64]]) -> list[Run]:
-    """Ascending event numbers as half-open runs."""
-    if not len(events):
-        return []
-    breaks = np.flatnonzero(np.diff(events) != 1) + 1
-    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(events, breaks)]
 
 
 def note(known: dict[str, RunSet], stream: str, runs: Sequence[Run]) -> None:

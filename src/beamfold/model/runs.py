@@ -10,12 +10,23 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 Run: TypeAlias = tuple[int, int]
 """The integers lo <= n < hi."""
 
 
 MAX_RUNS = 10_000
 """Runs kept per list for people, or told in one message: what does not compress further is still counted by state."""
+
+
+def as_runs(events: NDArray[np.int64]) -> list[Run]:
+    """Ascending event numbers as half-open runs."""
+    if not len(events):
+        return []
+    breaks = np.flatnonzero(np.diff(events) != 1) + 1
+    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(events, breaks)]
 
 
 def append_event(runs: list[Run], event: int) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beamfold.model.runs import append_event
+from beamfold.model.runs import append_event, as_runs
 from beamfold.protocols.envelopes import ResultBatch
 from beamfold.protocols.messages import Combined, Failure, PartsDone, Run
 from beamfold.reduce.batch import Batch
@@ -107,12 +106,6 @@ def _by_position(batch: Batch, lo: int, hi: int) -> list[tuple[int, int, int]]:
     """Parts lo..hi-1 of a batch as runs of events at one position: (k, first event, behind the last)."""
     events = batch.events[lo:hi]
     if isinstance(batch.k, int):
-        return _runs(batch.k, events)
+        return [(batch.k, *run) for run in as_runs(events)]
     ks = batch.k[lo:hi]
-    return [run for k in np.unique(ks).tolist() for run in _runs(k, events[ks == k])]
-
-
-def _runs(k: int, events: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    breaks = np.flatnonzero(np.diff(events) != 1) + 1
-    edges = [0, *breaks.tolist(), len(events)]
-    return [(k, int(events[a]), int(events[b - 1]) + 1) for a, b in pairwise(edges)]
+    return [(k, *run) for k in np.unique(ks).tolist() for run in as_runs(events[ks == k])]
