@@ -74,11 +74,15 @@ class Folded:
 
 @dataclass
 class RigWorker:
+    """A process, which is known by its name; the logical worker that it is to fill is called `place`."""
+
     name: str
+    place: str
     tags: list[str]
     machine: WorkMachine | None = None
     scan: int = 0
     me: int = -1
+    dead: bool = False
     versions: list[tuple[int, int]] = field(default_factory=list)
 
     def version_at(self, event: int) -> int:
@@ -106,13 +110,15 @@ class Rig:
         self.channels: dict[tuple[str, str], deque[Any]] = {}
         self.ingest: dict[str, dict[int, IngestMachine]] = {name: {} for name in ingesters}
         self.ingest_ended: dict[tuple[str, int], IngestMachine] = {}
-        self.arm_workers: dict[int, list[str]] = {}
+        self.arm_workers: dict[tuple[str, int], list[str]] = {}
+        self.born = 0
+        self.pids: dict[str, int] = {}
         self.held_back: set[str] = set()  # workers that do not get to work
         self.paused: dict[str, set[int]] = {}
         self.seen: dict[tuple[int, str], m.StreamSeen] = {}
         self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
         self.infos = {s: m.StreamInfo(s, "T", numbered) for streams in ingesters.values() for s, numbered in streams}
-        self.workers = [RigWorker(f"w{i}", tags) for i, tags in enumerate(workers)]
+        self.workers = [RigWorker(f"w{i}", f"w{i}", tags) for i, tags in enumerate(workers)]
         self.reduce: ReduceMachine[Any] | None = None
         self.reduce_map: TriggerMap | None = None
         self.reduce_scan = 0
@@ -124,6 +130,7 @@ class Rig:
         self.shelves: list[ListShelf] = []
         self.folded: list[Folded] = []
         self.processed: list[tuple[int, Part]] = []
+        self.worked: list[tuple[str, Part]] = []  # the same by process
         self.replies: dict[int, Reply] = {}
         self.records: list[RecordScan] = []
         self.files: list[WriteFile] = []
@@ -131,7 +138,7 @@ class Rig:
         for name, streams in ingesters.items():
             self._hello("ingester", name, streams=[self.infos[s] for s, _ in streams])
         for w in self.workers:
-            self._hello("worker", w.name, tags=w.tags)
+            self._hello("worker", w.name, w.place, tags=w.tags)
         self._hello("reducer", "reducer")
 
     # -- channels --------------------------------------------------------------------------------------------
@@ -181,7 +188,9 @@ class Rig:
         elif dst == "reducer":
             self._to_reducer(src, payload)
         else:
-            self._to_worker(next(w for w in self.workers if w.name == dst), payload)
+            w = next((w for w in self.workers if w.name == dst), None)
+            if w is not None and not w.dead:
+                self._to_worker(w, payload)
 
     def _perform(self, actions: list[Any]) -> None:
         for action in actions:
@@ -194,8 +203,40 @@ class Rig:
             elif isinstance(action, WriteFile):
                 self.files.append(action)
 
-    def _hello(self, role: str, name: str, **more: Any) -> None:
-        self.post(name, "controller", m.Hello(role, name, name, VERSION, 1, "here", url=name, **more))
+    def _hello(self, role: str, name: str, place: str = "", **more: Any) -> None:
+        self.pids[name] = len(self.pids) + 1
+        about = (role, place or name, name, VERSION, self.pids[name], "here")
+        self.post(name, "controller", m.Hello(*about, url=name, **more))
+
+    # -- death -----------------------------------------------------------------------------------------------
+
+    def kill(self, number: int, event: int = -1, *, told: bool = True) -> None:
+        """The process of a worker ends: what it was sent is gone, what it sent may still arrive. It is noticed
+        (`told`), and that it was at work on `event`."""
+        w = self.workers[number]
+        w.dead = True
+        for (src, dst), queue in self.channels.items():
+            if dst == w.name or (src, dst) == ("self", w.name):
+                queue.clear()
+        if told:
+            scan = self.controller.scan.number if self.controller.scan else 0
+            self._supervise(m.Gone("worker", w.place, "killed", self.pids[w.name], scan, event))
+
+    def _supervise(self, message: Any) -> None:
+        if b"supervisor" not in self.controller._peers:
+            self._perform(
+                self.controller.receive(
+                    b"supervisor", m.Hello("supervisor", "supervisor", "s", VERSION, 1, "here"), self.now
+                )
+            )
+        self._perform(self.controller.receive(b"supervisor", message, self.now))
+
+    def replace(self, number: int) -> None:
+        """A new process takes the place of a worker."""
+        old = self.workers[number]
+        self.born += 1
+        self.workers[number] = w = RigWorker(f"{old.place}.{self.born}", old.place, old.tags)
+        self._hello("worker", w.name, w.place, tags=w.tags)
 
     # -- people and detectors --------------------------------------------------------------------------------
 
@@ -248,7 +289,7 @@ class Rig:
             return
         if isinstance(payload, tuple):  # a grant: (scan, worker, stream, credit)
             scan, worker, stream, credit = payload
-            if scan in scans:
+            if scan in scans and self.arm_workers[name, scan][worker] == src:
                 self._ingest(name, scans[scan], scans[scan].grant(worker, stream, credit))
             return
         if isinstance(payload, m.Arm):
@@ -259,7 +300,7 @@ class Rig:
                 if self.stream_of[s] == name
             ]
             groups = [self._groups(trigger_map, w.tags) for w in payload.workers]
-            self.arm_workers[payload.scan] = [w.name for w in payload.workers]
+            self.arm_workers[name, payload.scan] = [w.uuid for w in payload.workers]
             scans[payload.scan] = IngestMachine(
                 payload.scan,
                 trigger_map,
@@ -278,6 +319,11 @@ class Rig:
         match payload:
             case m.Assign():
                 self._ingest(name, machine, machine.assign(payload.blocks, payload.settled))
+            case m.Fill():
+                self.arm_workers[name, payload.scan][payload.worker] = payload.uuid
+                self._ingest(name, machine, machine.fill(payload.worker, bool(payload.uuid)))
+                if payload.uuid:
+                    self.post(name, "controller", m.Filled(payload.scan, payload.worker, payload.uuid))
             case m.Release():
                 self._ingest(name, machine, machine.release(payload))
             case m.Waits():
@@ -319,9 +365,9 @@ class Rig:
                 parts, _ = encode_frames(
                     machine.scan, action.stream, action.version, action.events, action.k, action.frames, action.closed
                 )
-                self.post(name, self.arm_workers[machine.scan][action.worker], (machine.scan, parts))
+                self.post(name, self.arm_workers[name, machine.scan][action.worker], (machine.scan, parts))
             elif isinstance(action, SendGap):
-                self.post(name, self.arm_workers[machine.scan][action.worker], (machine.scan, action))
+                self.post(name, self.arm_workers[name, machine.scan][action.worker], (machine.scan, action))
 
     @staticmethod
     def _groups(trigger_map: TriggerMap, tags: list[str]) -> int:
@@ -330,7 +376,7 @@ class Rig:
     def _to_worker(self, w: RigWorker, payload: Any) -> None:
         if isinstance(payload, m.Arm):
             trigger_map = TriggerMap.from_wire(payload.map)
-            w.me = [i.name for i in payload.workers].index(w.name)
+            w.me = [i.uuid for i in payload.workers].index(w.name)
             infos = [self.infos[s] for s in trigger_map.streams]
             w.machine = WorkMachine(trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version)
             w.scan, w.versions = payload.scan, [(0, payload.version)]
@@ -383,6 +429,7 @@ class Rig:
         if not parts:
             return
         self.processed += [(w.me, p) for p in parts]
+        self.worked += [(w.name, p) for p in parts]
         states = [
             (EventState.INCOMPLETE_SKIPPED if p.missing else EventState.NO_RESULT)
             if not p.call
@@ -408,10 +455,13 @@ class Rig:
                 self.reduce_map, targets, patience=payload.fold_patience, in_order=self.in_order
             )
             self.reduce_scan, self.told_finished, self.closed = payload.scan, False, False
+            self.fillers = [w.uuid for w in payload.workers]
             self.folded = []
             self.post("reducer", "controller", m.Armed(payload.scan))
         elif isinstance(payload, tuple):
             scan, done, packed, positions, states = payload
+            if scan == self.reduce_scan and self.fillers[done[0].worker] != src:
+                return
             if scan == self.reduce_scan and self.reduce is not None:
                 events, ks = unpack_events(packed, len(done)), unpack_positions(positions, len(done))
                 fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
@@ -430,6 +480,15 @@ class Rig:
                 self._fold()
             elif isinstance(payload, m.Drop):
                 completed = [run for lo, hi in payload.blocks for run in self.reduce.drop(lo, hi)]
+                told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
+                self.post("reducer", "controller", told)
+                self._fold()
+            elif isinstance(payload, m.Fill):
+                self.fillers[payload.worker] = payload.uuid
+                if payload.uuid:
+                    self.post("reducer", "controller", m.Filled(payload.scan, payload.worker, payload.uuid))
+            elif isinstance(payload, m.Vacate):
+                completed = self.reduce.vacate(payload.worker)
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
                 self.post("reducer", "controller", told)
                 self._fold()

@@ -27,7 +27,7 @@ class Control:
 
     def __init__(self, *steps: Step | Until) -> None:
         self.socket = always_readable()
-        self.hello = Hello("service", "name", "uuid", "version", 1, "host")
+        self.hello = Hello("service", "name", "w0", "version", 1, "host")
         self.steps = list(steps)
         self.sent: list[Any] = []
         self.announced: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def arm(trigger_map: TriggerMap, scan: int = 1, **changes: Any) -> Arm:
     facts: dict[str, Any] = {
         "scan_id": f"scan-{scan}",
         "map": trigger_map.to_wire(),
-        "workers": [WorkerInfo("w0", ["generic"]), WorkerInfo("w1", ["generic"])],
+        "workers": [WorkerInfo("w0", ["generic"], "w0"), WorkerInfo("w1", ["generic"], "w1")],
         "ingesters": [IngesterInfo("ingester", "inproc://ingester", list(trigger_map.streams))],
         "reducer_url": "inproc://reducer",
         "version": 1,

@@ -56,7 +56,7 @@ def growth(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
 
 def test_what_the_services_are_told_of_a_map_does_not_grow_with_it() -> None:
     def told(events: int) -> int:
-        workers = [WorkerInfo("worker-0", ["generic"])]
+        workers = [WorkerInfo("worker-0", ["generic"], "0" * 32)]
         wire_map = compile_map(uniform(events)).to_wire()
         return len(encode_message(Arm(1, "id", wire_map, workers, [], "", 0, {}, [], "process", 2.0, "event")))
 

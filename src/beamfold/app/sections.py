@@ -59,10 +59,16 @@ class AppSection(Section):
 
 
 class WorkersSection(Section):
-    """How many logical workers, and the tags of each where they differ (default: "generic" for all)."""
+    """How many logical workers, and the tags of each where they differ (default: "generic" for all).
+
+    User code may work for `time_limit` seconds on one event (or batch of them), and a worker may be stopped for `lease`
+    seconds; then its process is killed, and others do its work.
+    """
 
     count: int = Field(default=2, ge=1)
     tags: list[Annotated[list[str], Field(min_length=1)]] | None = None
+    time_limit: float = Field(default=300.0, gt=0)
+    lease: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
     def _one_for_each(self) -> Self:

@@ -55,6 +55,7 @@ class Child:
         self.role = role
         self.name = name
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.why = ""  # we ended it
         self._process = process
         self._show = show
         self._reader = asyncio.create_task(self._read(), name=f"output of {role} {name}")
@@ -69,8 +70,9 @@ class Child:
         show: Callable[[str], None],
         *,
         stdin: int = asyncio.subprocess.DEVNULL,
+        inherit: Sequence[int] = (),
     ) -> Child:
-        """Start `python -m ARGUMENTS…`."""
+        """Start `python -m ARGUMENTS…`; descriptors in `inherit` stay open in it, under the same numbers."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # as the console script: modules that lie where we were started shadow nothing
@@ -81,6 +83,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             process_group=0,
+            pass_fds=inherit,
         )
         return cls(role, name, process, show)
 

@@ -23,8 +23,10 @@ from beamfold.app.loading import load_class, modules_of
 from beamfold.app.runfile import RunFile, load_runfile
 from beamfold.app.sections import StreamSection
 from beamfold.cli import logs
+from beamfold.cli.guard import inherited_memory
 from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger
 from beamfold.ledger.base import Ledger
+from beamfold.model.cursor import cursor_in, idle_cursor
 from beamfold.model.errors import AppError, ConfigError
 from beamfold.model.report import ServiceState
 from beamfold.protocols import framer
@@ -210,7 +212,9 @@ def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, C
             )
         return infos[stream]
 
-    return WorkerService(name, load, control, context, info, state), control.close
+    memory = inherited_memory()
+    cursor = cursor_in(memoryview(memory)) if memory is not None else idle_cursor()
+    return WorkerService(name, load, control, context, info, state, cursor), control.close
 
 
 def _tags(settings: RunFile, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""All services of a run on one host: started together, watched, and ended together.
+"""All services of a run on one host: started together, watched, started again when they end, and ended together.
 
 The supervisor owns the control store when the run file names none. Its children end with it, whatever becomes
 of it.
@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from beamfold.app.runfile import RunFile
+from beamfold.cli.guard import CURSOR_VARIABLE, Guard
 from beamfold.cli.process import Child
 from beamfold.cli.registry import CONTROL_VARIABLE, STORE_VARIABLE, claim, controller_address, is_fixed
 from beamfold.cli.web import ask
@@ -42,8 +43,17 @@ SCAN_GRACE = 3.0
 POLL = 0.05
 """Seconds between two looks while the run comes up."""
 
-WATCH = 0.5
-"""Seconds between two looks at the store and the control channel."""
+WATCH = 0.25
+"""Seconds between two looks at the store, the control channel and the workers."""
+
+LIVED = 30.0
+"""Seconds that a service must have lived to be started again at once when it ends, as if for the first time."""
+
+FIRST_PAUSE = 0.25
+"""Seconds before a service is started that ended soon twice in a row; twice as many every further time."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds before it at most."""
 
 SHOWN_LINES = 5
 """Last lines of a child that are shown again when it ended unexpectedly."""
@@ -72,6 +82,7 @@ class Supervisor:
         self.controller_url = ""
         self.reducer_url = ""
         self.children: list[Child] = []
+        self._guards: dict[Child, Guard] = {}
         self._show = show
         self._token = uuid.uuid4().hex
         self._store = EmbeddedStore() if own_store or settings.store.url is None else None
@@ -127,6 +138,8 @@ class Supervisor:
         await asyncio.gather(*ended, *self._tasks, return_exceptions=True)
         for child in self.children:
             await child.close()
+        for guard in self._guards.values():
+            guard.close()
         if self._channel is not None:
             self._channel.close(linger_ms=0)
         if self._context is not None:
@@ -182,7 +195,7 @@ class Supervisor:
         await asyncio.to_thread(claim, self._ledger, self._token, self.settings.run.name, self._show)
         for role, name in self._wanted():
             await self._spawn(role, name, url)
-        self._tasks += [asyncio.create_task(self._watch(child)) for child in self.children]
+        self._tasks += [asyncio.create_task(self._watch(child, url)) for child in self.children]
         await self._unless_fatal(self._meet_controller(self._ledger))
         self._tasks.append(asyncio.create_task(self._look_after()))
         await self._unless_fatal(self._gather_services())
@@ -215,12 +228,21 @@ class Supervisor:
         workers = [("worker", f"worker-{n}") for n in range(self.settings.workers.count)]
         return [(FIRST, FIRST), *ingesters, *workers, ("reducer", "reducer")]
 
-    async def _spawn(self, role: str, name: str, store: str) -> None:
+    async def _spawn(self, role: str, name: str, store: str) -> Child:
         arguments = ["beamfold", role, str(self.settings.path), "--name", name, "--parent", str(os.getpid())]
         if role == FIRST:
             arguments += ["--token", self._token]
-        child = await Child.start(role, name, arguments, self._environment(store), self._show)
+        env, inherit = self._environment(store), []
+        guard = None
+        if role == "worker":
+            guard = Guard(self.settings.workers.time_limit, self.settings.workers.lease)
+            env[CURSOR_VARIABLE] = str(guard.fd)
+            inherit.append(guard.fd)
+        child = await Child.start(role, name, arguments, env, self._show, inherit=inherit)
         self.children.append(child)
+        if guard is not None:
+            self._guards[child] = guard
+        return child
 
     def _environment(self, store: str) -> dict[str, str]:
         """What the services are told besides the run file.
@@ -277,10 +299,26 @@ class Supervisor:
 
     # -- while it runs ---------------------------------------------------------------------------------------
 
-    async def _watch(self, child: Child) -> None:
-        how = await child.wait()
-        if self._stopping:
-            return
+    async def _watch(self, child: Child, store: str) -> None:
+        """Follow a service and those that take its place: each is started again when it ends."""
+        pause = 0.0
+        while True:
+            began = time.monotonic()
+            how = await child.wait()
+            if self._stopping:
+                return
+            self._tell_end(child, how)
+            if self._fatal.is_set():
+                return
+            pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE) if time.monotonic() - began < LIVED else 0.0
+            await asyncio.sleep(pause if pause > FIRST_PAUSE else 0)
+            if self._stopping:
+                return
+            child = await self._replace(child, store)
+
+    def _tell_end(self, child: Child, how: str) -> None:
+        guard = self._guards.get(child)
+        how = f"{how}: {child.why}" if child.why else how
         text = f"{child.title} (pid {child.pid}) ended: {how}"
         last = list(child.lines)[-SHOWN_LINES:]
         self._show("\n".join([f"beamfold: {text}", *(f"    {line}" for line in last)]))
@@ -288,7 +326,18 @@ class Supervisor:
             why = last[-1].removeprefix("beamfold: ") if last and "killed" not in how else text
             self._fail(why if child.role != FIRST or not self._up else text)
         elif self._channel is not None:
-            self._channel.send(Gone(child.role, child.name, how))
+            scan, event = guard.at if guard is not None else (0, -1)
+            self._channel.send(Gone(child.role, child.name, how, child.pid, scan, event))
+
+    async def _replace(self, child: Child, store: str) -> Child:
+        """Start a service again."""
+        self.children.remove(child)
+        if (guard := self._guards.pop(child, None)) is not None:
+            guard.close()
+        await child.close()
+        new = await self._spawn(child.role, child.name, store)
+        self._show(f"{new.title} was started again (pid {new.pid})")
+        return new
 
     def _fail(self, why: str) -> None:
         self._why = self._why or why
@@ -303,6 +352,10 @@ class Supervisor:
             except ConfigError as error:
                 self._fail(str(error))
             self._channel.beat(Beat)
+            for child, guard in self._guards.items():
+                if child.running and not child.why and (why := guard.look(child.pid, time.monotonic())):
+                    child.why = why
+                    child.kill()
             if self._store is not None and not self._store.alive:
                 self._fail("the control store ended: without it nothing can be recorded")
             await asyncio.sleep(WATCH)

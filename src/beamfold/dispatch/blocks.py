@@ -5,6 +5,9 @@ less than its window of work outstanding; the window is what it did lately in `W
 few round trips to what the machine can do, and is one or two events at low rates. Where a round trip takes longer than
 that, because very many workers share controller and reducer, workers run dry: then they get more seconds of work ahead,
 up to `LONGEST`, until they do not. Blocks are larger by that, and everybody has less to do per event.
+
+What a lost worker had and did not do is assigned again, before anything new. Where others may have seen a broadcast by
+now that comes after it, only a new process in the lost one's place can see both in their order: then it waits for that.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamfold.dispatch.overload import Overload
-from beamfold.model.triggermap import TriggerMap
-from beamfold.protocols.messages import DROPPED, Block
+from beamfold.model.routes import Routes
+from beamfold.model.states import EventStates
+from beamfold.model.triggermap import EVERYBODY, TriggerMap
+from beamfold.protocols.messages import DROPPED, Block, Run
 
 WINDOW = 0.1
 """Seconds of work a worker has ahead: several control round trips, and still short against human patience."""
@@ -57,6 +62,8 @@ class _Worker:
     since: float | None = None
     ahead: float = WINDOW
     dry: bool = False
+    here: bool = True
+    again: bool = False  # it was assigned what others had begun: nobody can say beforehand how much of that is left
 
     def rate(self, parts: int, now: float) -> None:
         """More parts are done. Once in a while, the window follows the rate since then.
@@ -82,7 +89,7 @@ class _Worker:
     def room(self) -> int:
         """Parts that it may still be given; less than a block is not worth a message."""
         room = self.window - (self.assigned - self.done)
-        return room if room >= self.window // BLOCKS_PER_WINDOW else 0
+        return room if self.here and room >= self.window // BLOCKS_PER_WINDOW else 0
 
 
 @dataclass(slots=True)
@@ -147,6 +154,10 @@ class Dispatcher:
         self._workers = [_Worker(t) for t in tags]
         self._pools: dict[frozenset[str], _Pool] = {}
         self._long: dict[int, _Long] = {}
+        self._routes = Routes()
+        self._again: list[Run] = []
+        self._kept: dict[int, list[Run]] = {}
+        self.attempt = 0
         self.next_virtual = 0
 
     def done(self, worker: int, parts: int, now: float) -> None:
@@ -154,12 +165,90 @@ class Dispatcher:
         if not 0 <= worker < len(self._workers):
             return
         self._workers[worker].rate(parts, now)
+        self._offer(worker)
+
+    def _offer(self, worker: int) -> None:
         for pool in self._pools.values():
             pool.offer(worker)
+
+    # -- workers that come and go ----------------------------------------------------------------------------
+
+    def settle(self, frontier: int, states: EventStates) -> None:
+        """Events below `frontier` are terminal, others as `states` says: what was assigned of them is forgotten."""
+        self._routes.forget_before(self.map.virtual_over(frontier))
+        for number, worker in enumerate(self._workers):
+            if worker.again and worker.here and worker.room <= 0:
+                worker.assigned = worker.done + self._left(number, states)
+                self._offer(number)
+
+    def _left(self, worker: int, states: EventStates) -> int:
+        """Parts of a worker in events that are not terminal, before the next one to assign."""
+        following, left = self.next_event, 0
+        for lo, hi in self._blocks(worker):
+            events, _ = self.map.parts_of(lo, hi)
+            due = len(events) if following is None else int(np.searchsorted(events, following))
+            left += int(np.count_nonzero(states.pending(events[:due])))
+        return left
+
+    def lose(self, worker: int, states: EventStates) -> int:
+        """Nobody fills this place: what is not terminal of its virtual workers is to be assigned again.
+
+        Returns how many parts those are.
+        """
+        parts = self._left(worker, states)
+        self._workers[worker].here = False
+        self.attempt += 1
+        self._long = {v: long for v, long in self._long.items() if long.worker != worker}
+        for lo, hi in self._blocks(worker):
+            for run in self._undone(lo, hi, states):
+                (self._kept.setdefault(worker, []) if self._passed(run[0]) else self._again).append(run)
+            self._routes.add(lo, hi, DROPPED)  # it is nobody's, until it is assigned again
+        self._again.sort()
+        return parts
+
+    def _passed(self, virtual: int) -> bool:
+        """Whether there may be workers that saw a broadcast after the first event of this virtual worker."""
+        cast = self.map.next_broadcast(self.map.span(virtual)[0], EVERYBODY)
+        if cast is None or (self.map.wrapped and self.map.n_events is not None and cast == self.map.n_events - 1):
+            return False  # the end event waits for all others
+        return self.map.virtual_before(cast) <= self.next_virtual
+
+    def _blocks(self, worker: int) -> list[Run]:
+        """What is remembered of a worker's virtual workers, as far as the map goes now."""
+        end = self.map.n_virtual
+        blocks = self._routes.blocks(worker)
+        return blocks if end is None else [(lo, min(hi, end)) for lo, hi in blocks if lo < end]
+
+    def _undone(self, lo: int, hi: int, states: EventStates) -> list[Run]:
+        """Runs of virtual workers, of lo..hi-1, that have events which are not terminal."""
+        pending = states.pending(self.map.parts_of(lo, hi)[0])
+        if not bool(pending.any()):
+            return []
+        if hi - lo == 1 or bool(pending.all()):
+            return [(lo, hi)]
+        middle = (lo + hi) // 2
+        return self._undone(lo, middle, states) + self._undone(middle, hi, states)
+
+    def fill(self, worker: int) -> list[Block]:
+        """Somebody fills this place again. Returns what has waited for that: it has to know of this first."""
+        self._workers[worker] = _Worker(self._workers[worker].tags, again=True)
+        blocks = [Block(lo, hi, worker, self.attempt) for lo, hi in self._kept.pop(worker, [])]
+        for block in blocks:
+            self._take(block.lo, block.hi, worker)
+        self._offer(worker)
+        return blocks
+
+    def vacate(self, worker: int) -> None:
+        """Nobody will ever fill this place: what waited for that goes to others."""
+        self._again += self._kept.pop(worker, [])
+        self._again.sort()
 
     def close(self, trigger_map: TriggerMap) -> None:
         """The map got its last event: what was counted of virtual workers that reach beyond it is taken back."""
         self.map = trigger_map
+        end = trigger_map.n_virtual or 0
+        self._again = [(lo, min(hi, end)) for lo, hi in self._again if lo < end]
+        self._kept = {w: [(lo, min(hi, end)) for lo, hi in runs if lo < end] for w, runs in self._kept.items()}
         for virtual, long in self._long.items():
             long.events = trigger_map.parts_of(virtual, virtual + 1)[0]
         self._count_long()
@@ -174,13 +263,14 @@ class Dispatcher:
 
     def assign(self) -> list[Block]:
         """New blocks for workers that have room, and of what is dropped, in the order of the virtual workers."""
-        blocks: list[Block] = []
+        blocks = self._assign_again() if self._again else []
         total = self.map.n_virtual
         while total is None or self.next_virtual < total:
             virtual = self.next_virtual
             if (end := self._overload.drop_end(self.map, virtual)) > virtual:
                 self.next_virtual = end
                 blocks.append(Block(virtual, end, DROPPED))
+                self._routes.add(virtual, end, DROPPED)
                 continue
             worker = self._choose(virtual)
             if worker is None:
@@ -188,10 +278,32 @@ class Dispatcher:
             size = self._overload.assigned(self._size(virtual, worker, total))
             self.next_virtual = virtual + size
             self._take(virtual, virtual + size, worker)
-            if blocks and blocks[-1].worker == worker and blocks[-1].hi == virtual:
-                blocks[-1] = Block(blocks[-1].lo, virtual + size, worker)
+            last = blocks[-1] if blocks else None
+            if last is not None and last.worker == worker and last.hi == virtual and not last.attempt:
+                blocks[-1] = Block(last.lo, virtual + size, worker)
             else:
                 blocks.append(Block(virtual, virtual + size, worker))
+        return blocks
+
+    def _assign_again(self) -> list[Block]:
+        """What lost workers had: as much of it as there is room for."""
+        blocks: list[Block] = []
+        left: list[Run] = []
+        full: set[frozenset[str]] = set()
+        for lo, hi in self._again:
+            while lo < hi and (tags := self.map.tags(lo)) not in full:
+                worker = self._choose(lo)
+                if worker is None:
+                    full.add(tags)
+                    break
+                end = min(hi, lo + self._size(lo, worker, self.map.n_virtual))
+                self._workers[worker].again = True
+                self._take(lo, end, worker)
+                blocks.append(Block(lo, end, worker, self.attempt))
+                lo = end
+            if lo < hi:
+                left.append((lo, hi))
+        self._again = left
         return blocks
 
     def _choose(self, virtual: int) -> int | None:
@@ -230,6 +342,7 @@ class Dispatcher:
         return plain if busy is None else min(plain, self.map.virtual_over(busy) - virtual)
 
     def _take(self, lo: int, hi: int, worker: int) -> None:
+        self._routes.add(lo, hi, worker)
         if self.map.plain_run(lo) >= hi:
             self._workers[worker].assigned += self.map.part_total(lo, hi)
         else:

@@ -20,6 +20,7 @@ from beamfold.dispatch.entries import entries_of
 from beamfold.dispatch.load import LoadHistory, plain_stats
 from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
+from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.dispatch.tally import Tally, tally_of
@@ -41,6 +42,8 @@ from beamfold.protocols.messages import (
     Failed,
     Fence,
     FenceReached,
+    Fill,
+    Filled,
     Finish,
     Finished,
     FoldFailed,
@@ -62,6 +65,7 @@ from beamfold.protocols.messages import (
     Tick,
     ToController,
     Trouble,
+    Vacate,
     Waits,
     Welcome,
     WorkerInfo,
@@ -69,6 +73,9 @@ from beamfold.protocols.messages import (
 
 MAX_RECORDED_MAP = 256 << 10
 """Bytes of a written map, packed, that the ledger keeps: it keeps them for a thousand scans."""
+
+KEEP_LOST = 10_000
+"""Processes that were lost and are remembered, so that they are not taken for new ones."""
 
 KEEP_REPORTS = 100
 """Reports of ended scans kept in memory; the ledger keeps more."""
@@ -153,7 +160,8 @@ class Policy:
 
     `record` is the folder that recordings go below ("": none are made), `app` what they say of the app: class paths and
     their folder. A relative `dump_prefix` counts from the folder `output`. With `overload` "sample" one event in
-    `sample_every` is processed, None: one in as many as it takes.
+    `sample_every` is processed, None: one in as many as it takes. For `replace_patience` seconds somebody may take the
+    place of a worker that was lost.
     """
 
     incomplete: str = "process"
@@ -164,6 +172,7 @@ class Policy:
     output: str = ""
     overload: str = "spill"
     sample_every: int | None = None
+    replace_patience: float = 30.0
 
 
 class ControllerMachine:
@@ -194,6 +203,8 @@ class ControllerMachine:
         self._ended = Tally()
         self._fencing: tuple[int, dict[str, bytes]] | None = None
         self._fence_again = False
+        self._lost: dict[Any, None] = {}  # peers
+        self._unmet: dict[Any, None] = {}  # keys and process numbers: their end was told before their beginning
 
     # -- services --------------------------------------------------------------------------------------------
 
@@ -227,7 +238,8 @@ class ControllerMachine:
         if isinstance(message, Logs):
             return [Logged(entries_of(service.hello.name, message.lines, now))]
         if isinstance(message, Gone):
-            return self._gone(message, now) if service.hello.role == SUPERVISOR else []
+            own = (message.role, message.name) == (service.hello.role, service.hello.name)
+            return self._gone(message, now) if own or service.hello.role == SUPERVISOR else []
         scan = next((s for s in (self.scan, self._next) if s is not None and s.number == message.scan), None)
         if scan is None or not scan.active or key not in scan.services:
             return []
@@ -257,7 +269,12 @@ class ControllerMachine:
             return [Send(peer, Refused(text)), Note("error", text)]
         if fault := fault_of(hello):
             return [Send(peer, Refused(fault)), Note("error", fault)]
+        if peer in self._lost:
+            text = f"this {hello.role} was taken for lost, and others do its work: start it anew"
+            return [Send(peer, Refused(text)), Note("warning", f"{hello.role} {hello.name}: {text}")]
         service = Service(peer, hello, now)
+        if (service.key, hello.pid) in self._unmet:
+            return []
         if self._peers.get(peer, service.key) != service.key:
             return [Send(peer, Refused("a service has one name"))]
         actions: list[Action] = []
@@ -267,6 +284,7 @@ class ControllerMachine:
             if not old.gone:
                 text = f"another {service.key} took this one's place: give every service a name of its own"
                 actions += [Send(old.peer, Refused(text)), *self._lose(old, text, now)]
+                _remember(self._lost, old.peer)
         self.services[service.key] = service
         self._peers[peer] = service.key
         self._here.clear()
@@ -275,28 +293,124 @@ class ControllerMachine:
             actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
         if hello.error:
             actions.append(Note("error", f"{service.key}: {hello.error}"))
-        return actions
+        return actions + self._take_place(service)
 
     def _gone(self, message: Gone, now: float) -> list[Action]:
-        """A process ended. A scan that needs it cannot be completed: it ends, and says so."""
+        """A process ended."""
         key = f"{message.role} {message.name}"
         service = self.services.get(key)
-        if service is None or service.gone:
+        if service is None or service.gone or (message.pid and message.pid != service.hello.pid):
+            if message.pid:
+                _remember(self._unmet, (key, message.pid))
             return []
         text = f"{key} ended: {message.how}"
         service.gone = message.how
         self._here.clear()
         self._peers.pop(service.peer, None)
-        return [Note("error", text), *self._lose(service, text, now)]
+        _remember(self._lost, service.peer)
+        return [Note("error", text), *self._lose(service, text, now, message)]
 
-    def _lose(self, service: Service, text: str, now: float) -> list[Action]:
-        """End the scans that cannot be completed without this service."""
+    def _lose(self, service: Service, text: str, now: float, gone: Gone | None = None) -> list[Action]:
+        """A service is lost: others do the work of a worker; scans that need anybody else cannot be completed."""
         actions: list[Action] = []
         for scan in (self._next, self.scan):
-            if scan is not None and scan.active and service.key in scan.services:
-                scan.errors.append(text)
-                actions += self._abort(scan, "failed", text, now)
+            if scan is None or not scan.active or service.key not in scan.services:
+                continue
+            if service.hello.role == "worker":
+                event = gone.event if gone is not None and gone.scan == scan.number else -1
+                actions += self._lose_worker(scan, service, text, now, event)
+                continue
+            scan.errors.append(text)
+            actions += self._abort(scan, "failed", text, now)
         return actions
+
+    # -- workers that are lost, and come back ----------------------------------------------------------------
+
+    def _lose_worker(self, scan: Scan, service: Service, how: str, now: float, event: int) -> list[Action]:
+        """Nobody fills a worker's place: what it had is assigned again, at once to others where that may be."""
+        me = scan.places.of(service.peer)
+        if me is None:
+            return []
+        if scan.assigning:
+            scan.lose(me, how, now, event)
+            empty = Fill(scan.number, me, "")
+            return [*(Send(s.peer, empty) for s in self._routers(scan)), *self._assign(scan, now)]
+        scan.places.lose(me, now)
+        if scan.phase is Phase.ARMING and "worker" not in scan.unarmed:
+            scan.waiting.add(service.key)
+        elif scan.phase is Phase.FINISHING and service.key in scan.waiting:
+            scan.waiting.discard(service.key)
+            scan.trouble(service.key, f"it ended before its finish() came back: {how}")
+            return [] if scan.waiting else self._finish_reducer(scan)
+        return []
+
+    def _routers(self, scan: Scan) -> list[Service]:
+        """Who has to know which process is which worker, as far as they know of the scan."""
+        return [s for role in ("ingester", "reducer") if role not in scan.unarmed for s in self._needed(scan, role)]
+
+    def _take_place(self, service: Service) -> list[Action]:
+        """A worker is here: it fills the place of its name, where that was lost."""
+        actions: list[Action] = []
+        for scan in (self.scan, self._next):
+            if service.hello.role != "worker" or scan is None or not (scan.assigning or scan.phase is Phase.ARMING):
+                continue
+            me = scan.places.named(service.hello.name)
+            if me is None or scan.places[me].peer is not None or not scan.places[me].tags <= set(service.hello.tags):
+                continue
+            routers = self._routers(scan)
+            scan.places.fill(me, service.peer, {s.key for s in routers})
+            told = Fill(scan.number, me, _uuid(service.peer))
+            actions += [Send(s.peer, told) for s in routers]
+            if not routers and "worker" not in scan.unarmed:
+                actions.append(Send(service.peer, self._arming(scan)))
+        return actions
+
+    def _filled(self, scan: Scan, service: Service, message: Filled) -> list[Action]:
+        peer = message.uuid.encode()
+        if not scan.places.known(message.worker, peer, service.key) or "worker" in scan.unarmed:
+            return []
+        return [Send(peer, self._arming(scan))]
+
+    def _seat(self, scan: Scan, me: int, message: Armed, now: float) -> list[Action]:
+        """A worker is armed in mid-scan: it learns what others know already, and gets work."""
+        place = scan.places[me]
+        if message.error or place.peer is None or not scan.assigning:
+            if message.error:
+                scan.trouble(f"worker {place.name}", message.error)
+                scan.places.lose(me, now)
+            return []
+        place.here, peer = True, place.peer
+        actions: list[Action] = [Send(peer, change) for change in scan.changes]
+        if scan.closing and scan.last_data_event is not None:
+            actions.append(Send(peer, Close(scan.number, scan.last_data_event)))
+        blocks = scan.dispatcher.fill(me)
+        actions += self._assigned(scan, blocks, now) if blocks else [self._to_worker(scan, me, [])]
+        if scan.concluded:
+            actions.append(Send(peer, Conclude(scan.number)))
+        return actions + self._assign(scan, now)
+
+    def _vacate(self, scan: Scan, now: float) -> list[Action]:
+        """Places that nobody filled in time are given up, as long as others can do the work."""
+        actions: list[Action] = []
+        for me in scan.places.overdue(now, self._policy.replace_patience):
+            place = scan.places[me]
+            text = (
+                f"worker {place.name} was lost, and no other took its place within {self._policy.replace_patience:g} s"
+            )
+            if scan.phase is Phase.ARMING:
+                return [*actions, *self._abort(scan, "failed", text, now)]
+            if not scan.assigning:
+                continue
+            place.vacant = True
+            tags = [p.tags for p in scan.places if not p.vacant]
+            try:
+                scan.map.refuse_unless(scan.map.streams, tags)
+            except MapError as error:
+                return [*actions, *self._abort(scan, "failed", f"{text}: {error}", now)]
+            scan.trouble(f"worker {place.name}", "it was lost, and no other took its place: what is broadcast went on")
+            scan.dispatcher.vacate(me)
+            actions += [Send(s.peer, Vacate(scan.number, me)) for s in self._needed(scan, "reducer")]
+        return actions + self._assign(scan, now) if actions else []
 
     def _of(self, role: str, scan: Scan | None = None) -> list[Service]:
         """The services that are here, or those of a scan, by name; remembered until one comes or goes."""
@@ -352,15 +466,14 @@ class ControllerMachine:
             for info in s.hello.streams
         }
         self._number += 1
-        names = [s.hello.name for s in workers]
+        places = Places((s.hello.name, frozenset(s.hello.tags), s.peer) for s in workers)
         ingesters = {streams[name].key for name in plan.map.streams}
         return Scan(
             self._number,
             plan.scan_id,
             plan.map,
             plan.request,
-            names,
-            tags,
+            places,
             {s: matching[s] for s in plan.map.streams},
             self.version,
             now,
@@ -379,7 +492,7 @@ class ControllerMachine:
         return f"{self._policy.record}/{self._number:06}-{plan.scan_id}"
 
     def _needed(self, scan: Scan, role: str) -> list[Service]:
-        """The scan's own services: who came later has no part in it. Its workers are in the order of their numbers."""
+        """The scan's own services: who came later has no part in it. Its workers are known by its places."""
         return self._of(role, scan)
 
     def _arm_next(self, scan: Scan, now: float) -> list[Action]:
@@ -399,12 +512,22 @@ class ControllerMachine:
         return self._arm(scan, scan.unarmed.pop(0))
 
     def _arm(self, scan: Scan, role: str) -> list[Action]:
+        if role == "worker":
+            scan.waiting.update(f"worker {p.name}" for p in scan.places)
+            ready = [p.peer for p in scan.places if p.peer is not None and not p.unaware]
+            return [Send(peer, self._arming(scan)) for peer in ready]
+        services = self._needed(scan, role)
+        scan.waiting.update(s.key for s in services)
+        return [Send(s.peer, self._arming(scan)) for s in services]
+
+    def _arming(self, scan: Scan) -> Arm:
+        """What a service needs to take part."""
         reducer = self._needed(scan, "reducer")
-        message = Arm(
+        return Arm(
             scan.number,
             scan.scan_id,
             scan.map.to_wire(),
-            [WorkerInfo(n, sorted(t)) for n, t in zip(scan.workers, scan.tags, strict=True)],
+            [WorkerInfo(p.name, sorted(p.tags), _uuid(p.peer)) for p in scan.places],
             [
                 IngesterInfo(s.hello.name, s.hello.url, [i.name for i in s.hello.streams], s.hello.arena)
                 for s in self._needed(scan, "ingester")
@@ -420,9 +543,6 @@ class ControllerMachine:
             scan.dump_prefix,
             scan.overload.policy,
         )
-        services = self._needed(scan, role)
-        scan.waiting.update(s.key for s in services)
-        return [Send(s.peer, message) for s in services]
 
     def _advance(self, now: float) -> list[Action]:
         """Make the next scan the running one, when none is."""
@@ -494,10 +614,13 @@ class ControllerMachine:
 
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
+        actions: list[Action] = []
+        for scan in (self._next, self.scan):
+            if scan is not None and scan.active:
+                actions += self._vacate(scan, now)
         scan = self.scan
         if scan is None:
-            return []
-        actions: list[Action] = []
+            return actions
         if scan.assigning and now - scan.told_at >= TELL_INTERVAL and scan.standing != scan.told:
             actions += self._tell(scan, now)
         return actions + self._tick(scan, now)
@@ -507,9 +630,8 @@ class ControllerMachine:
         if scan.phase is not Phase.RUNNING or scan.tick_interval is None or now < scan.next_tick:
             return []
         scan.next_tick = now + scan.tick_interval
-        workers = self._needed(scan, "worker")
-        turn = workers[scan.report.ticks_total % len(workers)] if workers else None
-        return [Send(turn.peer, Tick(scan.number))] if turn else []
+        here = scan.places.here()
+        return [Send(here[scan.report.ticks_total % len(here)][1], Tick(scan.number))] if here else []
 
     # -- messages of a scan ----------------------------------------------------------------------------------
 
@@ -536,6 +658,8 @@ class ControllerMachine:
                 return self._halted(scan, service, message, now)
             case FenceReached():
                 return self._fence_reached(scan, service, message)
+            case Filled():
+                return self._filled(scan, service, message)
             case Finished():
                 return self._finished(scan, service, message, now)
             case Failed():
@@ -543,9 +667,14 @@ class ControllerMachine:
         return []
 
     def _armed(self, scan: Scan, service: Service, message: Armed, now: float) -> list[Action]:
+        me = scan.places.of(service.peer)
+        if me is not None and scan.phase is not Phase.ARMING and not scan.places[me].here:
+            return self._seat(scan, me, message, now)
         if service.key not in scan.waiting:
             return []
         scan.waiting.discard(service.key)
+        if me is not None:
+            scan.places[me].here = True
         if message.error:
             scan.errors.append(f"{service.key}: {message.error}")
         if message.tick_interval is not None:
@@ -578,8 +707,10 @@ class ControllerMachine:
     def _assign(self, scan: Scan, now: float) -> list[Action]:
         """New blocks, as far as there is room. Ingesters hear of all of them, a worker of its own."""
         blocks = scan.dispatcher.assign() if scan.assigning else []
-        if not blocks:
-            return []
+        return self._assigned(scan, blocks, now) if blocks else []
+
+    def _assigned(self, scan: Scan, blocks: list[Block], now: float) -> list[Action]:
+        """These were assigned: tell everybody who has to know."""
         dropped = [(b.lo, b.hi) for b in blocks if b.worker == DROPPED]
         scan.recent.extend(b for b in blocks if b.worker != DROPPED)
         everything = Assign(scan.number, blocks, *scan.standing)
@@ -593,16 +724,19 @@ class ControllerMachine:
                 own.setdefault(block.worker, []).append(block)
         if scan.passes_broadcast():
             return actions + self._tell(scan, now, own)
-        workers = self._needed(scan, "worker")
-        return actions + [Send(workers[me].peer, Assign(scan.number, mine, *scan.standing)) for me, mine in own.items()]
+        return actions + [self._to_worker(scan, me, mine) for me, mine in own.items()]
+
+    def _to_worker(self, scan: Scan, worker: int, blocks: list[Block]) -> Send:
+        peer = scan.places[worker].peer
+        assert peer is not None  # nobody else is given work
+        return Send(peer, Assign(scan.number, blocks, *scan.standing, poison=scan.poison))
 
     def _tell(self, scan: Scan, now: float, own: Mapping[int, list[Block]] = MappingProxyType({})) -> list[Action]:
         """All workers hear how the scan stands, and of blocks of their own: because some of them may wait for it."""
         scan.told, scan.told_at = scan.standing, now
         nothing = Assign(scan.number, [], *scan.standing)
         return [
-            Send(s.peer, Assign(scan.number, own[me], *scan.standing) if me in own else nothing)
-            for me, s in enumerate(self._needed(scan, "worker"))
+            self._to_worker(scan, me, own[me]) if me in own else Send(peer, nothing) for me, peer in scan.places.here()
         ]
 
     def _relieve(self, scan: Scan, now: float) -> list[Action]:
@@ -624,6 +758,7 @@ class ControllerMachine:
             if scan is None or not scan.active or not scan.unanswered:
                 continue
             scan.unanswered = False
+            scan.dispatcher.settle(scan.frontier, scan.states)
             actions += self._assign(scan, now)
             if scan.over:
                 release = Release(scan.number, scan.over.runs())
@@ -664,11 +799,15 @@ class ControllerMachine:
         scan.close(last, cut=bool(scan.halted))
         final = scan.last_data_event
         assert final is not None
-        roles = ("ingester", "worker", "reducer")
-        services = [s for role in roles for s in self._needed(scan, role)]
-        actions: list[Action] = [Send(s.peer, Close(scan.number, final)) for s in services]
+        actions: list[Action] = [Send(peer, Close(scan.number, final)) for peer in self._peers_of(scan)]
         actions += recording.closed(scan, final)
         return actions + self._assign(scan, now) + self._tell(scan, now)
+
+    def _peers_of(self, scan: Scan) -> list[bytes]:
+        """All who take part in a scan that runs: ingesters, then workers, then the reducer."""
+        workers = [peer for _, peer in scan.places.here()]
+        ingesters, reducers = ([s.peer for s in self._needed(scan, role)] for role in ("ingester", "reducer"))
+        return [*ingesters, *workers, *reducers]
 
     def _conclude(self, scan: Scan) -> list[Action]:
         """Let the end event be processed, once every data event is terminal."""
@@ -676,7 +815,7 @@ class ControllerMachine:
         if not scan.closed or scan.concluded or not scan.map.wrapped or n is None or scan.frontier < n - 1:
             return []
         scan.concluded = True
-        return [Send(s.peer, Conclude(scan.number)) for s in self._needed(scan, "worker")]
+        return [Send(peer, Conclude(scan.number)) for _, peer in scan.places.here()]
 
     def _fence_reached(self, scan: Scan, service: Service, message: FenceReached) -> list[Action]:
         if self._fencing is None or message.version != self._fencing[0]:
@@ -689,8 +828,10 @@ class ControllerMachine:
         (version, values), from_event = self._fencing, max(scan.sent.values()) + 1
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)
-        others = self._needed(scan, "worker") + self._needed(scan, "reducer")
-        actions: list[Action] = [Send(s.peer, update) for s in others + ingesters]
+        scan.changes.append(update)
+        # Ingesters come last: what they send of this version finds the others informed, in most cases.
+        told = [peer for peer in self._peers_of(scan) if peer not in {s.peer for s in ingesters}]
+        actions: list[Action] = [Send(peer, update) for peer in [*told, *(s.peer for s in ingesters)]]
         scan.report.version(self._version_record(version, values, from_event))
         actions.append(RecordParameters(scan.scan_id, version, values, from_event))
         actions += recording.parameters(scan, version, from_event, values)
@@ -702,9 +843,17 @@ class ControllerMachine:
         if scan.phase not in (Phase.RUNNING, Phase.HALTING, Phase.DRAINING):
             return []
         scan.phase = Phase.FINISHING
-        workers = self._needed(scan, "worker")
-        scan.waiting = {s.key for s in workers}
-        return [Send(s.peer, Finish(scan.number)) for s in workers]
+        here = scan.places.here()
+        scan.waiting = {f"worker {scan.places[me].name}" for me, _ in here}
+        if not here:
+            return self._finish_reducer(scan)
+        return [Send(peer, Finish(scan.number)) for _, peer in here]
+
+    def _finish_reducer(self, scan: Scan) -> list[Action]:
+        scan.phase = Phase.REDUCING
+        reducers = self._needed(scan, "reducer")
+        scan.waiting = {s.key for s in reducers}
+        return [Send(s.peer, Finish(scan.number)) for s in reducers]
 
     def _finished(self, scan: Scan, service: Service, message: Finished, now: float) -> list[Action]:
         if service.key not in scan.waiting:
@@ -714,10 +863,7 @@ class ControllerMachine:
         if scan.waiting:
             return []
         if scan.phase is Phase.FINISHING:
-            scan.phase = Phase.REDUCING
-            reducers = self._needed(scan, "reducer")
-            scan.waiting = {s.key for s in reducers}
-            return [Send(s.peer, Finish(scan.number)) for s in reducers]
+            return self._finish_reducer(scan)
         return self._end(scan, "stopped" if scan.halted else "finished", now)
 
     def _abort(self, scan: Scan, ended: str, reason: str, now: float) -> list[Action]:
@@ -738,10 +884,9 @@ class ControllerMachine:
         while len(self.reports) > KEEP_REPORTS:
             del self.reports[next(iter(self.reports))]
         actions: list[Action] = []
-        for role in ("ingester", "worker", "reducer"):
-            for service in self._needed(scan, role):
-                told = report if role == "reducer" else None
-                actions.append(Send(service.peer, End(scan.number, told)))
+        end, workers = End(scan.number), [p.peer for p in scan.places if p.peer is not None]
+        actions += [Send(peer, end) for peer in [*(s.peer for s in self._needed(scan, "ingester")), *workers]]
+        actions += [Send(s.peer, End(scan.number, report)) for s in self._needed(scan, "reducer")]
         self._here.clear()  # nobody asks for the services of this scan any more
         actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
         if begun:
@@ -814,6 +959,18 @@ def _ending(report: dict[str, Any]) -> Note:
     if report["troubles"]:
         text += f"; {_one_line(report['troubles'][0])}"
     return Note("warning" if report["failures"] or report["troubles"] or report["ended"] == "failed" else "info", text)
+
+
+def _remember(known: dict[Any, None], item: Any) -> None:
+    """Add to what is remembered, of which there is a bound."""
+    known[item] = None
+    while len(known) > KEEP_LOST:
+        del known[next(iter(known))]
+
+
+def _uuid(peer: bytes | None) -> str:
+    """What a process calls itself on all channels."""
+    return peer.decode("utf-8", "replace") if peer is not None else ""
 
 
 def _one_line(text: str) -> str:

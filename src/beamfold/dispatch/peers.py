@@ -14,6 +14,7 @@ from beamfold.protocols.messages import (
     Armed,
     Failed,
     FenceReached,
+    Filled,
     Finished,
     FoldFailed,
     FramesMissing,
@@ -40,6 +41,7 @@ _SPEAKERS: dict[type, frozenset[str]] = {
     FoldFailed: frozenset({"reducer"}),
     Failed: frozenset({"ingester", "worker", "reducer"}),
     Finished: frozenset({"worker", "reducer"}),
+    Filled: frozenset({"ingester", "reducer"}),
     Armed: frozenset({"ingester", "worker", "reducer"}),
     Trouble: frozenset({"ingester", "worker", "reducer"}),
 }
@@ -77,6 +79,8 @@ def credible(scan: Scan, hello: Hello, message: Any) -> bool:
             return _runs(scan, message.runs) and _owns(hello, [message.stream])
         case Halted():
             return all(_event(scan, last) for last, _ in message.streams.values()) and _owns(hello, message.streams)
+        case Filled():
+            return 0 <= message.worker < len(scan.places)
         case FoldFailed():
             return _runs(scan, message.failed)
         case FenceReached():
@@ -94,13 +98,13 @@ def _owns(hello: Hello, streams: Iterable[str]) -> bool:
 
 def _parts(scan: Scan, message: PartsDone) -> bool:
     known = all(state in _TERMINAL for _, _, state in message.completed)
-    counted = all(0 <= w < len(scan.workers) and 0 <= n <= _NO_END for w, n in message.parts.items())
+    counted = all(0 <= w < len(scan.places) and 0 <= n <= _NO_END for w, n in message.parts.items())
     runs = [(lo, hi) for lo, hi, _ in message.completed]
     lacking = set(message.incomplete) <= set(scan.map.streams) and all(
         _runs(scan, runs) for runs in message.incomplete.values()
     )
     combined = all(
-        0 <= c.worker < len(scan.workers)
+        0 <= c.worker < len(scan.places)
         and all(0 <= k < _POSITIONS for k, _, _ in c.parts)
         and _runs(scan, [(lo, hi) for _, lo, hi in c.parts])
         for c in message.combined

@@ -70,7 +70,7 @@ def begin(
             name: {"typ": streams[name].typ, "numbered": streams[name].numbered, "dump": dump_name(name)}
             for name in scan.map.streams
         },
-        "workers": [{"name": n, "tags": sorted(t)} for n, t in zip(scan.workers, scan.tags, strict=True)],
+        "workers": [{"name": p.name, "tags": sorted(p.tags)} for p in scan.places],
         "policy": dict(policy),
         "app": dict(app),
     }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from beamfold.dispatch.blocks import Dispatcher
 from beamfold.dispatch.overload import Overload
+from beamfold.dispatch.places import Places
 from beamfold.model.latency import Latencies
 from beamfold.model.report import MAX_FAILURES, ScanReport, StageLatency, StreamReport
 from beamfold.model.runs import MAX_RUNS, RunSet, as_runs
@@ -21,6 +22,7 @@ from beamfold.protocols.messages import (
     Failure,
     Finished,
     FramesMissing,
+    Parameters,
     PartsDone,
     Run,
     StreamEnded,
@@ -29,6 +31,9 @@ from beamfold.protocols.messages import (
 
 MAX_TROUBLES = 200
 """Troubles described in one report."""
+
+DEATHS = 2
+"""Processes that ended while they worked on one event, from which on it is not tried again."""
 
 MAX_RECENT = 1000
 """Blocks of assignments that are remembered for people; more than are under way at once."""
@@ -74,17 +79,18 @@ class Scan:
     Frames have `shown` events up to this one. All workers were `told` how the scan stood, at `told_at`. Since parts
     done were last answered, there are `unanswered` ones, and by them the events in `over` became terminal.
 
-    `services` are the keys of those that take part; `values` the raw parameters at `version`, with which all of them
-    are armed. `record` is the folder of the recording, `dump_prefix` what the paths of other dumps begin with, or "".
-    `latencies` are what each peer has said of this scan last.
+    `services` are the keys of those that take part, `places` who fills the logical workers; `values` the raw parameters
+    at `version`, with which all of them are armed, `changes` the messages about later ones. Processes that ended at
+    work on an event are counted in `deaths`, and events that ended too many are `poison`. `record` is the folder of
+    the recording, `dump_prefix` what the paths of other dumps begin with, or "". `latencies` are what each peer has
+    said of this scan last.
     """
 
     number: int
     scan_id: str
     map: TriggerMap
     request: int | None
-    workers: list[str]
-    tags: list[frozenset[str]]
+    places: Places
     matching: dict[str, str]
     version: int
     started: float
@@ -94,6 +100,9 @@ class Scan:
     record: str = ""
     dump_prefix: str = ""
     overload: Overload = field(default_factory=Overload)
+    changes: list[Parameters] = field(default_factory=list)
+    deaths: dict[int, int] = field(default_factory=dict)
+    poison: list[int] = field(default_factory=list)
     phase: Phase = Phase.ARMING
     unarmed: list[str] = field(default_factory=lambda: ["ingester", "reducer", "worker"])
     planned: int | None = None
@@ -131,10 +140,10 @@ class Scan:
     report: ScanReport = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.map, self.tags, self.overload)
+        self.dispatcher = Dispatcher(self.map, [p.tags for p in self.places], self.overload)
         self.planned = self.data_events
         self.report = ScanReport(
-            self.scan_id, self.number, planned=self.planned, started=self.started, workers=list(self.workers)
+            self.scan_id, self.number, planned=self.planned, started=self.started, workers=self.workers
         )
         self.report.recording = self.record
         self.report.overload = self.overload.policy
@@ -146,6 +155,11 @@ class Scan:
         """Data events of the map: without its start and end event where it is wrapped."""
         n = self.map.n_events
         return None if n is None else n - 2 if self.map.wrapped else n
+
+    @property
+    def workers(self) -> list[str]:
+        """The names of the logical workers, by their numbers."""
+        return [place.name for place in self.places]
 
     @property
     def active(self) -> bool:
@@ -295,6 +309,17 @@ class Scan:
         """Something that a person should read in the report."""
         if len(self.report.troubles) < MAX_TROUBLES:
             self.report.troubles.append(f"{where}: {text}")
+
+    def lose(self, worker: int, how: str, now: float, event: int) -> None:
+        """The process that filled this place is lost; `event`: it was at work on it (-1: nobody knows)."""
+        self.places.lose(worker, now)
+        parts = self.dispatcher.lose(worker, self.states)
+        self.report.loss(f"worker {self.places[worker].name}", how, now, parts)
+        if event < 0:
+            return
+        self.deaths[event] = self.deaths.get(event, 0) + 1
+        if self.deaths[event] == DEATHS:
+            self.poison.append(event)
 
     def close(self, last_event: int, *, cut: bool) -> None:
         """The map ends with this data event: because the scan was `cut`, or because no series goes any further.

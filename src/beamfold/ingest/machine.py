@@ -23,7 +23,7 @@ from beamfold.ingest.arrivals import Arrivals
 from beamfold.ingest.retention import Frame, Retention, Shelf, fit
 from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.runs import RunSet
-from beamfold.model.triggermap import Route, TriggerMap
+from beamfold.model.triggermap import EVERYBODY, Route, TriggerMap
 from beamfold.protocols.items import Data, End, Malformed, Start
 from beamfold.protocols.messages import (
     DROPPED,
@@ -166,6 +166,7 @@ class _Stream:
     end_frame: Frame | None = None
     missing: RunSet = field(default_factory=RunSet)  # ordinals
     gaps: deque[tuple[list[Run], bool]] = field(default_factory=deque)  # events, as told to the workers
+    cast_gaps: list[tuple[list[Run], bool]] = field(default_factory=list)  # of these, settled ones with broadcasts
     payload_bytes: int = 0
     arrivals: Arrivals = field(default_factory=Arrivals)
     paused: bool = False
@@ -250,11 +251,14 @@ class IngestMachine:
     def assign(self, blocks: Sequence[Block], settled: int = 0) -> list[Action]:
         """The controller gave virtual workers to workers, some of them perhaps for the second time.
 
-        Events below `settled` are terminal: a worker that attaches later need not learn what they lack.
+        Events below `settled` are terminal: a worker that attaches later need not learn what they lack, unless
+        something was broadcast there.
         """
         for state in self._streams.values():
             while state.gaps and state.gaps[0][0][-1][1] <= settled:
-                state.gaps.popleft()
+                gap = state.gaps.popleft()
+                if any(self._casts(lo, hi) for lo, hi in gap[0]):
+                    state.cast_gaps.append(gap)
         for block in blocks:
             self._routes.add(block.lo, block.hi, block.worker)
             if block.attempt:
@@ -270,10 +274,42 @@ class IngestMachine:
         key = (worker, stream)
         if key not in self._credit:
             self._credit[key] = 0
-            actions.extend(SendGap(worker, stream, runs, tail, self._closed) for runs, tail in state.gaps)
+            gaps = (*state.cast_gaps, *state.gaps)
+            actions.extend(SendGap(worker, stream, runs, tail, self._closed) for runs, tail in gaps)
         self._credit[key] += credit
         self._send(key, actions)
         return actions
+
+    def fill(self, worker: int, here: bool) -> list[Action]:
+        """Another process fills the place of this logical worker, or (not `here`) none does.
+
+        Nothing more goes to the one before. The new one will attach by its first grant; what was broadcast to the place
+        goes to it from the beginning. What its virtual workers need is sent when they are assigned again.
+        """
+        for key in [key for key in self._credit if key[0] == worker]:
+            del self._credit[key]
+        for key in [key for key in self._outbox if key[0] == worker]:
+            del self._outbox[key]
+        for lo, hi in self._routes.blocks(worker):
+            self._routes.add(lo, hi, DROPPED)  # until they are assigned again, for good or for the time being
+        if here:
+            for index, state in self._streams.items():
+                self._cast_again(worker, index, state)
+        return []
+
+    def _cast_again(self, worker: int, stream: int, state: _Stream) -> None:
+        for ordinal in state.retention.kept():
+            if ordinal >= state.cursor:
+                continue
+            rows = self.map.route(stream, ordinal, ordinal + 1)
+            groups = sum(1 << (-1 - g) for g in set(rows.virtual[rows.virtual < 0].tolist()))
+            if self._workers[worker] & groups:
+                self._post(worker, stream, np.array([ordinal]), rows.event[:1], -1 - worker)
+
+    def _casts(self, lo: int, hi: int) -> bool:
+        """Whether something is broadcast in events lo..hi-1."""
+        cast = self.map.next_broadcast(lo, EVERYBODY)
+        return cast is not None and cast < hi
 
     def release(self, message: Release) -> list[Action]:
         """Events are done for good: their frames go."""
@@ -671,18 +707,44 @@ class IngestMachine:
     def _send_again(self, block: Block) -> None:
         """A block was assigned anew: what was routed before and is still held goes to the new worker."""
         events, ks = self.map.parts_of(block.lo, block.hi)
+        if not len(events):
+            return
         for index, state in self._streams.items():
             for key, box in self._outbox.items():
-                if key[1] == index and key[0] != block.worker:
+                if key[1] == index:
                     _forget(box, events, ks)
-            wanted = [(e, k) for e, k in zip(events.tolist(), ks.tolist(), strict=True) if self.map.has_cell(index, e)]
-            for event, k in wanted:
-                ordinal = self.map.ordinal_at(index, event)
-                if ordinal >= state.cursor or not state.retention.held(ordinal, ordinal + 1):
-                    continue
-                rows = self.map.route(index, ordinal, ordinal + 1)
-                if bool(((rows.virtual >= block.lo) & (rows.virtual < block.hi) & (rows.k == k)).any()):
-                    self._post(block.worker, index, np.array([ordinal]), np.array([event]), k)
+            first = self.map.ordinal_at(index, int(events[0]))
+            end = min(self.map.ordinal_at(index, int(events[-1]) + 1), state.cursor)
+            for lo, hi in state.retention.held(first, end):
+                rows = self.map.route(index, lo, hi)
+                own = (rows.virtual >= block.lo) & (rows.virtual < block.hi)
+                if bool(own.any()):
+                    self._post(block.worker, index, rows.index[own] + lo, rows.event[own], rows.k[own])
+                cast = rows.virtual < 0
+                if bool(cast.any()):
+                    self._cast_for(block.worker, index, lo, rows, cast, events, ks)
+
+    def _cast_for(
+        self,
+        worker: int,
+        stream: int,
+        lo: int,
+        rows: Route,
+        cast: NDArray[np.bool_],
+        events: Ints,
+        ks: NDArray[np.int16],
+    ) -> None:
+        """Of what was broadcast in these events, what their parts at this worker need that do not name it."""
+        for at in np.unique(rows.index[cast]).tolist():
+            here = rows.index == at
+            event = int(rows.event[here][0])
+            groups = sum(1 << (-1 - g) for g in set(rows.virtual[here & cast].tolist()))
+            if not self._workers[worker] & groups:
+                continue
+            named = set(rows.k[here & ~cast].tolist())
+            for k in ks[events == event].tolist():
+                if k not in named:
+                    self._post(worker, stream, np.array([lo + at]), np.array([event]), k)
 
     def _first_virtual_needed(self) -> int:
         """Virtual workers below this one are routed in all streams (a spanning one keeps its block longer)."""

@@ -210,6 +210,10 @@ class Retention:
                 runs.add(ordinal, ordinal + 1)
         return runs.runs()
 
+    def kept(self) -> list[int]:
+        """The ordinals that are kept whatever is released, ascending."""
+        return sorted(self._kept)
+
     def release(self, lo: int, hi: int) -> None:
         """Ordinals lo..hi-1 are done. Those never held are simply remembered as done."""
         if hi <= lo:

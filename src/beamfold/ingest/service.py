@@ -49,6 +49,8 @@ from beamfold.protocols.messages import (
     End,
     Failed,
     Fence,
+    Fill,
+    Filled,
     Halt,
     Halted,
     Parameters,
@@ -166,6 +168,7 @@ class IngesterService:
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Assign: self._assign,
+            Fill: self._fill,
             Release: self._release,
             Waits: self._waits,
             Halt: self._halt,
@@ -401,7 +404,7 @@ class IngesterService:
             shelf=shelf,
             spill=message.overload == "spill",
         )
-        workers = [w.name.encode() for w in message.workers]
+        workers = [w.uuid.encode() for w in message.workers]
         for stream in specs:
             item = self._inputs[stream.name]
             if item.unused:
@@ -419,6 +422,15 @@ class IngesterService:
     def _assign(self, message: Assign) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
             self._do(scan, partial(scan.machine.assign, message.blocks, message.settled))
+
+    def _fill(self, message: Fill) -> None:
+        scan = self._scans.get(message.scan)
+        if scan is None or not 0 <= message.worker < len(scan.workers):
+            return
+        scan.workers[message.worker] = message.uuid.encode()
+        self._do(scan, partial(scan.machine.fill, message.worker, bool(message.uuid)))
+        if message.uuid:
+            self._control.send(Filled(message.scan, message.worker, message.uuid))
 
     def _release(self, message: Release) -> None:
         if (scan := self._scans.get(message.scan)) is not None:

@@ -201,6 +201,17 @@ class EventStates:
             return EventState.PENDING
         return EventState(chunk.same if chunk.same is not None else int(chunk.view()[event % CHUNK]))
 
+    def pending(self, events: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these ascending events are pending."""
+        found = np.ones(len(events), dtype=np.bool_)
+        numbers = events // CHUNK
+        for number in np.unique(numbers).tolist():
+            if (chunk := self._chunks.get(number)) is None:
+                continue
+            a, b = np.searchsorted(numbers, (number, number + 1)).tolist()
+            found[a:b] = chunk.view()[events[a:b] - number * CHUNK] == 0
+        return found
+
     def counts(self) -> dict[EventState, int]:
         """How many events are in each state; states without events and PENDING are left out."""
         return {state: self._counts[state] for state in EventState if state and self._counts[state]}

@@ -111,6 +111,26 @@ class PartTracker:
         self._may_skip = trigger_map.may_be_empty or not all(self._targets)
         return self.settle()
 
+    def vacate(self, worker: int) -> Completed:
+        """Nobody is logical worker `worker` any more: its broadcasts' parts that are not done will not be.
+
+        Returns the events that became terminal by that.
+        """
+        mask = ~(1 << worker)
+        self._targets = tuple(targets & mask for targets in self._targets)
+        self._live = sum(1 << g for g, workers in enumerate(self._targets) if workers)
+        self._may_skip = self.map.may_be_empty or not all(self._targets)
+        completed: Completed = []
+        for event, entry in sorted(self._open.items()):
+            if entry.targets >> worker & 1 and -1 - worker not in entry.seen:
+                entry.targets &= mask
+                entry.parts -= 1
+                if len(entry.seen) >= entry.parts:
+                    del self._open[event]
+                    self._complete(event, event + 1, entry.worst, completed)
+        self._advance(completed)
+        return completed
+
     def has(self, event: int, k: int) -> bool:
         """Whether this part is done. Of an event that is terminal every part is."""
         if event < self._frontier or event in self._done:

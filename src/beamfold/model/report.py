@@ -12,6 +12,9 @@ from beamfold.model.states import EventState
 MAX_FAILURES = 100
 """Failures kept with their traceback; all of them are counted."""
 
+MAX_LOSSES = 1000
+"""Losses of services kept in a report."""
+
 MAX_TICKS = 10_000
 """Ticks named in a report; all of them are counted."""
 
@@ -93,7 +96,8 @@ class ScanReport:
     sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs, of which there is
     a bound; `unlisted` counts, by state, the events beyond it. `recording` is the folder with the scan's recording, ""
     where none was made, and `combined` counts the results in it that workers made of several; `overload` is the policy
-    by which events were dropped, if any were. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of
+    by which events were dropped, if any were. `losses` are the services that were lost in mid-scan, and `redone` counts
+    the parts that were assigned again for that. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of
     every event.
     """
 
@@ -112,6 +116,8 @@ class ScanReport:
     failed_total: int = 0
     incomplete: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    redone: int = 0
     duplicates: int = 0
     out_of_order: list[tuple[int, int]] = field(default_factory=list)
     parameters: list[dict[str, Any]] = field(default_factory=list)
@@ -126,6 +132,12 @@ class ScanReport:
     result_file: str = ""
     recording: str = ""
     overload: str = "spill"
+
+    def loss(self, service: str, how: str, when: float, parts: int) -> None:
+        """A service was lost, and so many parts are to be done again for that."""
+        self.redone += parts
+        if len(self.losses) < MAX_LOSSES:
+            self.losses.append({"service": service, "how": how, "when": when, "redone": parts})
 
     def tick(self, events: Iterable[int]) -> None:
         """Workers ticked at these events."""

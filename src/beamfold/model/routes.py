@@ -31,6 +31,15 @@ class Routes:
         self._ends.insert(at, hi)
         self._workers.insert(at, worker)
 
+    @property
+    def end(self) -> int:
+        """One beyond the last virtual worker that has a worker; 0 when none has."""
+        return self._ends[-1] if self._ends else 0
+
+    def all(self) -> list[tuple[int, int, int]]:
+        """(lo, hi, worker) of all blocks that are still remembered, ascending."""
+        return list(zip(self._starts, self._ends, self._workers, strict=True))
+
     def blocks(self, worker: int) -> list[tuple[int, int]]:
         """The blocks of one worker that are still remembered."""
         return [(lo, hi) for lo, hi, w in zip(self._starts, self._ends, self._workers, strict=True) if w == worker]

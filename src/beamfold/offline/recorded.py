@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beamfold.dispatch.overload import Overload
+from beamfold.dispatch.places import Places
 from beamfold.dispatch.scan import Scan
 from beamfold.ingest.machine import Action, IngestMachine, SendFrames, SendGap, StreamSpec, Tell
 from beamfold.model.errors import ConfigError, MalformedFrame
@@ -100,8 +101,7 @@ class RecordedReplay:
             recording.scan_id,
             self._map,
             None,
-            names,
-            tags,
+            Places((name, frozenset(t), name.encode()) for name, t in zip(names, tags, strict=True)),
             matching,
             0,
             now,

@@ -26,10 +26,11 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
-    """A logical worker of one scan; its number is its place in the list."""
+    """A logical worker of one scan; its number is its place in the list. `uuid` is the process that fills it."""
 
     name: str
     tags: list[str]
+    uuid: str = ""
 
 
 class IngesterInfo(msgspec.Struct, frozen=True):
@@ -211,6 +212,14 @@ class PartsDone(Message, frozen=True):
     combined: list[Combined] = []
 
 
+class Filled(Message, frozen=True):
+    """This ingester or reducer knows now which process fills the place of a logical worker."""
+
+    scan: int
+    worker: int
+    uuid: str
+
+
 class Failed(Message, frozen=True):
     """This service cannot go on with the scan (its disk is full, say): the scan ends here."""
 
@@ -219,11 +228,17 @@ class Failed(Message, frozen=True):
 
 
 class Gone(Message, frozen=True):
-    """The supervisor saw a process end: which service, and how in words."""
+    """The supervisor saw a process end: which service, how in words, and its `pid` (0: whichever it had).
+
+    `event` is the one of `scan` that its user code was working on; -1: on none, or on several together.
+    """
 
     role: str
     name: str
     how: str
+    pid: int = 0
+    scan: int = 0
+    event: int = -1
 
 
 class FoldFailed(Message, frozen=True):
@@ -307,7 +322,8 @@ class Assign(Message, frozen=True):
     """Blocks, in order. Ingesters get all, a worker its own; every virtual worker below `assigned` has its worker.
 
     All events below `settled` are terminal: what was remembered for them may be forgotten. A frame has shown that
-    events up to `reached` happened: what an ended stream lacks of them need not be waited for.
+    events up to `reached` happened: what an ended stream lacks of them need not be waited for. `poison` are events
+    that ended the processes that worked on them: they are not processed but failed.
     """
 
     scan: int
@@ -315,6 +331,26 @@ class Assign(Message, frozen=True):
     assigned: int
     settled: int = 0
     reached: int = -1
+    poison: list[int] = []
+
+
+class Fill(Message, frozen=True):
+    """To ingesters and reducer: the process `uuid` fills the place of logical worker `worker` now; "": none does.
+
+    Nothing is sent to the process before, and what it says comes too late. A new one learns all that it needs from the
+    beginning: what its frames lack, and the frames of broadcasts.
+    """
+
+    scan: int
+    worker: int
+    uuid: str
+
+
+class Vacate(Message, frozen=True):
+    """To the reducer: nobody will fill the place of this logical worker; its parts of broadcasts are left out."""
+
+    scan: int
+    worker: int
 
 
 class Release(Message, frozen=True):
@@ -416,6 +452,7 @@ ToController: TypeAlias = (
     | PartsDone
     | FoldFailed
     | Finished
+    | Filled
     | Failed
     | Gone
 )
@@ -425,6 +462,8 @@ ToService: TypeAlias = (
     | Refused
     | Arm
     | Assign
+    | Fill
+    | Vacate
     | Release
     | Drop
     | Waits

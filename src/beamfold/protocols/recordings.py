@@ -28,6 +28,7 @@ import msgspec
 
 from beamfold.model.errors import ConfigError, MapError, ParameterError
 from beamfold.model.parameters import name_fault
+from beamfold.model.routes import Routes
 from beamfold.model.runs import Run
 from beamfold.model.triggermap import LARGEST, TriggerMap, WrittenMap
 from beamfold.protocols.messages import DROPPED
@@ -132,10 +133,10 @@ class Recording:
     """A recorded scan, but for the frames, which are read from the dumps.
 
     `closed` is the last data event that the map came to have, None where the scan did not come to its end. `parameters`
-    are (version, first event, raw values by name), `blocks` (lo, hi, logical worker or DROPPED) of virtual workers,
-    `ticks` (event, logical worker). `combined` are (logical worker, runs (k, lo, hi) of events at one position) of
-    results that became one. `report` is None where the scan did not end; `out_of_order` in it are events that were
-    folded before earlier ones, because those were waited for in vain.
+    are (version, first event, raw values by name), `blocks` (lo, hi, logical worker or DROPPED) of virtual workers with
+    the worker that each was given to last, `ticks` (event, logical worker). `combined` are (logical worker, runs
+    (k, lo, hi) of events at one position) of results that became one. `report` is None where the scan did not end;
+    `out_of_order` in it are events that were folded before earlier ones, because those were waited for in vain.
     """
 
     folder: Path
@@ -222,11 +223,13 @@ def _map(path: Path, all_wrap: bool) -> TriggerMap:
 
 
 def _read_history(found: Recording, path: Path) -> None:
+    routes = Routes()
     for number, entry in enumerate(_lines(path), 1):
         try:
-            _take(found, entry)
+            _take(found, routes, entry)
         except (KeyError, TypeError, ValueError, AttributeError, MapError, ParameterError) as error:
             raise ConfigError(f"{path}, line {number}: {error!r}") from None
+    found.blocks = routes.all()
     if not found.parameters:
         raise ConfigError(f"{path} does not say with which parameters the scan began")
 
@@ -244,7 +247,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             raise ConfigError(f"{path}, line {number} is not JSON: {error}") from None
 
 
-def _take(found: Recording, entry: dict[str, Any]) -> None:
+def _take(found: Recording, routes: Routes, entry: dict[str, Any]) -> None:
     """One line of the history. What a later version may have added is passed over."""
     if "parameters" in entry:
         p = entry["parameters"]
@@ -253,9 +256,9 @@ def _take(found: Recording, entry: dict[str, Any]) -> None:
     for lo, hi, worker in entry.get("blocks", ()):
         if not (_number(lo) < _number(hi) and (worker == DROPPED or _number(worker) < len(found.workers))):
             raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
-        if lo > max((block[1] for block in found.blocks[-1:]), default=0):
+        if lo > routes.end:
             raise ValueError(f"virtual workers before {lo} were given to nobody: a line is missing")
-        found.blocks.append((lo, hi, worker))
+        routes.add(lo, hi, worker)
     found.ticks += [(_number(event), _number(worker)) for event, worker in entry.get("ticks", ())]
     for worker, parts in entry.get("combined", ()):
         if not (_number(worker) < len(found.workers) and all(_number(k) < 1 << 15 for k, _, _ in parts)):

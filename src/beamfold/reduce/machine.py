@@ -176,6 +176,10 @@ class ReduceMachine(Generic[T]):
         events, k = self._tracker.map.parts_of(lo, hi)
         return self._tracker.add(events, k, EventState.DROPPED)[1]
 
+    def vacate(self, worker: int) -> list[tuple[int, int, int]]:
+        """Nobody is this logical worker any more; returns events that became terminal by that."""
+        return self._tracker.vacate(worker)
+
     def fold(self, now: float) -> list[Fold[T]]:
         """What to fold now, in this order."""
         out: list[Fold[T]] = []

@@ -42,6 +42,8 @@ from beamfold.protocols.messages import (
     Drop,
     End,
     Failed,
+    Fill,
+    Filled,
     Finish,
     Finished,
     FoldFailed,
@@ -50,6 +52,7 @@ from beamfold.protocols.messages import (
     Shutdown,
     ToService,
     Trouble,
+    Vacate,
 )
 from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
@@ -109,6 +112,7 @@ class _Batch(Batch):
 class _Scan:
     def __init__(self, arm: Arm, machine: ReduceMachine[_Batch], folder: Folder, log: SegmentLog) -> None:
         self.arm = arm
+        self.fillers = [w.uuid.encode() for w in arm.workers]
         self.map = TriggerMap.from_wire(arm.map)
         self.machine = machine
         self.folder = folder
@@ -189,6 +193,8 @@ class ReducerService:
             Arm: self._arm,
             Close: self._close,
             Drop: self._drop_parts,
+            Fill: self._fill,
+            Vacate: self._vacate,
             Parameters: self._parameters,
             Finish: self._finish,
             End: self._end,
@@ -294,7 +300,7 @@ class ReducerService:
     def _batch(self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]) -> _Batch:
         if not 0 <= header.worker < len(scan.arm.workers):
             raise CodecError(f"results of worker {header.worker}, which this scan does not have")
-        if scan.arm.workers[header.worker].name.encode() != peer:
+        if scan.fillers[header.worker] != peer:
             raise CodecError(f"results of worker {header.worker} that somebody else sent")
         if header.times is not None:
             header.times.check(header.n)
@@ -484,8 +490,27 @@ class ReducerService:
         scan = self._scan
         assert scan is not None
         self._tell_done(scan)  # with the frontier as it was
-        completed = [run for lo, hi in message.blocks for run in scan.machine.drop(lo, hi)]
+        self._tell_terminal(scan, [run for lo, hi in message.blocks for run in scan.machine.drop(lo, hi)])
+
+    def _tell_terminal(self, scan: _Scan, completed: list[tuple[int, int, int]]) -> None:
+        """Events became terminal although nobody has done their parts."""
         self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=scan.closed))
+
+    def _fill(self, message: Fill) -> None:
+        """Another process is logical worker `worker`: what the one before may still send comes too late."""
+        scan = self._scan
+        assert scan is not None
+        if 0 <= message.worker < len(scan.fillers):
+            scan.withheld.pop(scan.fillers[message.worker], None)
+            scan.fillers[message.worker] = message.uuid.encode()
+            if message.uuid:
+                self._control.send(Filled(message.scan, message.worker, message.uuid))
+
+    def _vacate(self, message: Vacate) -> None:
+        scan = self._scan
+        assert scan is not None
+        self._tell_done(scan)  # with the frontier as it was
+        self._tell_terminal(scan, scan.machine.vacate(message.worker))
 
     def _parameters(self, message: Parameters) -> None:
         scan = self._scan

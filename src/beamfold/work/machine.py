@@ -171,7 +171,7 @@ class WorkMachine:
         for lo, hi in runs:
             if tail and self._closed:
                 continue  # said before the map was closed; what is final was said again
-            lo = max(lo, self._settled)  # what is over needs nothing any more
+            lo = max(lo, self._over)  # what is over needs nothing any more
             self._gaps[stream].add(lo, hi)
             self._complete_pending(stream, lo, hi)
             if tail:
@@ -230,6 +230,8 @@ class WorkMachine:
     def conclude(self) -> None:
         """All data events are terminal everywhere."""
         self._concluded = True
+        if self.map.n_events is not None:
+            self._forget(self.map.n_events - 1)
 
     def take(self, limit: int) -> list[Part]:
         """Up to about `limit` parts to process now, in this order."""
@@ -241,9 +243,11 @@ class WorkMachine:
                     break
                 continue
             part = ready.popleft()
+            if over := part.event < self._settled and part.k >= 0:  # another worker was quicker
+                part = part._replace(call=False)
             if self._barrier is None or part.event < self._barrier:
                 out.append(part)
-                if self._track:
+                if self._track and not over:
                     self._taken.add((part.event, part.k))
             elif part.event == self._barrier:
                 self._gate.append(part)
@@ -377,12 +381,17 @@ class WorkMachine:
 
     def _forget(self, settled: int) -> None:
         """Events below `settled` are terminal: nothing of theirs will be asked for again."""
+        self._settled = max(self._settled, settled)
         for gaps in (*self._gaps, *self._hard, *self._tails):
-            gaps.discard(0, settled)
+            gaps.discard(0, self._over)
         self._void = {v for v in self._void if v[0] >= settled}
         self._taken = {t for t in self._taken if t[0] >= settled}
-        self._settled = max(self._settled, settled)
         self._routes.forget_before(self.map.virtual_over(settled))
+
+    @property
+    def _over(self) -> int:
+        """Nothing before this event matters here: a replacement still has to see broadcasts that others have seen."""
+        return self._settled if self._barrier is None else min(self._settled, self._barrier)
 
     # -- broadcasts ------------------------------------------------------------------------------------------
 

@@ -17,15 +17,22 @@ from typing import Any
 from beamfold.app.batchsize import BatchSize
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.hooks import WorkerHooks
+from beamfold.model.cursor import AT, IDLE, SEVERAL, Cursor, idle_cursor
 from beamfold.model.errors import CodecError
 from beamfold.model.events import EventData
 from beamfold.model.parameters import ParameterHistory
+from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState
 from beamfold.model.stretches import NextBroadcast, Stretches, no_broadcast
 from beamfold.protocols.codec import TypeTable, encode
 from beamfold.protocols.stamps import Runs
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
+
+POISON = (
+    "this event ended the processes that worked on it, more than once, so it was not tried again: a crash in native "
+    "code, too much memory, an exit, or the time limit?"
+)
 
 
 class Runner:
@@ -34,6 +41,10 @@ class Runner:
     `types` are the app's own types that may travel. `skip` leaves incomplete events out instead of processing what
     there is of them. `next_broadcast` is the map's, for broadcasts to anybody. With `tick` the next part ticks; events
     in `tick_at` do (a replay knows them). `troubles` are for a person to read; whoever tells them empties the list.
+
+    Parts of events in `again` were another worker's before: they are processed each for itself and not combined, so
+    that it is known of which of them a process dies, and no result stands for parts of which some are done. Those in
+    `poison` are not processed. `cursor` says, to whoever may read its memory, what user code is working on.
     """
 
     def __init__(
@@ -46,7 +57,11 @@ class Runner:
         skip: bool = False,
         next_broadcast: NextBroadcast = no_broadcast,
         clock: Callable[[], float] = time.monotonic,
+        cursor: Cursor | None = None,
     ) -> None:
+        self.again = RunSet()
+        self.poison: set[int] = set()
+        self._cursor = cursor or idle_cursor()
         self._process = hooks.process_event
         self._process_many = hooks.process_events
         self._combine = hooks.combine
@@ -75,14 +90,29 @@ class Runner:
         """
         began = self._clock()
         deadline = began + seconds
+        if self.poison or self.again:
+            return self._carefully(parts, began, deadline)
         if self._process_many is None and self._combine is None:
-            return self._singly(parts, began, deadline)
+            done = self._singly(parts, began, deadline)
+            self._cursor[AT] = IDLE
+            return done
         self._stretches = Stretches(self.parameters, self._next_broadcast)
         go = self._singly if self._process_many is None else self._together
         done = go(parts, began, deadline)
         if self._held:
             self._join_held()
             self.spent = [(done, (self._clock() - began) / done)]
+        self._cursor[AT] = IDLE
+        return done
+
+    def _carefully(self, parts: Sequence[Part], began: float, deadline: float) -> int:
+        """One after the other, nothing combined, and what is poison not at all: few events are left to such means."""
+        combine, self._combine = self._combine, None
+        try:
+            done = self._singly(parts, began, deadline)
+        finally:
+            self._combine = combine
+        self._cursor[AT] = IDLE
         return done
 
     # -- one part at a time ----------------------------------------------------------------------------------
@@ -108,6 +138,10 @@ class Runner:
             state = EventState.INCOMPLETE_SKIPPED if missing else EventState.NO_RESULT
             results.add(event, k, version, state, b"", missing)
             return
+        if event in self.poison:
+            results.fail(part, "process_event", POISON)
+            return
+        self._cursor[AT] = event
         tick, self.tick = self.tick, False
         if self.tick_at and event in self.tick_at:
             tick = True
@@ -174,6 +208,7 @@ class Runner:
 
     def _many(self, parts: Sequence[Part]) -> None:
         events = [EventData(event, streams) for event, _, streams, _, _, _, _ in parts]
+        self._cursor[AT] = SEVERAL - parts[0].event
         assert self._process_many is not None
         try:
             found = self._process_many(events, self.parameters.at(parts[0].event), self._ticks(parts))
@@ -217,6 +252,7 @@ class Runner:
 
     def _alone(self, part: Part) -> None:
         event, tick = part.event, part.event in self.results.ticks
+        self._cursor[AT] = event
         try:
             payload = self._process(EventData(event, part.streams), self.parameters.at(event), tick)
         except USER_ERRORS as error:
@@ -285,7 +321,9 @@ class Runner:
     def finish(self, last_event: int) -> None:
         """Call the app's `finish`, if it has one; errors are the caller's to record."""
         if self.hooks.finish is not None:
+            self._cursor[AT] = SEVERAL
             self.hooks.finish(self.parameters.at(last_event))
+            self._cursor[AT] = IDLE
 
 
 def _unfit(found: Any, wanted: int) -> str:

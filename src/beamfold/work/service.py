@@ -14,10 +14,12 @@ from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import WorkerHooks
 from beamfold.app.loading import modules_of
+from beamfold.model.cursor import AT, IDLE, SCAN, SEVERAL, TURN, Cursor, idle_cursor
 from beamfold.model.errors import BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
+from beamfold.model.runs import as_runs
 from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
@@ -44,6 +46,7 @@ from beamfold.protocols.messages import (
     Failure,
     Finish,
     Finished,
+    Gone,
     IngesterInfo,
     Parameters,
     Shutdown,
@@ -78,6 +81,9 @@ LET_GO_INTERVAL = 0.005
 
 RECEIVE_BYTES = 16 << 20
 """Bytes taken from one ingester before user code gets its turn."""
+
+LINGER_MS = 2000
+"""Milliseconds that the last results have to leave when the worker ends."""
 
 RESULT_STREAM = -1
 """The stream number under which a reducer grants credit for results."""
@@ -125,7 +131,10 @@ class _Scan:
 class WorkerService:
     """Runs until told to shut down. `load` gives the app's worker class, imported anew when its files changed.
 
-    `context` is the dict that apps may use to keep things (connections, say) from scan to scan.
+    `context` is the dict that apps may use to keep things (connections, say) from scan to scan. `cursor` is where it
+    writes what user code is at.
+
+    When it is told to stop in mid-scan it finishes the event that it is at and says that it ends; others do the rest.
     """
 
     def __init__(
@@ -136,7 +145,9 @@ class WorkerService:
         context: Context,
         typ_of: Callable[[str], StreamInfo],
         state: ServiceState | None = None,
+        cursor: Cursor | None = None,
     ) -> None:
+        self._cursor = cursor or idle_cursor()
         self._name = name
         self._load = load
         self._control = control
@@ -174,6 +185,7 @@ class WorkerService:
         """Serve until told to stop; then let the app close what it holds."""
         while self._running:
             self._pace.turn()
+            self._cursor[TURN] += 1
             ready = dict(self._poller.poll(self._wait_ms()))
             for message in self._control.receive():
                 self._handle(message)
@@ -184,8 +196,18 @@ class WorkerService:
                 self._work(self._scan)
             self._let_go()
             self._control.beat(self._beat)
+        self._leave()
         if self._hooks is not None and self._hooks.close is not None:
             self._hooks.close(self._context)
+
+    def _leave(self) -> None:
+        """What was processed is on its way; the rest of a scan is for others."""
+        if self._scan is None:
+            return
+        hello = self._control.hello
+        self._control.send(Gone(hello.role, hello.name, "it was told to end", hello.pid))
+        self._scan.reducer.close(LINGER_MS)
+        self._links = {url: link for url, link in self._links.items() if link is not self._scan.reducer}
 
     def _wait_ms(self) -> int:
         scan = self._scan
@@ -312,7 +334,7 @@ class WorkerService:
         except BeamfoldError as error:
             self._control.send(Armed(message.scan, str(error)))
             return
-        me = next(i for i, w in enumerate(message.workers) if w.name == self._name)
+        me = next(i for i, w in enumerate(message.workers) if w.uuid == self._control.hello.uuid)
         groups = trigger_map.groups_for(message.workers[me].tags)
         machine = WorkMachine(trigger_map, me, groups, infos, message.version)
         skip = message.incomplete == "skip"
@@ -323,6 +345,7 @@ class WorkerService:
             types=self._types,
             skip=skip,
             next_broadcast=lambda event: machine.map.next_broadcast(event, EVERYBODY),
+            cursor=self._cursor,
         )
         credit = CREDIT_BYTES // max(len(trigger_map.streams), 1)
         where = {name: i for i in message.ingesters for name in i.streams}
@@ -335,6 +358,7 @@ class WorkerService:
         self._control.send(Armed(message.scan, tick_interval=interval))
 
     def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
+        self._cursor[SCAN], self._cursor[AT] = message.scan, SEVERAL
         cls = self._load()
         hooks = WorkerHooks(cls)
         # Its own description counts as it is now: the app's files may have changed since this worker said Hello.
@@ -345,6 +369,7 @@ class WorkerService:
         first = ParameterSet.build(self._declared, message.parameters, message.version)
         hooks.construct(parameters=first, context=self._context, state=self._state)
         self._hooks = hooks
+        self._cursor[AT] = IDLE
         return hooks, ParameterHistory([(0, first)])
 
     def _ingester(self, info: IngesterInfo) -> DataLink:
@@ -374,7 +399,7 @@ class WorkerService:
     def _link(self, url: str) -> DataLink:
         link = self._links.get(url)
         if link is None:
-            link = self._links[url] = DataLink(self._zmq, url, self._name.encode())
+            link = self._links[url] = DataLink(self._zmq, url, self._control.hello.uuid.encode())
             self._poller.register(link.socket, POLLIN)
         return link
 
@@ -392,9 +417,17 @@ class WorkerService:
             link.close()
 
     def _assign(self, message: Assign) -> None:
-        assert self._scan is not None
-        self._scan.machine.assign(message.blocks, message.assigned, message.settled, message.reached)
-        self._scan.runner.parameters.forget(message.settled)
+        scan = self._scan
+        assert scan is not None
+        scan.machine.assign(message.blocks, message.assigned, message.settled, message.reached)
+        runner = scan.runner
+        runner.parameters.forget(message.settled)
+        runner.again.discard(0, message.settled)
+        runner.poison.update(message.poison)
+        for block in message.blocks:
+            if block.attempt:
+                for lo, hi in as_runs(scan.machine.map.parts_of(block.lo, block.hi)[0]):
+                    runner.again.add(lo, hi)
 
     def _close(self, message: Close) -> None:
         assert self._scan is not None

@@ -106,7 +106,7 @@ def test_every_part_comes_once_with_what_exists_however_the_pieces_arrive(lost: 
         channels.append([*channel, ("frames", s, [n + 1], -1, 0, True)])
     total = bench.map.n_virtual
     assert total is not None
-    channels.append([*(("assign", v, v + 1) for v in range(total)), ("close",), ("conclude",)])
+    channels.append([*(("assign", v, v + 1) for v in range(total)), ("close",)])
     parts: list[Part] = []
     while any(channels):
         channel = data.draw(st.sampled_from([c for c in channels if c]))
@@ -117,12 +117,12 @@ def test_every_part_comes_once_with_what_exists_however_the_pieces_arrive(lost: 
             bench.machine.gap(rest[0], rest[1], False)
         elif what == "assign":
             bench.machine.assign([Block(rest[0], rest[1], 0)], rest[1], 0)
-        elif what == "close":
-            bench.machine.close(n)
         else:
-            bench.machine.conclude()
+            bench.machine.close(n)
         if data.draw(st.booleans()):
             parts += bench.take(data.draw(st.integers(1, 4)))
+    parts += bench.take()
+    bench.machine.conclude()  # not before all data events are terminal
     parts += bench.take()
     assert Counter(events(parts)) == Counter(range(n + 2))
     assert parts[0].event == 0 and parts[-1].event == n + 1

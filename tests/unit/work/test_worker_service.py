@@ -57,7 +57,7 @@ class Link(Hub):
     def send(self, parts: Sequence[Buffer]) -> None:  # type: ignore[override]
         self.out.append(parts)
 
-    def close(self) -> None:
+    def close(self, linger_ms: int = 0) -> None:
         super().close()
         del self.open[self.url]
 

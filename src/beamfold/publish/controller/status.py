@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,7 +95,7 @@ def _assigned(scan: Scan) -> dict[str, str]:
         for virtual in range(block.hi - 1, block.lo - 1, -1):
             if len(found) == NEWEST:
                 return found
-            found[str(virtual)] = scan.workers[block.worker]
+            found.setdefault(str(virtual), scan.workers[block.worker])
     return found
 
 
@@ -107,7 +106,7 @@ def _workers(scan: Scan, event: int) -> list[str]:
     among = range(first, min(trigger_map.virtual_before(event + 1), first + MAX_SHARED))
     found = {_worker_of(blocks, v) for v in among if _has(scan, v, event)} - {-1}
     for group in bits(trigger_map.groups_of(event)):
-        found |= {w for w, tags in enumerate(scan.tags) if trigger_map.groups[group] <= tags}
+        found |= {w for w, place in enumerate(scan.places) if trigger_map.groups[group] <= place.tags}
     return [scan.workers[w] for w in sorted(found)]
 
 
@@ -119,5 +118,4 @@ def _has(scan: Scan, virtual: int, event: int) -> bool:
 
 def _worker_of(blocks: Sequence[Block], virtual: int) -> int:
     """The logical worker; -1 for one that was assigned too long ago."""
-    at = bisect_right(blocks, virtual, key=lambda b: b.lo) - 1
-    return blocks[at].worker if at >= 0 and virtual < blocks[at].hi else -1
+    return next((b.worker for b in reversed(blocks) if b.lo <= virtual < b.hi), -1)  # it may have been assigned again

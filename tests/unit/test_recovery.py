@@ -1,0 +1,169 @@
+"""Workers that die, at any moment and in any order: the scan ends by itself with every part folded once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beamfold.dispatch.machine import Policy
+from beamfold.model.triggermap import TriggerMap, compile_map
+from rig import Rig
+from unit.test_scan_in_memory import series, uniform
+
+PATIENT = Policy(fold_patience=1e9)
+CAST = [[{"constraint": None if i % 10 == 5 else i}] for i in range(40)]
+
+
+def play(rig: Rig, trigger_map: Any, streams: dict[str, list[Any]], deaths: dict[int, int], back: int = 3) -> None:
+    """Run a scan; after so many steps a worker dies, and `back` steps later there is another in its place."""
+    rig.submit(trigger_map)
+    rig.until(lambda: 1 in rig.replies)
+    for stream, items in streams.items():
+        rig.detector(stream, items)
+    births: dict[int, list[int]] = {}
+    steps = 0
+    while rig.step() or any(at >= steps for at in (*deaths, *births)):
+        steps += 1
+        for worker in births.pop(steps, []):
+            rig.replace(worker)
+        worker = deaths.get(steps)
+        if worker is not None and not rig.workers[worker].dead:
+            rig.kill(worker)
+            births.setdefault(steps + back, []).append(worker)
+        if steps > 20_000:
+            raise AssertionError("it never comes to rest")
+    rig.settle()
+
+
+def folded_once(rig: Rig, trigger_map: TriggerMap) -> None:
+    """Every data event's parts were folded, each of them once."""
+    parts = [(f.event, f.k) for f in rig.folded]
+    assert len(parts) == len(set(parts))
+
+
+def casts_in_order(rig: Rig, trigger_map: TriggerMap) -> None:
+    """Every process saw all broadcasts between its other events: those before them before, those after them after."""
+    casts = [e for e in range(trigger_map.n_events or 0) if trigger_map.groups_of(e)]
+    for process in {p for p, _ in rig.worked}:
+        seen = [part.event for p, part in rig.worked if p == process and part.call]
+        for cast in casts:
+            if cast in seen:
+                at = seen.index(cast)
+                assert all(e <= cast for e in seen[:at]) and all(e >= cast for e in seen[at:]), (process, cast, seen)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("at", [1, 10, 30, 60, 100])
+def test_a_killed_worker_changes_nothing(seed: int, at: int) -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    trigger_map = uniform(["a", "b"], 40)
+    play(rig, trigger_map, {"a": series("a", 40), "b": series("b", 40)}, {at: seed % 2})
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    assert rig.report["ended"] == "finished"
+    assert [f.event for f in rig.folded] == [0, 0, *range(1, 41), 41, 41]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_only_worker_may_die_and_be_replaced(seed: int) -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"]], seed=seed, policy=PATIENT)
+    play(rig, uniform(["a"], 30), {"a": series("a", 30, lost={4})}, {10 + seed: 0, 40 + 2 * seed: 0})
+    assert rig.report["states"] == {"reduced": 29, "incomplete (skipped)": 1}
+    assert len(rig.report["losses"]) == 2
+    folded_once(rig, rig.controller.scan.map)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_replacement_sees_the_broadcasts_before_its_events_and_none_after(seed: int) -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    trigger_map = compile_map({"parts": {"p": {"a": CAST}}, "sequence": ["p"]})
+    play(rig, trigger_map, {"a": series("a", 40)}, {20 + 7 * seed: seed % 3})
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    folded_once(rig, trigger_map)
+    casts_in_order(rig, trigger_map)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lost_broadcast_is_known_to_a_replacement_long_after(seed: int) -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    trigger_map = compile_map({"parts": {"p": {"a": CAST}}, "sequence": ["p"]})
+    play(rig, trigger_map, {"a": series("a", 40, lost={5, 6})}, {150 + seed: 0})
+    assert rig.report["ended"] == "finished"
+    assert rig.report["states"] == {"reduced": 38, "incomplete (skipped)": 2}
+
+
+def test_a_place_that_nobody_fills_is_given_up_and_the_others_finish() -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"]], policy=PATIENT)
+    rig.submit(uniform(["a"], 40))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 40))
+    for _ in range(30):
+        rig.step()
+    rig.kill(0)
+    for _ in range(20):
+        rig.settle()
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    assert [t for t in rig.report["troubles"] if "no other took its place" in t]
+
+
+def test_when_nobody_is_left_the_scan_ends_and_says_so() -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"]], policy=PATIENT)
+    rig.submit(uniform(["a"], 40))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 40))
+    for _ in range(30):
+        rig.step()
+    rig.kill(0)
+    while rig.controller.scan.active:
+        while rig.step():
+            pass
+        rig.now += 3
+        rig._perform(rig.controller.tick(rig.now))
+    assert rig.report["ended"] == "failed"
+    assert "no other took its place within 30 s: only 0 workers available, but 1 required" in rig.report["reason"]
+    assert rig.report["states"]["lost"] > 0
+
+
+def test_an_event_that_ends_its_process_twice_is_poison() -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"]], policy=PATIENT)
+    rig.submit(uniform(["a"], 20))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 8, end=False))
+    for _ in range(25):
+        rig.step()
+    scan = rig.controller.scan
+    for worker in (0, 1):
+        rig.kill(worker, event=7)
+        rig.replace(worker)
+        for _ in range(10):
+            rig.step()
+    assert scan.poison == [7]
+    rig.detector("a", series("a", 20)[4:])
+    rig.settle()
+    assert rig.report["ended"] == "finished"
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_any_deaths_of_any_workers_change_nothing(data: st.DataObject) -> None:
+    casts = data.draw(st.booleans(), label="broadcasts")
+    n = data.draw(st.integers(1, 40), label="events")
+    if casts:
+        cells = [[{"constraint": None if i % 7 == 3 else i // 2}] for i in range(n)]
+        trigger_map = compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]})
+    else:
+        trigger_map = uniform(["a"], data.draw(st.sampled_from([n, None])), data.draw(st.integers(1, 5)))
+    workers = data.draw(st.integers(1, 3), label="workers")
+    deaths = data.draw(st.dictionaries(st.integers(1, 300), st.integers(0, workers - 1), max_size=4), label="deaths")
+    seed = data.draw(st.integers(0, 1 << 16), label="seed")
+    rig = Rig({"i": [("a", True)]}, [["generic"]] * workers, seed=seed, policy=PATIENT, credit=60)
+    play(rig, trigger_map, {"a": series("a", n)}, deaths, data.draw(st.integers(1, 30), label="back"))
+    assert rig.report["ended"] == "finished"
+    assert rig.report["states"] == {"reduced": n}
+    folded_once(rig, trigger_map)
+    data_events = sorted({f.event for f in rig.folded if 1 <= f.event <= n})
+    assert data_events == list(range(1, n + 1))
+    if casts:
+        casts_in_order(rig, trigger_map)
