@@ -46,11 +46,14 @@ POLL = 0.05
 WATCH = 0.25
 """Seconds between two looks at the store, the control channel and the workers."""
 
-LIVED = 30.0
-"""Seconds that a service must have lived to be started again at once when it ends, as if for the first time."""
+LIVED = 5.0
+"""Seconds that a service must have lived for its end not to be taken for one of a series."""
+
+AT_ONCE = 3
+"""Times in a row that a service which did not live so long is started again at once."""
 
 FIRST_PAUSE = 0.25
-"""Seconds before a service is started that ended soon twice in a row; twice as many every further time."""
+"""Seconds before it is started the next time; twice as many every further time."""
 
 LONGEST_PAUSE = 10.0
 """Seconds before it at most."""
@@ -301,7 +304,7 @@ class Supervisor:
 
     async def _watch(self, child: Child, store: str) -> None:
         """Follow a service and those that take its place: each is started again when it ends."""
-        pause = 0.0
+        series = 0
         while True:
             began = time.monotonic()
             how = await child.wait()
@@ -310,8 +313,9 @@ class Supervisor:
             self._tell_end(child, how)
             if self._fatal.is_set():
                 return
-            pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE) if time.monotonic() - began < LIVED else 0.0
-            await asyncio.sleep(pause if pause > FIRST_PAUSE else 0)
+            series = series + 1 if time.monotonic() - began < LIVED else 0
+            if series > AT_ONCE:
+                await asyncio.sleep(min(FIRST_PAUSE * 2 ** (series - AT_ONCE), LONGEST_PAUSE))
             if self._stopping:
                 return
             child = await self._replace(child, store)

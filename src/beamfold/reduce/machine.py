@@ -13,6 +13,7 @@ code.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -91,6 +92,7 @@ class ReduceMachine(Generic[T]):
         self._in_order = in_order
         self._heap: list[_Cursor[T]] = []
         self._stalled_since: float | None = None
+        self._held_until = -math.inf
         self._frontier = 0
         self.out_of_order: list[Run] = []
         self.duplicates = 0
@@ -211,11 +213,15 @@ class ReduceMachine(Generic[T]):
             self._stalled_since = now
         return out
 
+    def hold(self, until: float) -> None:
+        """What is missing is being done again: wait for it until then, whatever the patience."""
+        self._held_until = max(self._held_until, until)
+
     def deadline(self) -> float | None:
         """When `fold` should be called again although nothing arrived."""
         if self._stalled_since is None or not self._heap or self._holds_start():
             return None
-        return self._stalled_since + self._patience
+        return max(self._stalled_since + self._patience, self._held_until)
 
     def _holds_start(self) -> bool:
         return self._wrapped and self._tracker.frontier == 0
@@ -226,6 +232,8 @@ class ReduceMachine(Generic[T]):
             return False
         if not self._in_order:
             return True
+        if now < self._held_until:
+            return False
         return self._stalled_since is not None and now - self._stalled_since >= self._patience
 
 

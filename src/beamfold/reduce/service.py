@@ -70,6 +70,9 @@ SLICE = 0.02
 CREDIT_BYTES = 32 << 20
 """Results under way from one worker at most."""
 
+LOSS_PATIENCE = 10.0
+"""Seconds that a hole is waited for after a worker was lost or replaced, if that is more than the scan's patience."""
+
 BACKLOG_BYTES = 128 << 20
 """Unfolded results kept in memory; what comes beyond is read back from the log when its turn comes."""
 
@@ -503,6 +506,7 @@ class ReducerService:
         if 0 <= message.worker < len(scan.fillers):
             scan.withheld.pop(scan.fillers[message.worker], None)
             scan.fillers[message.worker] = message.uuid.encode()
+            scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
             if message.uuid:
                 self._control.send(Filled(message.scan, message.worker, message.uuid))
 
