@@ -83,6 +83,8 @@ class RigWorker:
     scan: int = 0
     me: int = -1
     dead: bool = False
+    reducer: str = ""
+    unconfirmed: deque[Any] = field(default_factory=deque)
     versions: list[tuple[int, int]] = field(default_factory=list)
 
     def version_at(self, event: int) -> int:
@@ -112,6 +114,10 @@ class Rig:
         self.ingest_ended: dict[tuple[str, int], IngestMachine] = {}
         self.arm_workers: dict[tuple[str, int], list[str]] = {}
         self.born = 0
+        self.reducer = "reducer"
+        self.log: list[Any] = []  # the result log of the present scan
+        self.log_of = 0
+        self.unsaid: dict[str, list[str]] = {}  # what the reducer has not yet confirmed
         self.pids: dict[str, int] = {}
         self.held_back: set[str] = set()  # workers that do not get to work
         self.paused: dict[str, set[int]] = {}
@@ -139,7 +145,7 @@ class Rig:
             self._hello("ingester", name, streams=[self.infos[s] for s, _ in streams])
         for w in self.workers:
             self._hello("worker", w.name, w.place, tags=w.tags)
-        self._hello("reducer", "reducer")
+        self._hello("reducer", self.reducer)
 
     # -- channels --------------------------------------------------------------------------------------------
 
@@ -185,11 +191,12 @@ class Rig:
             self._perform(self.controller.receive(src.encode(), payload, self.now))
         elif dst in self.ingest:
             self._to_ingester(dst, src, payload)
-        elif dst == "reducer":
-            self._to_reducer(src, payload)
+        elif dst.startswith("reducer"):
+            if dst == self.reducer:
+                self._to_reducer(src, payload)
         else:
             w = next((w for w in self.workers if w.name == dst), None)
-            if w is not None and not w.dead:
+            if w is not None and not w.dead and (payload != "logged" or src == w.reducer):
                 self._to_worker(w, payload)
 
     def _perform(self, actions: list[Any]) -> None:
@@ -221,6 +228,21 @@ class Rig:
         if told:
             scan = self.controller.scan.number if self.controller.scan else 0
             self._supervise(m.Gone("worker", w.place, "killed", self.pids[w.name], scan, event))
+
+    def kill_reducer(self) -> None:
+        """The reducer's process ends; its result log stays."""
+        dead = self.reducer
+        for (_, dst), queue in self.channels.items():
+            if dst == dead:
+                queue.clear()
+        self.reducer, self.reduce, self.unsaid = "", None, {}
+        self._supervise(m.Gone("reducer", "reducer", "killed", self.pids[dead]))
+
+    def replace_reducer(self) -> None:
+        """A new process takes its place."""
+        self.born += 1
+        self.reducer = f"reducer.{self.born}"
+        self._hello("reducer", self.reducer, "reducer")
 
     def _supervise(self, message: Any) -> None:
         if b"supervisor" not in self.controller._peers:
@@ -383,6 +405,10 @@ class Rig:
             for i, s in enumerate(trigger_map.streams):
                 self.post(w.name, self.stream_of[s], (payload.scan, w.me, i, self.credit))
             self.post(w.name, "controller", m.Armed(payload.scan))
+            w.reducer, w.unconfirmed = payload.reducer_url, deque()
+            return
+        if payload == "logged":
+            w.unconfirmed.popleft()
             return
         if payload == "work":
             self._work(w)
@@ -405,6 +431,11 @@ class Rig:
                 case m.Parameters():
                     w.versions.append((payload.from_event, payload.version))
                     w.machine.parameters(payload.version)
+                case m.Moved():
+                    if w.reducer != payload.url:
+                        w.reducer = payload.url
+                        for results in w.unconfirmed:
+                            self.post(w.name, w.reducer, results)
                 case m.Finish():
                     self.post(w.name, "controller", m.Finished(payload.scan))
                 case m.End():
@@ -441,7 +472,9 @@ class Rig:
         done = [Folded(p.event, p.k, w.me, tuple(sorted(p.streams)), w.version_at(p.event)) for p in parts]
         events = pack_events(np.array([p.event for p in parts], dtype=np.int64))
         ks = pack_positions(np.array([p.k for p in parts], dtype=np.int16))
-        self.post(w.name, "reducer", (w.scan, done, events, ks, [int(s) for s in states]))
+        results = (w.scan, done, events, ks, [int(s) for s in states])
+        w.unconfirmed.append(results)
+        self.post(w.name, w.reducer, results)
         self.post("self", w.name, "work")
 
     def _to_reducer(self, src: str, payload: Any) -> None:
@@ -457,17 +490,31 @@ class Rig:
             self.reduce_scan, self.told_finished, self.closed = payload.scan, False, False
             self.fillers = [w.uuid for w in payload.workers]
             self.folded = []
-            self.post("reducer", "controller", m.Armed(payload.scan))
+            if self.log_of != payload.scan:
+                self.log, self.log_of = [], payload.scan
+            completed: list[Any] = []
+            for entry in self.log:
+                completed += self._logged(entry)[1] if isinstance(entry, tuple) else self._dropped(entry)
+            self.post(self.reducer, "controller", m.Armed(payload.scan))
+            if self.log:
+                told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, inventory=True)
+                self.post(self.reducer, "controller", told)
+                self._fold()
         elif isinstance(payload, tuple):
-            scan, done, packed, positions, states = payload
+            scan, done = payload[:2]
             if scan == self.reduce_scan and self.fillers[done[0].worker] != src:
                 return
             if scan == self.reduce_scan and self.reduce is not None:
-                events, ks = unpack_events(packed, len(done)), unpack_positions(positions, len(done))
-                fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
-                count = {done[0].worker: int((fresh & np.greater_equal(ks, 0)).sum())}
+                self.log.append(payload)
+                count, completed = self._logged(payload)
+                if self.random.random() < 0.7:
+                    while self.unsaid.get(src):
+                        self.post(self.reducer, src, self.unsaid[src].pop())
+                    self.post(self.reducer, src, "logged")
+                else:
+                    self.unsaid.setdefault(src, []).append("logged")
                 done = m.PartsDone(scan, completed, count, self.reduce.frontier, closed=self.closed)
-                self.post("reducer", "controller", done)
+                self.post(self.reducer, "controller", done)
                 self._fold()
         elif self.reduce is not None and payload.scan == self.reduce_scan:
             if isinstance(payload, m.Close):
@@ -476,27 +523,39 @@ class Rig:
                 completed = self.reduce.close(self.reduce_map)
                 self.closed = True
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=True)
-                self.post("reducer", "controller", told)
+                self.post(self.reducer, "controller", told)
                 self._fold()
             elif isinstance(payload, m.Drop):
-                completed = [run for lo, hi in payload.blocks for run in self.reduce.drop(lo, hi)]
+                self.log.append(payload)
+                completed = self._dropped(payload)
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
-                self.post("reducer", "controller", told)
+                self.post(self.reducer, "controller", told)
                 self._fold()
             elif isinstance(payload, m.Fill):
                 self.fillers[payload.worker] = payload.uuid
                 if payload.uuid:
-                    self.post("reducer", "controller", m.Filled(payload.scan, payload.worker, payload.uuid))
+                    self.post(self.reducer, "controller", m.Filled(payload.scan, payload.worker, payload.uuid))
             elif isinstance(payload, m.Vacate):
                 completed = self.reduce.vacate(payload.worker)
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
-                self.post("reducer", "controller", told)
+                self.post(self.reducer, "controller", told)
                 self._fold()
             elif isinstance(payload, m.Finish):
                 out = self.reduce.out_of_order
-                self.post("reducer", "controller", m.Finished(payload.scan, out_of_order=out))
+                self.post(self.reducer, "controller", m.Finished(payload.scan, out_of_order=out))
             elif isinstance(payload, m.End):
                 self.reduce = None
+
+    def _logged(self, payload: Any) -> tuple[dict[int, int], list[Any]]:
+        _, done, packed, positions, states = payload
+        assert self.reduce is not None
+        events, ks = unpack_events(packed, len(done)), unpack_positions(positions, len(done))
+        fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
+        return {done[0].worker: int((fresh & np.greater_equal(ks, 0)).sum())}, completed
+
+    def _dropped(self, message: m.Drop) -> list[Any]:
+        assert self.reduce is not None
+        return [run for lo, hi in message.blocks for run in self.reduce.drop(lo, hi)]
 
     def _fold(self) -> None:
         if self.reduce is None:
@@ -510,4 +569,4 @@ class Rig:
         if self.reduce.finished and not self.told_finished:
             self.told_finished = True
             done = m.PartsDone(self.reduce_scan, [], {}, self.reduce.frontier, closed=self.closed, finished=True)
-            self.post("reducer", "controller", done)
+            self.post(self.reducer, "controller", done)

@@ -27,12 +27,19 @@ def play(rig: Rig, trigger_map: Any, streams: dict[str, list[Any]], deaths: dict
     steps = 0
     while rig.step() or any(at >= steps for at in (*deaths, *births)):
         steps += 1
-        for worker in births.pop(steps, []):
-            rig.replace(worker)
-        worker = deaths.get(steps)
-        if worker is not None and not rig.workers[worker].dead:
-            rig.kill(worker)
-            births.setdefault(steps + back, []).append(worker)
+        for who in births.pop(steps, []):
+            if who == REDUCER:
+                rig.replace_reducer()
+            else:
+                rig.replace(who)
+        who = deaths.get(steps)
+        if who is None or (not rig.reducer if who == REDUCER else rig.workers[who].dead):
+            continue
+        if who == REDUCER:
+            rig.kill_reducer()
+        else:
+            rig.kill(who)
+        births.setdefault(steps + back, []).append(who)
         if steps > 20_000:
             raise AssertionError("it never comes to rest")
     rig.settle()
@@ -145,8 +152,38 @@ def test_an_event_that_ends_its_process_twice_is_poison() -> None:
     assert rig.report["ended"] == "finished"
 
 
+REDUCER = -1
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("at", [1, 10, 30, 60, 100, 140])
+def test_a_killed_reducer_changes_nothing(seed: int, at: int) -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    play(rig, uniform(["a", "b"], 40), {"a": series("a", 40), "b": series("b", 40)}, {at: REDUCER})
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    assert rig.report["ended"] == "finished"
+    assert [f.event for f in rig.folded] == [0, 0, *range(1, 41), 41, 41]
+
+
+def test_without_another_reducer_the_scan_ends_and_says_so() -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"]], policy=PATIENT)
+    rig.submit(uniform(["a"], 40))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 40))
+    for _ in range(30):
+        rig.step()
+    rig.kill_reducer()
+    while rig.controller.scan.active:
+        while rig.step():
+            pass
+        rig.now += 3
+        rig._perform(rig.controller.tick(rig.now))
+    assert rig.report["ended"] == "failed"
+    assert rig.report["reason"] == "the reducer was lost, and no other came within 30 s"
+
+
 @given(st.data())
-@settings(max_examples=100)
+@settings(max_examples=150)
 def test_any_deaths_of_any_workers_change_nothing(data: st.DataObject) -> None:
     casts = data.draw(st.booleans(), label="broadcasts")
     n = data.draw(st.integers(1, 40), label="events")
@@ -156,7 +193,9 @@ def test_any_deaths_of_any_workers_change_nothing(data: st.DataObject) -> None:
     else:
         trigger_map = uniform(["a"], data.draw(st.sampled_from([n, None])), data.draw(st.integers(1, 5)))
     workers = data.draw(st.integers(1, 3), label="workers")
-    deaths = data.draw(st.dictionaries(st.integers(1, 300), st.integers(0, workers - 1), max_size=4), label="deaths")
+    deaths = data.draw(
+        st.dictionaries(st.integers(1, 300), st.integers(REDUCER, workers - 1), max_size=5), label="deaths"
+    )
     seed = data.draw(st.integers(0, 1 << 16), label="seed")
     rig = Rig({"i": [("a", True)]}, [["generic"]] * workers, seed=seed, policy=PATIENT, credit=60)
     play(rig, trigger_map, {"a": series("a", n)}, deaths, data.draw(st.integers(1, 30), label="back"))

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beamfold.dispatch.overload import Overload
-from beamfold.model.routes import Routes
+from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.states import EventStates
 from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.messages import DROPPED, Block, Run
@@ -144,12 +144,20 @@ class _Pool:
 
 
 class Dispatcher:
-    """One scan's assignments. `tags[w]` are the tags of logical worker w; `overload` says what is dropped."""
+    """One scan's assignments. `tags[w]` are the tags of logical worker w; `overload` says what is dropped.
+
+    `states` are those of the scan's events, which others keep: what is terminal is not assigned again.
+    """
 
     def __init__(
-        self, trigger_map: TriggerMap, tags: Sequence[frozenset[str]], overload: Overload | None = None
+        self,
+        trigger_map: TriggerMap,
+        tags: Sequence[frozenset[str]],
+        overload: Overload | None = None,
+        states: EventStates | None = None,
     ) -> None:
         self.map = trigger_map
+        self._states = states if states is not None else EventStates()
         self._overload = overload or Overload()
         self._workers = [_Worker(t) for t in tags]
         self._pools: dict[frozenset[str], _Pool] = {}
@@ -173,36 +181,36 @@ class Dispatcher:
 
     # -- workers that come and go ----------------------------------------------------------------------------
 
-    def settle(self, frontier: int, states: EventStates) -> None:
-        """Events below `frontier` are terminal, others as `states` says: what was assigned of them is forgotten."""
+    def settle(self, frontier: int) -> None:
+        """Events below `frontier` are terminal: what was assigned of them is forgotten."""
         self._routes.forget_before(self.map.virtual_over(frontier))
         for number, worker in enumerate(self._workers):
             if worker.again and worker.here and worker.room <= 0:
-                worker.assigned = worker.done + self._left(number, states)
+                worker.assigned = worker.done + self._left(number)
                 self._offer(number)
 
-    def _left(self, worker: int, states: EventStates) -> int:
+    def _left(self, worker: int) -> int:
         """Parts of a worker in events that are not terminal, before the next one to assign."""
         following, left = self.next_event, 0
         for lo, hi in self._blocks(worker):
             events, _ = self.map.parts_of(lo, hi)
             due = len(events) if following is None else int(np.searchsorted(events, following))
-            left += int(np.count_nonzero(states.pending(events[:due])))
+            left += int(np.count_nonzero(self._states.pending(events[:due])))
         return left
 
-    def lose(self, worker: int, states: EventStates) -> int:
+    def lose(self, worker: int) -> int:
         """Nobody fills this place: what is not terminal of its virtual workers is to be assigned again.
 
         Returns how many parts those are.
         """
-        parts = self._left(worker, states)
+        parts = self._left(worker)
         self._workers[worker].here = False
         self.attempt += 1
         self._long = {v: long for v, long in self._long.items() if long.worker != worker}
         for lo, hi in self._blocks(worker):
-            for run in self._undone(lo, hi, states):
+            for run in self._undone(lo, hi):
                 (self._kept.setdefault(worker, []) if self._passed(run[0]) else self._again).append(run)
-            self._routes.add(lo, hi, DROPPED)  # it is nobody's, until it is assigned again
+            self._routes.add(lo, hi, UNASSIGNED)
         self._again.sort()
         return parts
 
@@ -219,24 +227,36 @@ class Dispatcher:
         blocks = self._routes.blocks(worker)
         return blocks if end is None else [(lo, min(hi, end)) for lo, hi in blocks if lo < end]
 
-    def _undone(self, lo: int, hi: int, states: EventStates) -> list[Run]:
+    def _undone(self, lo: int, hi: int) -> list[Run]:
         """Runs of virtual workers, of lo..hi-1, that have events which are not terminal."""
-        pending = states.pending(self.map.parts_of(lo, hi)[0])
+        pending = self._states.pending(self.map.parts_of(lo, hi)[0])
         if not bool(pending.any()):
             return []
         if hi - lo == 1 or bool(pending.all()):
             return [(lo, hi)]
         middle = (lo + hi) // 2
-        return self._undone(lo, middle, states) + self._undone(middle, hi, states)
+        return self._undone(lo, middle) + self._undone(middle, hi)
 
     def fill(self, worker: int) -> list[Block]:
         """Somebody fills this place again. Returns what has waited for that: it has to know of this first."""
         self._workers[worker] = _Worker(self._workers[worker].tags, again=True)
-        blocks = [Block(lo, hi, worker, self.attempt) for lo, hi in self._kept.pop(worker, [])]
+        blocks = [
+            Block(lo, hi, worker, self.attempt) for run in self._kept.pop(worker, []) for lo, hi in self._undone(*run)
+        ]
         for block in blocks:
             self._take(block.lo, block.hi, worker)
+        self._workers[worker].assigned = self._left(worker)
         self._offer(worker)
         return blocks
+
+    def recount(self) -> None:
+        """How much the workers have done is not known any more: look at it event by event."""
+        for worker in self._workers:
+            worker.again = True
+
+    def dropped(self) -> list[Run]:
+        """Virtual workers that are dropped, and may not be terminal yet."""
+        return self._blocks(DROPPED)
 
     def vacate(self, worker: int) -> None:
         """Nobody will ever fill this place: what waited for that goes to others."""
@@ -290,15 +310,16 @@ class Dispatcher:
         blocks: list[Block] = []
         left: list[Run] = []
         full: set[frozenset[str]] = set()
-        for lo, hi in self._again:
+        for lo, hi in [run for again in self._again for run in self._undone(*again)]:
             while lo < hi and (tags := self.map.tags(lo)) not in full:
                 worker = self._choose(lo)
                 if worker is None:
                     full.add(tags)
                     break
                 end = min(hi, lo + self._size(lo, worker, self.map.n_virtual))
-                self._workers[worker].again = True
                 self._take(lo, end, worker)
+                self._workers[worker].again = True
+                self._workers[worker].assigned = self._workers[worker].done + self._left(worker)
                 blocks.append(Block(lo, end, worker, self.attempt))
                 lo = end
             if lo < hi:

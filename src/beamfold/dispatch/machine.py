@@ -56,6 +56,7 @@ from beamfold.protocols.messages import (
     Introduce,
     Logs,
     Message,
+    Moved,
     Parameters,
     PartsDone,
     Refused,
@@ -311,7 +312,8 @@ class ControllerMachine:
         return [Note("error", text), *self._lose(service, text, now, message)]
 
     def _lose(self, service: Service, text: str, now: float, gone: Gone | None = None) -> list[Action]:
-        """A service is lost: others do the work of a worker; scans that need anybody else cannot be completed."""
+        """A service is lost. Others do the work of a worker, and a reducer is waited for; without an ingester a scan
+        cannot be completed."""
         actions: list[Action] = []
         for scan in (self._next, self.scan):
             if scan is None or not scan.active or service.key not in scan.services:
@@ -319,6 +321,9 @@ class ControllerMachine:
             if service.hello.role == "worker":
                 event = gone.event if gone is not None and gone.scan == scan.number else -1
                 actions += self._lose_worker(scan, service, text, now, event)
+                continue
+            if service.hello.role == "reducer":
+                self._lose_reducer(scan, service, text, now)
                 continue
             scan.errors.append(text)
             actions += self._abort(scan, "failed", text, now)
@@ -344,14 +349,52 @@ class ControllerMachine:
             return [] if scan.waiting else self._finish_reducer(scan)
         return []
 
+    def _lose_reducer(self, scan: Scan, service: Service, how: str, now: float) -> None:
+        """Another one will take up its result log; workers keep until then what it has not confirmed."""
+        scan.reducer_lost = now
+        if scan.phase is Phase.ARMING:
+            if "reducer" not in scan.unarmed:
+                scan.waiting.add(service.key)
+            return
+        scan.report.loss(service.key, how, now, 0)
+
+    def _replace_reducer(self, scan: Scan, service: Service) -> list[Action]:
+        if service.key not in scan.services or scan.reducer_lost is None:
+            return []
+        scan.reducer_lost = None
+        if "reducer" in scan.unarmed:
+            return []
+        unsure = [(me, p.peer) for me, p in enumerate(scan.places) if service.key in p.unaware]
+        fills = [Send(service.peer, Fill(scan.number, me, _uuid(peer))) for me, peer in unsure]
+        return [Send(service.peer, self._arming(scan)), *fills]
+
+    def _seat_reducer(self, scan: Scan, service: Service, message: Armed, now: float) -> list[Action]:
+        """A reducer has read the result log of the one before: it learns what that one was told, workers of it."""
+        if message.error:
+            return self._abort(scan, "failed", f"{service.key}: {message.error}", now)
+        peer, number = service.peer, scan.number
+        actions: list[Action] = [Send(peer, change) for change in scan.changes]
+        if dropped := scan.dispatcher.dropped():
+            actions.append(Send(peer, Drop(number, dropped)))
+        if scan.closing and scan.last_data_event is not None:
+            actions.append(Send(peer, Close(number, scan.last_data_event)))
+        actions += [Send(peer, Vacate(number, me)) for me, p in enumerate(scan.places) if p.vacant]
+        moved = Moved(number, service.hello.url)
+        actions += [Send(worker, moved) for _, worker in scan.places.here()]
+        if scan.phase is Phase.REDUCING:
+            actions.append(Send(peer, Finish(number)))
+        return actions
+
     def _routers(self, scan: Scan) -> list[Service]:
         """Who has to know which process is which worker, as far as they know of the scan."""
         return [s for role in ("ingester", "reducer") if role not in scan.unarmed for s in self._needed(scan, role)]
 
     def _take_place(self, service: Service) -> list[Action]:
-        """A worker is here: it fills the place of its name, where that was lost."""
+        """A service is here: it takes part in scans that have lost the one of its name."""
         actions: list[Action] = []
         for scan in (self.scan, self._next):
+            if scan is not None and scan.active and service.hello.role == "reducer":
+                actions += self._replace_reducer(scan, service)
             if service.hello.role != "worker" or scan is None or not (scan.assigning or scan.phase is Phase.ARMING):
                 continue
             me = scan.places.named(service.hello.name)
@@ -383,6 +426,7 @@ class ControllerMachine:
         actions: list[Action] = [Send(peer, change) for change in scan.changes]
         if scan.closing and scan.last_data_event is not None:
             actions.append(Send(peer, Close(scan.number, scan.last_data_event)))
+        actions += [Send(peer, Moved(scan.number, s.hello.url)) for s in self._needed(scan, "reducer")]
         blocks = scan.dispatcher.fill(me)
         actions += self._assigned(scan, blocks, now) if blocks else [self._to_worker(scan, me, [])]
         if scan.concluded:
@@ -392,11 +436,12 @@ class ControllerMachine:
     def _vacate(self, scan: Scan, now: float) -> list[Action]:
         """Places that nobody filled in time are given up, as long as others can do the work."""
         actions: list[Action] = []
-        for me in scan.places.overdue(now, self._policy.replace_patience):
+        patience = self._policy.replace_patience
+        if scan.reducer_lost is not None and now - scan.reducer_lost >= patience:
+            return self._abort(scan, "failed", f"the reducer was lost, and no other came within {patience:g} s", now)
+        for me in scan.places.overdue(now, patience):
             place = scan.places[me]
-            text = (
-                f"worker {place.name} was lost, and no other took its place within {self._policy.replace_patience:g} s"
-            )
+            text = f"worker {place.name} was lost, and no other took its place within {patience:g} s"
             if scan.phase is Phase.ARMING:
                 return [*actions, *self._abort(scan, "failed", text, now)]
             if not scan.assigning:
@@ -670,16 +715,21 @@ class ControllerMachine:
         me = scan.places.of(service.peer)
         if me is not None and scan.phase is not Phase.ARMING and not scan.places[me].here:
             return self._seat(scan, me, message, now)
+        if service.hello.role == "reducer" and scan.phase is not Phase.ARMING:
+            return self._seat_reducer(scan, service, message, now)
         if service.key not in scan.waiting:
             return []
         scan.waiting.discard(service.key)
+        moved: list[Action] = []
         if me is not None:
             scan.places[me].here = True
+        elif service.hello.role == "reducer":
+            moved = [Send(worker, Moved(scan.number, service.hello.url)) for _, worker in scan.places.here()]
         if message.error:
             scan.errors.append(f"{service.key}: {message.error}")
         if message.tick_interval is not None:
             scan.tick_interval = min(message.tick_interval, scan.tick_interval or message.tick_interval)
-        return self._arm_next(scan, now)
+        return moved + self._arm_next(scan, now)
 
     def _run(self, scan: Scan, now: float) -> list[Action]:
         scan.phase = Phase.RUNNING
@@ -758,7 +808,7 @@ class ControllerMachine:
             if scan is None or not scan.active or not scan.unanswered:
                 continue
             scan.unanswered = False
-            scan.dispatcher.settle(scan.frontier, scan.states)
+            scan.dispatcher.settle(scan.frontier)
             actions += self._assign(scan, now)
             if scan.over:
                 release = Release(scan.number, scan.over.runs())
@@ -851,9 +901,8 @@ class ControllerMachine:
 
     def _finish_reducer(self, scan: Scan) -> list[Action]:
         scan.phase = Phase.REDUCING
-        reducers = self._needed(scan, "reducer")
-        scan.waiting = {s.key for s in reducers}
-        return [Send(s.peer, Finish(scan.number)) for s in reducers]
+        scan.waiting = {key for key in scan.services if key.startswith("reducer ")}  # also one that is to come back
+        return [Send(s.peer, Finish(scan.number)) for s in self._needed(scan, "reducer")]
 
     def _finished(self, scan: Scan, service: Service, message: Finished, now: float) -> list[Action]:
         if service.key not in scan.waiting:

@@ -101,6 +101,7 @@ class Scan:
     dump_prefix: str = ""
     overload: Overload = field(default_factory=Overload)
     changes: list[Parameters] = field(default_factory=list)
+    reducer_lost: float | None = None
     deaths: dict[int, int] = field(default_factory=dict)
     poison: list[int] = field(default_factory=list)
     phase: Phase = Phase.ARMING
@@ -140,7 +141,7 @@ class Scan:
     report: ScanReport = field(init=False)
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.map, [p.tags for p in self.places], self.overload)
+        self.dispatcher = Dispatcher(self.map, [p.tags for p in self.places], self.overload, self.states)
         self.planned = self.data_events
         self.report = ScanReport(
             self.scan_id, self.number, planned=self.planned, started=self.started, workers=self.workers
@@ -258,6 +259,8 @@ class Scan:
     def done(self, message: PartsDone, now: float) -> None:
         """Parts are durably done."""
         self.unanswered = True
+        if message.inventory:
+            self._forget_done()
         self.reduced = self.reduced or message.finished
         for lo, hi, state in self.completed(message):
             self.over.add(lo, hi)
@@ -275,6 +278,14 @@ class Scan:
         self.report.combined += len(message.combined)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
+
+    def _forget_done(self) -> None:
+        """All that a reducer has told will be told again: what was added up begins anew."""
+        report = self.report
+        report.failures, report.failed_total, report.duplicates, report.combined = [], 0, 0, 0
+        report.ticks, report.ticks_total = [], 0
+        self.lacking.clear()
+        self.dispatcher.recount()
 
     def completed(self, message: PartsDone) -> list[tuple[int, int, int]]:
         """Events that became terminal. A reducer that does not know of the map's end may name some beyond it."""
@@ -313,7 +324,7 @@ class Scan:
     def lose(self, worker: int, how: str, now: float, event: int) -> None:
         """The process that filled this place is lost; `event`: it was at work on it (-1: nobody knows)."""
         self.places.lose(worker, now)
-        parts = self.dispatcher.lose(worker, self.states)
+        parts = self.dispatcher.lose(worker)
         self.report.loss(f"worker {self.places[worker].name}", how, now, parts)
         if event < 0:
             return

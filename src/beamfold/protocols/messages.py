@@ -196,6 +196,7 @@ class PartsDone(Message, frozen=True):
 
     Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
     a stream, by stream; `ticks` (event, logical worker). `combined` says which results were, if the scan is recorded.
+    An `inventory` is all of this from the beginning, from a reducer that took up the result log of one before.
     """
 
     scan: int
@@ -210,6 +211,7 @@ class PartsDone(Message, frozen=True):
     closed: bool = False
     finished: bool = False
     combined: list[Combined] = []
+    inventory: bool = False
 
 
 class Filled(Message, frozen=True):
@@ -346,6 +348,13 @@ class Fill(Message, frozen=True):
     uuid: str
 
 
+class Moved(Message, frozen=True):
+    """To workers: results go to the reducer at this address now. What it has not confirmed is to be sent again."""
+
+    scan: int
+    url: str
+
+
 class Vacate(Message, frozen=True):
     """To the reducer: nobody will fill the place of this logical worker; its parts of broadcasts are left out."""
 
@@ -463,6 +472,7 @@ ToService: TypeAlias = (
     | Arm
     | Assign
     | Fill
+    | Moved
     | Vacate
     | Release
     | Drop

@@ -230,6 +230,10 @@ def _read_history(found: Recording, path: Path) -> None:
         except (KeyError, TypeError, ValueError, AttributeError, MapError, ParameterError) as error:
             raise ConfigError(f"{path}, line {number}: {error!r}") from None
     found.blocks = routes.all()
+    # A reducer that took up the result log of another told all ticks and combined results again.
+    found.ticks = list(dict.fromkeys(found.ticks))
+    combined = {(worker, tuple(parts)): (worker, parts) for worker, parts in found.combined}
+    found.combined = list(combined.values())
     if not found.parameters:
         raise ConfigError(f"{path} does not say with which parameters the scan began")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,10 @@ class Done:
             self._combined += [Combined(batch.worker, _by_position(batch, lo, hi)) for lo, hi in together]
         if header.failures or header.missing:
             self._not_well(header, batch, fresh)
+
+    def add_completed(self, completed: Iterable[tuple[int, int, int]]) -> None:
+        """These events became terminal although nobody has done their parts."""
+        self._completed += completed
 
     def _not_well(self, header: ResultBatch, batch: Batch, fresh: NDArray[np.bool_]) -> None:
         name, events = self._workers[batch.worker], batch.events

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.declared import declared_together, facts
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
-from beamfold.ledger.segmentlog import Location, SegmentLog
+from beamfold.ledger.segmentlog import Location, LogBusy, SegmentLog
 from beamfold.model.errors import AppError, BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
 from beamfold.model.latency import Latencies
@@ -53,6 +54,8 @@ from beamfold.protocols.messages import (
     ToService,
     Trouble,
     Vacate,
+    decode_to_service,
+    encode_message,
 )
 from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
@@ -72,6 +75,9 @@ CREDIT_BYTES = 32 << 20
 
 LOSS_PATIENCE = 10.0
 """Seconds that a hole is waited for after a worker was lost or replaced, if that is more than the scan's patience."""
+
+DROP_RECORD = b"drop"
+"""The first part of a record in the result log that is no batch of results but the message about what is dropped."""
 
 BACKLOG_BYTES = 128 << 20
 """Unfolded results kept in memory; what comes beyond is read back from the log when its turn comes."""
@@ -231,7 +237,8 @@ class ReducerService:
             self._answer()
             self._control.beat(self._beat)
         if self._scan is not None:
-            self._drop(self._scan)
+            self._scan.timer.stop()
+            self._scan.log.close()  # it stays: another reducer may take it up
         if self._shown is not None and self._shown.hooks.close is not None:
             self._shown.hooks.close(self._context)
 
@@ -290,14 +297,15 @@ class ReducerService:
         """When to tell of what is done."""
         return scan.told + (TELL_INTERVAL if scan.done.count >= TELL_MANY else TELL_LATEST)
 
-    def _tell_done(self, scan: _Scan) -> None:
+    def _tell_done(self, scan: _Scan, *, inventory: bool = False) -> None:
         """Tell the controller what became durable since it was last told."""
-        if not scan.done:
+        if not scan.done and not inventory:
             return
         scan.told = time.monotonic()
         duplicates, scan.duplicates = scan.duplicates, scan.machine.duplicates
         new = scan.machine.duplicates - duplicates
-        self._control.send(scan.done.message(scan.arm.scan, scan.machine.frontier, scan.closed, new))
+        message = scan.done.message(scan.arm.scan, scan.machine.frontier, scan.closed, new)
+        self._control.send(msgspec.structs.replace(message, inventory=True) if inventory else message)
         scan.done = scan.nothing_done()
 
     def _batch(self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]) -> _Batch:
@@ -330,6 +338,11 @@ class ReducerService:
             # A full disk: these parts are not done and never will be, so the scan ends here and says why.
             self._control.send(Failed(scan.arm.scan, f"the result log cannot be written: {error}"))
             return False
+        self._logged(scan, header, batch)
+        return True
+
+    def _logged(self, scan: _Scan, header: ResultBatch, batch: _Batch) -> None:
+        """A batch is in the result log: its parts are done."""
         now, places = time.monotonic(), batch.places
         fresh, completed = scan.machine.logged(batch, batch.events, batch.k, batch.states, now, places)
         if header.times is not None:
@@ -340,7 +353,6 @@ class ReducerService:
             scan.backlog += batch.size
         if not batch.left or scan.backlog > BACKLOG_BYTES:
             batch.drop()
-        return True
 
     def _trouble(self, scan: _Scan, text: str) -> None:
         self._control.send(Trouble(scan.arm.scan, "reducer", text))
@@ -447,8 +459,17 @@ class ReducerService:
         except BeamfoldError as error:
             self._control.send(Armed(message.scan, str(error)))
             return
+        try:
+            taken_up = self._take_up(scan)
+        except (BeamfoldError, OSError) as error:
+            scan.log.close()
+            self._control.send(Armed(message.scan, f"the result log cannot be read: {error}"))
+            return
         self._scan, self._shown, self._cached = scan, scan.folder, None
         self._control.send(Armed(message.scan))
+        if taken_up:
+            scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
+            self._tell_done(scan, inventory=True)
         if not hasattr(scan.folder.hooks.instance, "publish"):
             self._trouble(
                 scan, "the class has no `publish`, so nobody sees a result: set self.publish = {…} in __init__"
@@ -475,10 +496,32 @@ class ReducerService:
             lambda event: machine.map.next_broadcast(event, EVERYBODY),
         )
         try:
+            self._tidy(message.scan_id)
             log = SegmentLog(self._directory / message.scan_id)
         except OSError as error:
             raise AppError(f"cannot keep a result log in {self._directory}: {error}; set [output] directory") from error
         return _Scan(message, machine, folder, log)
+
+    def _take_up(self, scan: _Scan) -> bool:
+        """Go on where a reducer ended that wrote this scan's result log before; False where none did.
+
+        Everything in the log is done, and is folded (again) in the order that it would have had. What the end of a
+        process left unfinished of its last record was never told to be done.
+        """
+        found = False
+        for location, parts in scan.log.records():
+            found = True
+            if parts[0] == DROP_RECORD:
+                drop = decode_to_service(parts[1])
+                assert isinstance(drop, Drop)
+                scan.done.add_completed(run for lo, hi in drop.blocks for run in scan.machine.drop(lo, hi))
+                continue
+            header = decode_header(parts[0])
+            assert isinstance(header, ResultBatch)
+            batch = _Batch(header, list(parts))
+            batch.location = location
+            self._logged(scan, header, batch)
+        return found
 
     def _close(self, message: Close) -> None:
         scan = self._scan
@@ -493,6 +536,11 @@ class ReducerService:
         scan = self._scan
         assert scan is not None
         self._tell_done(scan)  # with the frontier as it was
+        try:
+            scan.log.append([DROP_RECORD, encode_message(message)])
+        except (BeamfoldError, OSError) as error:
+            self._control.send(Failed(scan.arm.scan, f"the result log cannot be written: {error}"))
+            return
         self._tell_terminal(scan, [run for lo, hi in message.blocks for run in scan.machine.drop(lo, hi)])
 
     def _tell_terminal(self, scan: _Scan, completed: list[tuple[int, int, int]]) -> None:
@@ -571,6 +619,17 @@ class ReducerService:
         scan.log.close()
         shutil.rmtree(self._directory / scan.arm.scan_id, ignore_errors=True)
         self._scan = None
+
+    def _tidy(self, scan_id: str) -> None:
+        """Remove the logs of scans that nobody takes up any more: their reducers ended before the scans did."""
+        for old in [p for p in self._directory.glob("*") if p.name != scan_id]:
+            try:
+                SegmentLog(old).close()
+            except LogBusy:
+                continue
+            except (BeamfoldError, OSError):
+                pass  # damaged: all the more
+            shutil.rmtree(old, ignore_errors=True)
 
     # -- readers ---------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,32 @@ from beamfold.work.machine import Part
 
 MAX_TEXT = 8192
 """Characters of one traceback that travel; the end of a traceback is the part that says what went wrong."""
+
+
+class Unconfirmed:
+    """Envelopes of results that were sent, until the reducer says that they are in its log.
+
+    It says so by giving their bytes of credit back, in the order in which they came; so the credit bounds what is kept.
+    """
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[list[Buffer], int]] = deque()
+        self._confirmed = 0
+
+    def add(self, envelope: list[Buffer], size: int) -> None:
+        """An envelope of `size` bytes was sent."""
+        self._sent.append((envelope, size))
+
+    def confirm(self, nbytes: int) -> None:
+        """So many more bytes are in the log."""
+        self._confirmed += nbytes
+        while self._sent and self._confirmed >= self._sent[0][1]:
+            self._confirmed -= self._sent.popleft()[1]
+
+    def again(self) -> list[tuple[list[Buffer], int]]:
+        """What has to be sent to another reducer, in this order."""
+        self._confirmed = 0
+        return list(self._sent)
 
 
 class ResultBuffer:

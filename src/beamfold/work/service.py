@@ -48,6 +48,7 @@ from beamfold.protocols.messages import (
     Finished,
     Gone,
     IngesterInfo,
+    Moved,
     Parameters,
     Shutdown,
     StreamInfo,
@@ -61,7 +62,7 @@ from beamfold.transport.data import Context, DataLink
 from beamfold.transport.pace import Pace
 from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
-from beamfold.work.results import ResultBuffer
+from beamfold.work.results import ResultBuffer, Unconfirmed
 from beamfold.work.runner import Runner
 from beamfold.work.timing import Timing, stamps_of, times_of
 
@@ -111,15 +112,17 @@ class _Flow:
 class _Scan:
     """Everything of the scan that this worker is armed for."""
 
-    def __init__(self, arm: Arm, machine: WorkMachine, runner: Runner, flows: list[_Flow], reducer: DataLink) -> None:
+    def __init__(self, arm: Arm, machine: WorkMachine, runner: Runner, flows: list[_Flow]) -> None:
         self.arm = arm
         self.machine = machine
         self.runner = runner
         self.flows = flows
-        self.reducer = reducer
+        self.reducer: DataLink | None = None
+        self.unconfirmed = Unconfirmed()
         self.parts: list[Part] = []
         self.at = 0
         self.result_credit = 0
+        self.greeted = False
         self.finish = False
         self.armed = time.monotonic()
         self.events = 0
@@ -174,6 +177,7 @@ class WorkerService:
             Parameters: self._parameters,
             Tick: self._tick,
             Finish: self._finish,
+            Moved: self._moved,
             End: self._end,
         }
 
@@ -206,8 +210,9 @@ class WorkerService:
             return
         hello = self._control.hello
         self._control.send(Gone(hello.role, hello.name, "it was told to end", hello.pid))
-        self._scan.reducer.close(LINGER_MS)
-        self._links = {url: link for url, link in self._links.items() if link is not self._scan.reducer}
+        if (link := self._scan.reducer) is not None:
+            del self._links[link.url]
+            link.close(LINGER_MS)
 
     def _wait_ms(self) -> int:
         scan = self._scan
@@ -269,7 +274,19 @@ class WorkerService:
         elif isinstance(header, Gap):
             scan.machine.gap(header.stream, header.runs, header.tail, header.closed)
         elif isinstance(header, Grant):
-            scan.result_credit += header.credit
+            self._granted(scan, header.credit)
+
+    def _granted(self, scan: _Scan, credit: int) -> None:
+        """The reducer's first credit, by which it says that it is there; or some of it back for what it has logged."""
+        if scan.greeted:
+            scan.unconfirmed.confirm(credit)
+            scan.result_credit += credit
+            return
+        scan.greeted, scan.result_credit = True, credit
+        assert scan.reducer is not None
+        for envelope, size in scan.unconfirmed.again():
+            scan.reducer.send(envelope)
+            scan.result_credit -= size
 
     def _work(self, scan: _Scan) -> None:
         """One slice of user code, and its results on their way."""
@@ -289,8 +306,10 @@ class WorkerService:
             times = times_of(stamps, began, spent)
             # A part that came twice is combined once: then nobody can say which time is whose.
             envelope, size = scan.runner.results.take(times if len(scan.runner.results) == done else None)
+            assert scan.reducer is not None  # who else gave credit?
             scan.result_credit -= size
             scan.reducer.send(envelope)
+            scan.unconfirmed.add(envelope, size)
             self._tell_troubles(scan)
             self._use(scan, batch)
             scan.timing.processed(stamps, times)
@@ -349,12 +368,13 @@ class WorkerService:
         )
         credit = CREDIT_BYTES // max(len(trigger_map.streams), 1)
         where = {name: i for i in message.ingesters for name in i.streams}
-        self._close_links({*(where[name].url for name in trigger_map.streams), message.reducer_url})
+        self._close_links({where[name].url for name in trigger_map.streams} | {message.reducer_url})
         flows = [_Flow(self._ingester(where[name]), credit) for name in trigger_map.streams]
-        self._scan = _Scan(message, machine, runner, flows, self._link(message.reducer_url))
+        self._scan = _Scan(message, machine, runner, flows)
         for index, flow in enumerate(flows):
             flow.link.send([encode_header(Grant(message.scan, index, credit))])
-        self._scan.reducer.send([encode_header(Grant(message.scan, RESULT_STREAM, 0))])
+        if message.reducer_url:
+            self._greet(self._scan, message.reducer_url)
         self._control.send(Armed(message.scan, tick_interval=interval))
 
     def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
@@ -448,6 +468,21 @@ class WorkerService:
             self._control.send(Trouble(message.scan, f"worker {self._name}", text))
         history.append(message.from_event, values)
         self._scan.machine.parameters(message.version)
+
+    def _greet(self, scan: _Scan, url: str) -> None:
+        scan.reducer = self._link(url)
+        scan.reducer.send([encode_header(Grant(scan.arm.scan, RESULT_STREAM, 0))])
+
+    def _moved(self, message: Moved) -> None:
+        scan = self._scan
+        assert scan is not None
+        if scan.reducer is not None:
+            if scan.reducer.url == message.url:
+                return
+            self._poller.unregister(scan.reducer.socket)
+            self._links.pop(scan.reducer.url).close()
+        scan.greeted, scan.result_credit = False, 0
+        self._greet(scan, message.url)
 
     def _tick(self, message: Tick) -> None:
         assert self._scan is not None

@@ -170,7 +170,7 @@ def test_only_a_service_that_takes_part_ends_a_scan_by_its_death() -> None:
     lab.hello("worker", "w2", tags=["generic"])
     lab.say("supervisor", Gone("worker", "w2", "killed"))
     assert lab.phase is Phase.RUNNING
-    lab.say("supervisor", Gone("reducer", "reducer", "killed"))
+    lab.say("supervisor", Gone("ingester", "i1", "killed"))
     assert lab.phase is Phase.ENDED
 
 
