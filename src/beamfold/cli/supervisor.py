@@ -63,6 +63,9 @@ SHOWN_LINES = 5
 
 FIRST = "controller"
 
+CONTROLLER_HTTP_VARIABLE = "BEAMFOLD_CONTROLLER__HTTP"
+REDUCER_HTTP_VARIABLE = "BEAMFOLD_REDUCER__HTTP"
+
 
 def to_stderr(line: str) -> None:
     """Show a line to the person who started us."""
@@ -250,12 +253,16 @@ class Supervisor:
     def _environment(self, store: str) -> dict[str, str]:
         """What the services are told besides the run file.
 
-        Where the run file leaves the control address open they get one of the kernel's (it is no file), so
-        that they know it beforehand and need not look for it in the store.
+        What is started again serves people at the address where the one before did. Where the run file leaves the
+        control address open they get one of the kernel's (it is no file), so that they know it beforehand and need not
+        look for it in the store.
         """
         env = {**os.environ, STORE_VARIABLE: store}
         if not is_fixed(self.settings.controller.control):
             env[CONTROL_VARIABLE] = f"ipc://@beamfold-{self._token}"
+        if self._up:
+            env[REDUCER_HTTP_VARIABLE] = self.reducer_url.removeprefix("http://")
+            env[CONTROLLER_HTTP_VARIABLE] = self.controller_url.removeprefix("http://")
         return env
 
     async def _unless_fatal(self, work: Any) -> None:

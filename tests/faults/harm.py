@@ -1,0 +1,101 @@
+"""What the tests of faults share: an app that can be harmed from inside, a detector that keeps its rate, and what the
+published state is when nothing goes wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from beamfold.testing.simulators import stins_series
+from flow.deployment import Deployment, wait_until
+
+APP = {
+    "worker.py": """
+import ctypes, os, time
+
+class Worker:
+    def process_event(self, event, parameters=None):
+        message = event.streams["x"].parse()
+        if message.htype != "image":
+            return None
+        array = message.data
+        what = int(array[0, 1])
+        if what == 1:
+            os._exit(3)
+        if what == 2:
+            time.sleep(3600)
+        if what == 3:
+            ctypes.PyDLL(None).sleep(3600)  # and never lets go of the interpreter's lock
+        if what == 4:
+            os.abort()
+        return {"n": event.event_number, "sum": int(array.sum())}
+""",
+    "reducer.py": """
+class Reducer:
+    def __init__(self, **kwargs):
+        self.publish = {"total": 0, "order": []}
+
+    def process_result(self, result, parameters=None):
+        self.publish["total"] += result.payload["sum"]
+        self.publish["order"].append(result.payload["n"])
+""",
+}
+COMPLAINTS = [r" ended: ", r"worker.*lost", r"taken for lost", r"Fatal Python error", r"^    "]
+EXIT, HANG, LOCK, ABORT = 1, 2, 3, 4
+
+
+def frame(number: int, what: int = 0) -> Any:
+    return np.array([[number, what], [0, 0]], dtype=np.int32)
+
+
+def undisturbed(n: int, without: set[int] = frozenset()) -> dict[str, Any]:
+    events = [e for e in range(1, n + 1) if e not in without]
+    return {"total": sum(e - 1 for e in events), "order": events}
+
+
+def pids(deployment: Deployment, name: str) -> list[int]:
+    """The processes whose name begins so."""
+    return [pid for pid, found in deployment.processes().items() if found.startswith(name)]
+
+
+def all_here(deployment: Deployment) -> None:
+    def here() -> bool:
+        config = deployment.get("config").json()
+        workers = len(config["workers"]) == 2 and len(pids(deployment, "worker-")) == 2
+        return workers and config["reducer"] is not None and len(pids(deployment, "reducer")) == 1
+
+    wait_until(here, "all services")
+
+
+class Sender(threading.Thread):
+    """A detector of its own: so many frames at this rate (None: as fast as it goes)."""
+
+    def __init__(self, deployment: Deployment, frames: list[Any], rate: float | None) -> None:
+        super().__init__(daemon=True)
+        self._deployment, self._frames, self._rate = deployment, frames, rate
+        self.start()
+
+    def run(self) -> None:
+        began = time.monotonic()
+        for i, message in enumerate(stins_series(self._frames)):
+            if self._rate is not None:
+                time.sleep(max(0.0, began + i / self._rate - time.monotonic()))
+            self._deployment.send("x", [message])
+
+
+def scan(
+    deployment: Deployment, frames: list[Any], rate: float | None, disturb: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    all_here(deployment)
+    number = deployment.submit({"streams": ["x"], "events": len(frames)})
+    sender = Sender(deployment, frames, rate)
+    if disturb is not None:
+        disturb()
+    report = deployment.wait_ended(number)
+    sender.join()
+    return report
