@@ -49,4 +49,5 @@ def test_reducer_and_workers_may_end_together(deployment: Deployment) -> None:
 
 def test_nothing_is_left_of_result_logs(deployment: Deployment) -> None:
     scan(deployment, [frame(i) for i in range(10)], None)
-    assert not [*(deployment.folder / "output" / ".results").iterdir()]
+    logs = deployment.folder / "output" / ".results"
+    wait_until(lambda: not [*logs.iterdir()], "no result log")
