@@ -62,9 +62,9 @@ class _Input:
 class Merge:
     """One series of `inputs` sockets.
 
-        `base` is the number of the first frame where the start message does not give it, `frames` how many the trigger map
-    has (None: it does not say), `limit` how many bytes may be held. Times are seconds of a monotonic clock; the inputs
-        are read from `now` on.
+    `base` is the number of the first frame where the start message does not give it, `frames` how many the trigger
+    map has (None: it does not say), `limit` how many bytes may be held. Times are seconds of a monotonic clock; the
+    inputs are read from `now` on. Buffers are handed on as they came; what is held keeps them.
     """
 
     def __init__(
@@ -135,6 +135,19 @@ class Merge:
             self._since = now
         for source in self._inputs:
             source.heard = now
+
+    def hear(self, index: int, now: float) -> None:
+        """Something came from an input, and be it a part of a message."""
+        self._inputs[index].heard = now
+
+    def waited(self, now: float) -> float:
+        """Seconds for which what is held has waited at least."""
+        return 0.0 if self._since is None else now - self._since
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still be held."""
+        return max(self._limit - self.nbytes, 0)
 
     def wants(self, index: int) -> bool:
         """Whether this input is to be read: not where that would only add to what is held beyond the limit."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from beamfold.ingest import service
-from beamfold.ingest.service import IngesterService, Input
+from beamfold.ingest.service import Connection, IngesterService, Input
 from beamfold.ingest.spill import Spill
 from beamfold.ledger.segmentlog import SegmentLog
 from beamfold.model.triggermap import compile_map
@@ -57,7 +57,8 @@ class Rig:
     ) -> None:
         self.source, self.hub, self.control = Source(), Hub(), Control()
         self.spill = Spill(spill, max_bytes)
-        camera = Input("camera", self.source, framer("stins"), 0, retention_bytes)  # type: ignore[arg-type]
+        connection = Connection(self.source, framer("stins"))  # type: ignore[arg-type]
+        camera = Input("camera", (connection,), 0, retention_bytes)
         self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill)  # type: ignore[arg-type]
 
     def series(self, frames: int) -> None:
