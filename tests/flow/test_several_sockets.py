@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from beamfold.testing.simulators import stins_series
 from flow.deployment import Deployment, Stream, wait_until
 from flow.witness import APP, frames, in_step, rows, seen
 
@@ -30,6 +32,18 @@ def test_a_series_over_several_sockets_is_one_series(
             assert seen(deployment.state()) == in_step(streams, range(1, FRAMES + 1))
             camera = report["streams"]["camera"]
             assert (camera["frames"], camera["duplicates"], camera["discarded"]) == (FRAMES, 0, 0)
+
+
+@pytest.mark.parametrize("overload", ["spill", "block"])
+def test_large_frames_over_several_sockets_need_little_room(tmp_path: Path, overload: str) -> None:
+    """Of 120 MiB there is room for 8, a quarter of that for frames that wait for others."""
+    streams = {"camera": Stream("stins", {"retention_bytes": 8 << 20}, SOCKETS)}
+    sections = {"policy": {"overload": overload}}
+    with Deployment(tmp_path, APP, streams, parameters={"p": "0"}, sections=sections) as deployment:
+        scan = deployment.submit({"streams": ["camera"], "events": 120})
+        deployment.send("camera", stins_series(np.full((512, 512), n, "uint32") for n in range(120)))
+        assert deployment.wait_ended(scan)["states"] == {"reduced": 120}
+        assert seen(deployment.state()) == in_step(streams, range(1, 121))
 
 
 def test_a_socket_that_dies_costs_its_own_frames_and_no_others(tmp_path: Path) -> None:

@@ -312,7 +312,11 @@ class Merge:
             return False
         # A doubted input that was given up is known as soon as it is its turn.
         turn = min((_first(s.queue, self._next) for s in self._inputs if not s.known), default=math.inf)
-        ready = sorted(n for n in self._held if n <= limit and n < turn)
+        end = min(limit + 1, turn)
+        if end - self._next < len(self._held):
+            ready = [n for n in range(self._next, int(end)) if n in self._held]
+        else:
+            ready = sorted(n for n in self._held if n < end)
         for number in ready:
             self._out.numbered(number, self._held.pop(number))
         if ready:
