@@ -162,6 +162,7 @@ class Merge:
             source.silent = True
         items = self._advance(0.0)
         if self._phase != "after":
+            self._held_to_strays()
             for source in self._inputs:
                 self._stray(source)
             self._phase = "after"
@@ -392,6 +393,8 @@ class Merge:
             doubted.sort(key=lambda s: sum(map(_size, s.queue)))
             doubted = doubted[-1:]
         for source in doubted:
+            if source.end() is not None:
+                self._stop = math.inf
             self._stray(source)
         return bool(doubted)
 
@@ -436,6 +439,11 @@ def _has(item: Data, number: int) -> bool:
 
 
 def _first(queue: Sequence[Item], number: int) -> float:
-    """The lowest number in a queue that is not below this one; infinite where there is none."""
-    found: list[int] = [n for item in queue if isinstance(item, Data) and item.numbers for n in item.numbers]
-    return min((n for n in found if n >= number), default=math.inf)
+    """The lowest number in a queue that is not below this one, and before a start; infinite where there is none."""
+    lowest = math.inf
+    for item in queue:
+        if isinstance(item, Start):
+            break
+        if isinstance(item, Data) and item.numbers is not None:
+            lowest = min([lowest, *(n for n in item.numbers if n >= number)])
+    return lowest

@@ -57,6 +57,9 @@ class Bench:
         arrived[index] = items
         return self._note(self.merge.feed(arrived, self.now))
 
+    def look(self) -> None:
+        self._note(self.merge.look(self.now))
+
     def silence(self) -> list[str]:
         """Nothing more comes, for as long as anything could wait for it."""
         before = len(self.out)
@@ -321,6 +324,44 @@ def test_what_comes_after_the_end_is_not_used(draw: st.DataObject, inputs: int, 
     play(bench, dealt, start_first=True)
     assert used(bench.out) == said(ours)
     assert sorted(word.strip("()") for word in bench.out) == sorted(said([*ours, *behind]))
+
+
+ANYTHING = st.one_of(
+    st.just(START),
+    st.just(END),
+    st.builds(lambda base: Start([b"start"], base), st.integers(0, 9)),
+    st.builds(lambda number: End([b"end"], number), st.integers(0, 9)),
+    st.just(Malformed("why", [b"wrong"])),
+    st.builds(lambda numbers: data(*numbers), st.lists(st.integers(0, 9), min_size=1, max_size=4)),
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), ANYTHING, st.sampled_from([0.0, 0.5, 3.0])), max_size=40),
+    st.booleans(),
+    st.sampled_from([4, LIMIT]),
+    st.one_of(st.none(), st.integers(0, 9)),
+)
+def test_whatever_comes_goes_on_once_and_nothing_stays(
+    turns: list[tuple[int, Item, float]], ready: bool, limit: int, count: int | None
+) -> None:
+    bench = Bench(ready=ready, limit=limit, frames=count)
+    for index, item, pause in turns:
+        bench.feed(index, item)
+        bench.now += pause
+        bench.look()
+        assert any(bench.merge.wants(i) for i in range(3)) or bench.merge.due(bench.now) is not None
+    bench.silence()
+    bench._note(bench.merge.flush())
+    assert bench.merge.nbytes == 0
+    assert sorted(word.strip("()") for word in bench.out) == sorted(said([item for _, item, _ in turns]))
+
+
+def test_the_next_series_on_a_doubted_socket_is_not_taken_for_this_one() -> None:
+    bench = Bench(ready=False)
+    bench.feed(0, START, data(0, 2))
+    assert bench.feed(1, Start([b"next"]), data(1, series="next")) == []
+    assert bench.silence() == ["2", "next", "next1"]
 
 
 @given(st.data(), st.integers(1, 4), st.integers(1, 12), st.integers(1, 12))
