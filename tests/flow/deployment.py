@@ -26,7 +26,7 @@ from typing import IO, Any, Self
 import httpx
 import zmq
 
-from beamfold.testing.stream import StreamSender
+from beamfold.testing.stream import Dealer, StreamSender
 from beamfold.testing.wire import Message
 
 PATIENCE = 60.0
@@ -54,10 +54,15 @@ _ROLES = {"ingester", "worker", "reducer", "controller"}
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream of the run file. `keys` are further keys of its section."""
+    """A stream of the run file. `keys` are further keys of its section.
+
+    Its detector has so many `sockets`, each of which is connected to so often.
+    """
 
     protocol: str = "stins"
     keys: Mapping[str, Any] = field(default_factory=dict)
+    sockets: int = 1
+    connections: int = 1
 
     @property
     def kind(self) -> str:
@@ -96,6 +101,7 @@ class Deployment:
         self.folder = folder
         self.streams = dict(streams)
         self.senders: dict[str, StreamSender] = {}
+        self.dealers: dict[str, Dealer] = {}
         self.lines: list[str] = []
         self.controller_url = ""
         self.reducer_url = ""
@@ -147,12 +153,8 @@ class Deployment:
 
     def _start(self) -> None:
         for name, stream in self.streams.items():
-            self.senders[name] = StreamSender(
-                self._context,
-                "tcp://127.0.0.1:0",
-                stream.kind,  # type: ignore[arg-type]
-                linger_s=0,
-            )
+            self.dealers[name] = Dealer(self._sender(stream.kind) for _ in range(stream.sockets))
+            self.senders[name] = self.dealers[name].senders[0]
         self.write(self._files)
         self.folder.mkdir(parents=True, exist_ok=True)
         run_file = self.folder / "run.toml"
@@ -171,13 +173,20 @@ class Deployment:
         self._listen(self._process.stdout, self._printed)
         self._listen(self._process.stderr, self.lines)
         self._wait_until_ready()
-        for sender in self.senders.values():
+        for sender in self._all_senders():
             sender.wait_for_peer(PATIENCE)
+
+    def _sender(self, kind: str) -> StreamSender:
+        return StreamSender(self._context, "tcp://127.0.0.1:0", kind, linger_s=0)  # type: ignore[arg-type]
+
+    def _all_senders(self) -> list[StreamSender]:
+        return [sender for dealer in self.dealers.values() for sender in dealer.senders]
 
     def _toml(self) -> str:
         sections: dict[str, Mapping[str, Any]] = dict(self._sections)
         for name, stream in self.streams.items():
-            keys = {"protocol": stream.protocol, "url": self.senders[name].url, **stream.keys}
+            urls = [sender.url for sender in self.dealers[name].senders] * stream.connections
+            keys = {"protocol": stream.protocol, "url": urls if len(urls) > 1 else urls[0], **stream.keys}
             sections[f'streams."{name}"'] = keys
         # JSON's strings, numbers, lists and booleans are TOML's.
         lines = [[f"[{s}]", *(f"{k} = {json.dumps(v)}" for k, v in keys.items())] for s, keys in sections.items()]
@@ -225,7 +234,7 @@ class Deployment:
             os.kill(pid, signal.SIGKILL)
         for reader in self._readers:
             reader.join(PATIENCE)
-        for sender in self.senders.values():
+        for sender in self._all_senders():
             sender.close()
         self._context.destroy(linger=0)
         self._http.close()
@@ -269,8 +278,8 @@ class Deployment:
     # -- detectors ------------------------------------------------------------------------------------------------
 
     def send(self, stream: str, messages: Iterable[Message]) -> int:
-        """Send from a stream's detector as fast as it goes; how many messages that were."""
-        return self.senders[stream].send(messages)
+        """Send from a stream's detector as fast as it goes, from its sockets in turn; how many messages that were."""
+        return self.dealers[stream].send(messages)
 
     def write(self, files: Mapping[str, str]) -> None:
         """Write files of the app, as an editor would: each is there whole or not at all."""

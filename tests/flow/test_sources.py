@@ -114,6 +114,16 @@ def test_no_pushed_frame_is_lost_at_full_speed(detector: Any, connect: Any) -> N
     assert sent["stins"]["bytes"] == sum(len(part) for m in messages for part in m)
 
 
+def test_a_series_is_dealt_to_several_sockets_in_turn(detector: Any, connect: Any) -> None:
+    one = detector("stins", "--frames", "8", "--url", "tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+    sources = [connect(one.line()["url"], "pull") for _ in range(2)]
+    of_first, of_second = receive(sources[0], b'"frame": 7'), receive(sources[1], b"series_end")
+    assert [json.loads(m[0]).get("frame") for m in of_first] == [None, 1, 3, 5, 7]
+    assert [json.loads(m[0]).get("frame") for m in of_second] == [0, 2, 4, 6, None]
+    status, sent, _ = one.end()
+    assert (status, sent["stins"]["frames"], sent["stins"]["messages"]) == (0, 8, 10)
+
+
 def test_both_detectors_of_a_mesh_send_every_point_in_step(detector: Any, connect: Any) -> None:
     one = detector("fluorescence", "--shape", "5x4", "--heartbeats", "6", "--rate", "200")
     urls = one.urls(2)

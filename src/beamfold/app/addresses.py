@@ -62,6 +62,11 @@ def readable_directly(url: str) -> bool:
     return re.fullmatch(r"tcp://[A-Za-z0-9_.*-]+:(\d{1,5}|\*)", url) is not None
 
 
+def takes_free_port(url: str) -> bool:
+    """Whether any free port will do, so that the same URL may be listened on several times."""
+    return url.endswith((":0", ":*"))
+
+
 def _after_tcp(url: str) -> str | None:
     scheme, _, rest = url.partition("://")
     if scheme == "ipc" and rest:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from beamfold.app.addresses import takes_free_port
 from beamfold.app.environment import Origins, read_environment
 from beamfold.app.sections import (
     AppSection,
@@ -103,9 +104,9 @@ class RunFile(BaseSettings):
     def _apart(cls, streams: dict[str, StreamSection]) -> dict[str, StreamSection]:
         for fault in filter(None, map(name_fault, streams)):
             raise ValueError(fault)
-        uses = Counter(s.url for s in streams.values() if not s.url.endswith((":0", ":*")))
+        uses = Counter(url for s in streams.values() for url in set(s.urls) if not takes_free_port(url))
         for url in (u for u, n in uses.items() if n > 1):
-            users = {n: s for n, s in streams.items() if s.url == url}
+            users = {n: s for n, s in streams.items() if url in s.urls}
             # A PUSH socket gives each message to one reader only, and an address can be bound once.
             if any(s.socket == "pull" or s.bind for s in users.values()):
                 raise ValueError(

@@ -6,6 +6,7 @@ What a stream does not say is filled in by its protocol, so that the fields can 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,7 +21,13 @@ from pydantic import (
     model_validator,
 )
 
-from beamfold.app.addresses import connecting_url, listening_http, listening_url, readable_directly
+from beamfold.app.addresses import (
+    connecting_url,
+    listening_http,
+    listening_url,
+    readable_directly,
+    takes_free_port,
+)
 
 Loopback = Annotated[str, AfterValidator(listening_http)]
 _STORES = ("redis://", "rediss://", "unix://")
@@ -34,6 +41,17 @@ def _class_path(path: str) -> str:
 
 def _number(value: Any) -> Any:
     return int(value) if value in ("0", "1") else value
+
+
+def _addresses(value: Any) -> Any:
+    """An address, or several of them; a list of one is that one."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(url, str) for url in value):
+        raise ValueError(f"{value!r} is no address; write 'tcp://host:port', or a list of such")
+    if not value:
+        raise ValueError("the list of addresses is empty; write 'tcp://host:port', or several of them")
+    return value[0] if len(value) == 1 else tuple(value)
 
 
 ClassPath = Annotated[str, AfterValidator(_class_path)]
@@ -82,6 +100,9 @@ class WorkersSection(Section):
 class StreamSection(Section):
     """One stream: which protocol, and where its frames come from.
 
+    `url` is an address, or several where a detector deals one series over several sockets; an address that is there
+    more than once gets as many connections.
+
     `socket`, `frame_base` and `ingester` are filled in where the file leaves them out. `frame_base` is the
     number of a series' first frame, "continuing" where numbers run on from series to series, None for counted
     protocols. `retention_bytes` bounds what is kept in memory until it is done.
@@ -92,7 +113,7 @@ class StreamSection(Section):
     """
 
     protocol: Literal["stins", "xspress3", "contrast"]
-    url: str
+    url: Annotated[str | tuple[str, ...], BeforeValidator(_addresses)]
     socket: Literal["pull", "sub"]
     bind: bool = False
     frame_base: Annotated[Literal[0, 1, "continuing"] | None, BeforeValidator(_number)]
@@ -108,21 +129,47 @@ class StreamSection(Section):
             return given
         protocol = given.get("protocol")
         socket, base = ("pull" if protocol == "stins" else "sub"), (None if protocol == "contrast" else 0)
-        direct = given.get("socket", socket) == "pull" and readable_directly(str(given.get("url")))
+        urls = given.get("url")
+        urls = urls if isinstance(urls, list | tuple) else [urls]
+        direct = given.get("socket", socket) == "pull" and all(readable_directly(str(url)) for url in urls)
         return {"socket": socket, "frame_base": base, "receiver": "direct" if direct else "libzmq", **given}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        (listening_url if self.bind else connecting_url)(self.url)
+        for url in self.urls:
+            (listening_url if self.bind else connecting_url)(url)
+        self._several()
         if self.protocol == "contrast" and self.frame_base is not None:
             raise ValueError("contrast frames have no numbers, they are counted; leave frame_base out")
         if self.frame_base == "continuing" and self.protocol != "stins":
             raise ValueError('frame_base = "continuing" exists for stins only; use 0 or 1')
-        if self.receiver == "direct" and not (self.socket == "pull" and readable_directly(self.url)):
+        if self.receiver == "direct" and not (self.socket == "pull" and all(map(readable_directly, self.urls))):
             raise ValueError(
                 'receiver = "direct" needs socket = "pull" and an address like tcp://host:port; leave it out'
             )
         return self
+
+    def _several(self) -> None:
+        """Raises ValueError for several addresses that cannot bring one stream."""
+        if len(self.urls) > 1 and self.protocol == "contrast":
+            raise ValueError(
+                "contrast frames have no numbers, by which those of several sockets could be put in order; give one url"
+            )
+        twice = next((url for url, n in Counter(self.urls).items() if n > 1), None)
+        if twice is None:
+            return
+        if self.bind and not takes_free_port(twice):
+            raise ValueError(f"{twice} can be listened on once only: connect the detector several times to one url")
+        if self.socket == "sub":
+            raise ValueError(
+                f"{twice} is named more than once, and every connection of a sub socket would bring every frame; "
+                "name it once"
+            )
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All addresses, one for every connection."""
+        return (self.url,) if isinstance(self.url, str) else self.url
 
     @property
     def base(self) -> int | None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version as version_of
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,7 +139,7 @@ def _framer(settings: RunFile, stream: str) -> Framer:
 
 
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
-    from beamfold.ingest.service import IngesterService, Input
+    from beamfold.ingest.service import Connection, IngesterService, Input
     from beamfold.ingest.spill import Spill
 
     names = settings.ingesters().get(name)
@@ -150,21 +151,23 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
     for stream in names:
         s = settings.streams[stream]
         base = None if s.frame_base == "continuing" else s.frame_base
-        source = _source(s, context, room, keep)
-        inputs[stream] = Input(stream, source, _framer(settings, stream), base, s.retention_bytes)
-        structlog.get_logger().info(f"stream {stream!r} from {source.url} ({s.protocol})")
+        sources = [_source(s, url, context, room, keep) for url in s.urls]
+        connections = tuple(Connection(source, _framer(settings, stream)) for source in sources)
+        inputs[stream] = Input(stream, connections, base, s.retention_bytes)
+        where = ", ".join(source.url for source in sources)
+        structlog.get_logger().info(f"stream {stream!r} from {where} ({s.protocol})")
     directory = settings.spill.directory or settings.output.directory / SPILL
     spill = Spill(directory.absolute(), settings.spill.max_bytes, keep)
     data = DataHub(context, DATA_URL, MAX_WORD)
-    offered = [StreamInfo(i.name, i.framer.typ, i.framer.numbered) for i in inputs.values()]
+    offered = [StreamInfo(i.name, i.typ, i.numbered) for i in inputs.values()]
     hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")
     control = _connect(settings, context, hello)
 
     def close() -> None:
         control.close()
         data.close()
-        for item in inputs.values():
-            item.source.close()
+        for connection in chain.from_iterable(i.connections for i in inputs.values()):
+            connection.source.close()
         if arena is not None:
             arena.close()
 
@@ -173,17 +176,18 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
 
 def _source(
     s: StreamSection,
+    url: str,
     context: Context,
     room: Callable[[int], memoryview],
     keep: Callable[[memoryview], memoryview],
 ) -> Source:
-    """What reads a stream; large parts go where `room` or `keep` says."""
+    """What reads one address of a stream; large parts go where `room` or `keep` says."""
     from beamfold.sources.direct import DirectSource
     from beamfold.sources.zeromq import ZmqSource
 
     if s.receiver == "direct":
-        return DirectSource(s.url, bind=s.bind, room=room)
-    return ZmqSource(context, s.url, s.socket, bind=s.bind, hwm=s.receive_hwm, keep=keep)
+        return DirectSource(url, bind=s.bind, room=room)
+    return ZmqSource(context, url, s.socket, bind=s.bind, hwm=s.receive_hwm, keep=keep)
 
 
 def _arena_bytes(settings: RunFile, streams: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ from beamfold.ingest.retention import Frame, Retention, Shelf, fit
 from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.runs import RunSet
 from beamfold.model.triggermap import EVERYBODY, Route, TriggerMap
-from beamfold.protocols.items import Data, End, Malformed, Start
+from beamfold.protocols.items import Data, End, Item, Start, Stray
 from beamfold.protocols.messages import (
     DROPPED,
     Block,
@@ -40,7 +40,6 @@ from beamfold.protocols.messages import (
 )
 from beamfold.protocols.stamps import UNTIMED, Runs
 
-Item: TypeAlias = Start | Data | End | Malformed
 Ints: TypeAlias = NDArray[np.int64]
 Positions: TypeAlias = "int | NDArray[np.int16]"
 
@@ -228,8 +227,8 @@ class IngestMachine:
         state = self._streams[stream]
         state.arrivals.add(state.next, stamp)
         for item in items:
-            if self._halted:
-                state.discarded += len(item.frames) if isinstance(item, Data) else 1
+            if self._halted or isinstance(item, Stray):
+                state.discarded += len(item.frames) if isinstance(item, Data | Stray) else 1
             elif isinstance(item, Data):
                 self._data(state, item, actions)
             elif isinstance(item, Start):

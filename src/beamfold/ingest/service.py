@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ from beamfold.ingest.machine import (
     StreamSpec,
     Tell,
 )
+from beamfold.ingest.merge import PATIENCE, Merge
 from beamfold.ingest.readers import Readers
 from beamfold.ingest.spill import DiskShelf, Spill, SpillLost
 from beamfold.model.errors import CodecError
@@ -39,7 +40,7 @@ from beamfold.protocols.envelopes import (
     encode_frames,
     encode_header,
 )
-from beamfold.protocols.items import Framer
+from beamfold.protocols.items import Framer, Item
 from beamfold.protocols.messages import (
     Arm,
     Armed,
@@ -83,18 +84,51 @@ PROMPT_INTERVAL = 0.02
 """The same where the controller acts on them: it decides what is dropped, and whether a detector is held back."""
 
 
-@dataclass(slots=True)
-class Input:
-    """A stream: where its messages come from and how they are read. `base` None: the start message gives it."""
+MERGE_SHARE = 4
+"""Frames that wait for those of other sockets may take this part of their stream's room in memory."""
 
-    name: str
+
+@dataclass(slots=True)
+class Connection:
+    """One socket of a stream: where its messages come from and what tells them apart."""
+
     source: Source
     framer: Framer
+    inflow: Inflow = field(default_factory=lambda: Inflow(DRAIN_MESSAGES))
+    polled: bool = False
+
+
+@dataclass(slots=True)
+class Input:
+    """A stream, and the sockets that bring it. `base` None: the start message gives it."""
+
+    name: str
+    connections: tuple[Connection, ...]
     base: int | None
     retention_bytes: int
     paused: set[int] = field(default_factory=set)  # by which scans: one may end while the next one has no room
     unused: int = 0  # messages since the last scan
-    inflow: Inflow = field(default_factory=lambda: Inflow(DRAIN_MESSAGES))
+
+    @property
+    def typ(self) -> str:
+        return self.connections[0].framer.typ
+
+    @property
+    def numbered(self) -> bool:
+        return self.connections[0].framer.numbered
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of `retention_bytes` is for frames that wait for those of other sockets."""
+        return self.retention_bytes // MERGE_SHARE if len(self.connections) > 1 else 0
+
+    def gathered(self) -> bool:
+        """Whether there are messages that were read and not yet looked at."""
+        return any(c.inflow.messages for c in self.connections)
+
+    def due(self, now: float) -> float | None:
+        """Seconds until what was read is to go on; None where there is nothing."""
+        return min((d for c in self.connections if (d := c.inflow.due(now)) is not None), default=None)
 
 
 class _Armed:
@@ -107,12 +141,14 @@ class _Armed:
         workers: list[bytes],
         dumps: Dumps | None,
         shelves: list[DiskShelf],
+        merges: dict[str, Merge],
     ) -> None:
         self.machine = machine
         self.streams = streams
         self.workers = workers
         self.dumps = dumps
         self.shelves = shelves
+        self.merges = merges  # of the streams that several sockets bring
         self.told: dict[str, StreamSeen] = {}
         self.stopwatches = {name: _Stopwatch() for name in streams}
 
@@ -163,8 +199,7 @@ class IngesterService:
         self._readers = Readers(arena, self._poller)
         self._refused = 0
         for item in self._inputs.values():
-            if item.source.socket is not None:
-                self._poller.register(item.source.socket, POLLIN)
+            self._watch(item)
         self._handlers: dict[type, Callable[..., None]] = {
             Arm: self._arm,
             Assign: self._assign,
@@ -186,6 +221,7 @@ class IngesterService:
         """Serve until told to stop."""
         next_progress = 0.0
         while self._running:
+            asked = time.monotonic()
             ready = dict(self._poller.poll(self._wait_ms()))
             for message in self._control.receive():
                 self._handle(message)
@@ -194,11 +230,7 @@ class IngesterService:
             self._readers.look(ready)
             now = time.monotonic()
             for item in self._inputs.values():
-                room = self._room(item)
-                if item.source.socket in ready:
-                    item.inflow.add(item.source.drain(item.inflow.room, room), now)
-                if item.inflow.due(now) == 0 or (room < DRAIN_BYTES and item.inflow.messages):
-                    self._take_in(item)
+                self._read(item, ready, asked, now)
             if now >= next_progress:
                 next_progress = now + self._interval
                 for scan in self._scans.values():
@@ -212,8 +244,14 @@ class IngesterService:
 
     def _wait_ms(self) -> int:
         now = time.monotonic()
-        due = [d for item in self._inputs.values() if (d := item.inflow.due(now)) is not None]
-        return math.ceil(min([self._interval, *due]) * 1000)
+        due = [self._interval]
+        for item in self._inputs.values():
+            if (gathered := item.due(now)) is not None:
+                due.append(gathered)
+            merge = self._merge(item)
+            if merge is not None and not item.paused and (held := merge.due(now)) is not None:
+                due.append(held)
+        return math.ceil(min(due) * 1000)
 
     @property
     def _interval(self) -> float:
@@ -249,27 +287,89 @@ class IngesterService:
         """The scan that a stream's frames are for: the newest one, because older ones have stopped reading."""
         return next((scan for scan in reversed(self._scans.values()) if item.name in scan.streams), None)
 
-    def _room(self, item: Input) -> int:
-        """Bytes that may be read now; what exceeds a bound is one message at most."""
+    def _merge(self, item: Input) -> Merge | None:
+        """What puts the sockets of a stream in order for the scan that reads it; None where there is one socket."""
+        if len(item.connections) == 1 or (scan := self._reader(item)) is None:
+            return None
+        return scan.merges[item.name]
+
+    def _read(self, item: Input, ready: Mapping[object, int], asked: float, now: float) -> None:
+        """Read what is ready. What came goes on when it is due, or at once where there is not room for much more."""
+        merge = self._merge(item)
+        room = self._room(item, merge)
+        for index, connection in enumerate(item.connections):
+            if connection.source.socket in ready:
+                inflow = connection.inflow
+                inflow.add(connection.source.drain(inflow.room, max(1, room // len(item.connections))), now)
+                if merge is not None:
+                    merge.hear(index, now)
+        if item.due(now) == 0 or (room < DRAIN_BYTES and item.gathered()):
+            self._take_in(item)
+        if merge is not None and not item.paused and merge.due(asked) == 0:
+            self._look(item, merge, asked)
+
+    def _room(self, item: Input, merge: Merge | None) -> int:
+        """Bytes that may be read now; what exceeds a bound is one message of each socket at most."""
         scan = self._reader(item)
-        room = DRAIN_BYTES if scan is None else scan.machine.room(scan.streams[item.name])
-        return max(1, min(room, DRAIN_BYTES))
+        room = DRAIN_BYTES if scan is None else min(DRAIN_BYTES, scan.machine.room(scan.streams[item.name]))
+        return max(1, room if merge is None else min(room, merge.room))
 
     def _take_in(self, item: Input) -> None:
-        stamp = time.time() - item.inflow.age(time.monotonic())
-        messages = item.inflow.take()
-        items = item.framer.feed(messages)
+        now = time.monotonic()
+        merge = self._merge(item)
+        age = 0.0 if merge is None else merge.waited(now)
+        count = 0
+        arrived: list[list[Item]] = []
+        for connection in item.connections:
+            messages = connection.inflow.take()
+            if messages:
+                age = max(age, connection.inflow.age(now))
+                count += len(messages)
+            arrived.append(connection.framer.feed(messages))
         scan = self._reader(item)
-        if scan is None and items:
+        if scan is None and any(arrived):
             if not item.unused:
                 logger.warning("what comes from stream %r is not used: there is no scan for it", item.name)
-            item.unused += len(messages)
+            item.unused += count
         elif scan is not None:
+            items = arrived[0] if merge is None else merge.feed(arrived, now)
+            self._pass_on(scan, item, items, time.time() - age)
+            if merge is not None:
+                self._watch(item)
+
+    def _pass_on(self, scan: _Armed, item: Input, items: list[Item], stamp: float) -> None:
+        if items:
             self._do(scan, partial(scan.machine.feed, scan.streams[item.name], items, stamp))
+
+    def _look(self, item: Input, merge: Merge, asked: float) -> None:
+        """Give up the sockets that had nothing to be read when that was asked, which was late enough."""
+        if item.gathered():
+            self._take_in(item)
+        scan = self._reader(item)
+        assert scan is not None  # whose merge it is
+        before = set(merge.given_up)
+        stamp = time.time() - merge.waited(asked)
+        self._pass_on(scan, item, merge.look(asked), stamp)
+        for index in sorted(merge.given_up - before):
+            logger.warning(
+                "stream %r: nothing came from %s for %g s while frames of its other sockets waited. "
+                "What it does not bring counts as missing",
+                item.name,
+                item.connections[index].source.url,
+                PATIENCE,
+            )
+        self._watch(item)
+
+    def _flush(self, scan: _Armed, names: Iterable[str]) -> None:
+        """Nothing more of these streams is read for a scan: what waits for other sockets goes on without them."""
+        for name in names:
+            if (merge := scan.merges.get(name)) is not None:
+                stamp = time.time() - merge.waited(time.monotonic())
+                self._pass_on(scan, self._inputs[name], merge.flush(), stamp)
 
     def _take_all_in(self) -> None:
         for item in self._inputs.values():
-            if item.inflow.messages:
+            if item.gathered():
                 self._take_in(item)
 
     # -- workers ---------------------------------------------------------------------------------------------
@@ -359,17 +459,27 @@ class IngesterService:
     def _pause(self, name: str, scan: int, pause: bool) -> None:
         """A scan has no room for a stream's frames, or has room again."""
         item = self._inputs[name]
-        reading = not item.paused
         if pause:
             item.paused.add(scan)
         else:
             item.paused.discard(scan)
-        if item.source.socket is None or reading == (not item.paused):
-            return
-        if item.paused:
-            self._poller.unregister(item.source.socket)
-        else:
-            self._poller.register(item.source.socket, POLLIN)
+            if (merge := self._merge(item)) is not None:
+                merge.resume(time.monotonic())
+        self._watch(item)
+
+    def _watch(self, item: Input) -> None:
+        """Poll the sockets that are to be read, and no others."""
+        merge = self._merge(item)
+        for index, connection in enumerate(item.connections):
+            wanted = not item.paused and (merge is None or merge.wants(index))
+            socket = connection.source.socket
+            if socket is None or wanted == connection.polled:
+                continue
+            connection.polled = wanted
+            if wanted:
+                self._poller.register(socket, POLLIN)
+            else:
+                self._poller.unregister(socket)
 
     # -- the controller --------------------------------------------------------------------------------------
 
@@ -377,7 +487,7 @@ class IngesterService:
         self._take_all_in()  # it was sent before, and is not of this scan
         trigger_map = TriggerMap.from_wire(message.map)
         specs = [
-            StreamSpec(index, name, item.framer.numbered, item.base, item.retention_bytes)
+            StreamSpec(index, name, item.numbered, item.base, item.retention_bytes - item.held_bytes)
             for index, name in enumerate(trigger_map.streams)
             if (item := self._inputs.get(name)) is not None
         ]
@@ -410,13 +520,32 @@ class IngesterService:
             if item.unused:
                 logger.info("%d messages of stream %r came before this scan: not used", item.unused, item.name)
             item.unused = 0
-        self._scans[message.scan] = _Armed(machine, {s.name: s.index for s in specs}, workers, dumps, shelves)
+        streams = {s.name: s.index for s in specs}
+        for scan in self._scans.values():
+            self._flush(scan, streams)
+        merges = self._merges(trigger_map, specs)
+        self._scans[message.scan] = _Armed(machine, streams, workers, dumps, shelves, merges)
+        for name in merges:
+            self._watch(self._inputs[name])
         self._control.send(Armed(message.scan))
+
+    def _merges(self, trigger_map: TriggerMap, specs: Iterable[StreamSpec]) -> dict[str, Merge]:
+        found: dict[str, Merge] = {}
+        for stream in specs:
+            item = self._inputs[stream.name]
+            if len(item.connections) > 1:
+                count = trigger_map.frame_count(stream.index)
+                frames = None if count is None else count - 1 - int(trigger_map.wrapped)
+                now = time.monotonic()
+                found[stream.name] = Merge(
+                    len(item.connections), now, base=stream.base or 0, frames=frames, limit=item.held_bytes
+                )
+        return found
 
     def _open_dumps(self, message: Arm, specs: list[StreamSpec]) -> Dumps | None:
         if not message.record and not message.dump_prefix:
             return None
-        streams = {s.index: (s.name, self._inputs[s.name].framer.typ) for s in specs}
+        streams = {s.index: (s.name, self._inputs[s.name].typ) for s in specs}
         return Dumps(streams, dump_paths(message, self._control.hello.name, [s.name for s in specs]))
 
     def _assign(self, message: Assign) -> None:
@@ -443,6 +572,7 @@ class IngesterService:
     def _halt(self, message: Halt) -> None:
         self._take_all_in()
         if (scan := self._scans.get(message.scan)) is not None:
+            self._flush(scan, scan.streams)
             self._do(scan, scan.machine.halt)
 
     def _close(self, message: Close) -> None:

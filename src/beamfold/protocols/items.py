@@ -40,9 +40,14 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The message that closes a series, its parts unaltered."""
+    """The message that closes a series, its parts unaltered.
+
+    `number`: the frames of this series have lower numbers, those of later ones higher; None where the end message does
+    not say so.
+    """
 
     frames: list[Buffer]
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,15 @@ class Malformed:
     frames: list[Buffer]
 
 
-Item: TypeAlias = Start | Data | End | Malformed
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """Messages that belong to another series than the one they came in. No framer can tell: this is for whoever merges
+    several inputs of a stream."""
+
+    frames: list[list[Buffer]]
+
+
+Item: TypeAlias = Start | Data | End | Malformed | Stray
 
 
 class Framer(Protocol):

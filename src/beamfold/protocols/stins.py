@@ -38,8 +38,8 @@ class StinsFramer:
     """Tells STINS messages apart; see `items.Framer`.
 
     `number` names the header key that numbers the frames. With "msg_number" the numbering continues over
-    series, and the start message says where: `Start.base` is its own number plus one. With "frame"
-    `Start.base` is None.
+    series, and the start message says where: `Start.base` is its own number plus one, and `End.number` that of the
+    end message. With "frame" both are None.
     """
 
     typ = TYP
@@ -85,7 +85,7 @@ class StinsFramer:
             if header["htype"] == "image":
                 return self._image(message, header)
             if header["htype"] == "series_end":
-                return items.End(message)
+                return items.End(message, self._end(header))
             return items.Start(message, self._base(header))
         except MalformedFrame as error:
             return Malformed(str(error), message)
@@ -97,6 +97,9 @@ class StinsFramer:
 
     def _base(self, header: Mapping[str, Any]) -> int | None:
         return frame_number(header, "msg_number") + 1 if self._key == "msg_number" else None
+
+    def _end(self, header: Mapping[str, Any]) -> int | None:
+        return frame_number(header, "msg_number") if self._key == "msg_number" and "msg_number" in header else None
 
 
 class Header(Record):

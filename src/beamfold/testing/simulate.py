@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from beamfold.testing import wire
 from beamfold.testing.rings import rings
 from beamfold.testing.sample import FluorescenceSample
 from beamfold.testing.simulators import contrast_series, xspress3_series
-from beamfold.testing.stream import StreamSender, send_capture
+from beamfold.testing.stream import Dealer, StreamSender, send_capture
 from beamfold.testing.wire import Message
 
 Report = Callable[[dict[str, Any]], None]
@@ -114,7 +115,7 @@ def run_stins(
     context: zmq.Context[zmq.Socket[bytes]],
     common: Common,
     *,
-    url: str = "tcp://127.0.0.1:0",
+    urls: Sequence[str] = ("tcp://127.0.0.1:0",),
     kind: str = "push",
     shape: tuple[int, ...] = (8, 8),
     dtype: str = "uint16",
@@ -129,21 +130,39 @@ def run_stins(
 ) -> None:
     """One STINS series: header, `frames` images taken in turn from `distinct` different ones, series_end.
 
-    `stamp`: a key of the images' headers that says when each was sent, in ns of the monotonic clock.
+    Several `urls`: its messages are dealt to as many sockets in turn. `stamp`: a key of the images' headers that says
+    when each was sent, in ns of the monotonic clock.
     """
     images = rings(shape, dtype, count=max(1, min(distinct, frames)), seed=seed)
     template = wire.stins_template(shape, images.dtype, compression, stamp=stamp)  # type: ignore[arg-type]
     blobs = [wire.stins_blob(image, compression) for image in images]  # type: ignore[arg-type]
-    sender = _sender(context, url, kind, common)
-    report({"event": "listening", "stream": "stins", "url": sender.url})
-    sender.wait_for_peer(common.wait_s)
+    senders = [_sender(context, url, kind, common) for url in urls]
+    for sender in senders:
+        report({"event": "listening", "stream": "stins", "url": sender.url})
+    for sender in senders:
+        sender.wait_for_peer(common.wait_s)
+    clock = None if stamp is None else time.monotonic_ns
     start = time.monotonic()
-    with sender:
-        sender.send([wire.stins_header("simulated.h5", first_msg)])
-        clock = None if stamp is None else time.monotonic_ns
-        sender.send_numbered(template, blobs, frames, first=(base, first_msg + 1), rate=common.rate, stamp=clock)
-        sender.send([wire.stins_end(first_msg + frames + 1)])
-    report(_summary("stins", sender, frames, time.monotonic() - start))
+    with ExitStack() as closing:
+        for sender in senders:
+            closing.enter_context(sender)
+        whole = senders[0] if len(senders) == 1 else Dealer(senders)
+        whole.send([wire.stins_header("simulated.h5", first_msg)])
+        if isinstance(whole, StreamSender):
+            whole.send_numbered(template, blobs, frames, first=(base, first_msg + 1), rate=common.rate, stamp=clock)
+        else:
+            whole.send(_images(template, blobs, frames, (base, first_msg + 1), clock), common.rate)
+        whole.send([wire.stins_end(first_msg + frames + 1)])
+    report(_summary("stins", whole, frames, time.monotonic() - start))
+
+
+def _images(
+    template: bytes, blobs: Sequence[bytes], count: int, first: tuple[int, int], stamp: Callable[[], int] | None
+) -> Iterator[Message]:
+    """The messages that `StreamSender.send_numbered` sends, one by one."""
+    for n in range(count):
+        numbers = (first[0] + n, first[1] + n, *(() if stamp is None else (stamp(),)))
+        yield [template % numbers, blobs[n % len(blobs)]]
 
 
 def run_joined(
@@ -244,7 +263,7 @@ def _sender(context: zmq.Context[zmq.Socket[bytes]], url: str, kind: str, common
     )
 
 
-def _summary(name: str, sender: StreamSender, frames: int, seconds: float) -> dict[str, Any]:
+def _summary(name: str, sender: StreamSender | Dealer, frames: int, seconds: float) -> dict[str, Any]:
     """What a sender has sent that began so many seconds ago."""
     return {
         "event": "sent",
@@ -322,7 +341,9 @@ def _parser() -> argparse.ArgumentParser:
 
     stins = kinds.add_parser("stins", parents=[common], help="images as MAX IV's streaming receiver sends them")
     stins.set_defaults(run=run_stins)
-    stins.add_argument("--url", default=address)
+    stins.add_argument(
+        "--url", dest="urls", nargs="+", default=[address], metavar="URL", help="several: dealt to all of them in turn"
+    )
     stins.add_argument("--kind", choices=("push", "pub"), default="push")
     stins.add_argument("--shape", type=_shape, default=(8, 8), help="pixels as 8x8 (rows × columns)")
     stins.add_argument("--dtype", default="uint16")

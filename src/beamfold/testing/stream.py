@@ -149,10 +149,8 @@ class StreamSender:
         and then `per_tick` messages make one tick (3 for Xspress3's single-part framing, so that its rate is
         in frames). `start`: when tick 0 is due, a reading of `time.monotonic`; None for now.
         """
-        pacer = Pacer(rate, start=start)
         before = self.sent
-        for index, message in enumerate(messages):
-            pacer.wait((index + per_tick - 1) // per_tick)
+        for message in _due(messages, Pacer(rate, start=start), per_tick):
             self._send(message)
         return self.sent - before
 
@@ -245,6 +243,41 @@ class StreamSender:
                 f"nobody came to {self.url} to receive from this {self.kind.upper()} sender: "
                 "start the ingester that reads it, or check that both use the same address"
             )
+
+
+class Dealer:
+    """A detector that pushes one series over several sockets: each message goes to the next of its `senders`.
+
+    Whoever made the senders closes them.
+    """
+
+    def __init__(self, senders: Iterable[StreamSender]) -> None:
+        self.senders = tuple(senders)
+        self._turn = cycle(self.senders)
+
+    @property
+    def sent(self) -> int:
+        """Messages handed to ZeroMQ."""
+        return sum(sender.sent for sender in self.senders)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of all their parts."""
+        return sum(sender.sent_bytes for sender in self.senders)
+
+    def send(self, messages: Iterable[Message], rate: float | None = None) -> int:
+        """Send all messages, `rate` per second or as fast as they go; returns how many that were."""
+        before = self.sent
+        for message in _due(messages, Pacer(rate), 1):
+            next(self._turn).send([message])
+        return self.sent - before
+
+
+def _due(messages: Iterable[Message], pacer: Pacer, per_tick: int) -> Iterator[Message]:
+    """Messages, each when it is due; after the first, `per_tick` make one tick."""
+    for index, message in enumerate(messages):
+        pacer.wait((index + per_tick - 1) // per_tick)
+        yield message
 
 
 def send_capture(

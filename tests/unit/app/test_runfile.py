@@ -264,6 +264,29 @@ def test_an_empty_file_says_what_to_add(load: Load) -> None:
             "[streams.a]\nprotocol='stins'\nurl='tcp://127.0.0.1:9999'",
             ["xspress3, a share tcp://127.0.0.1:9999"],
         ),
+        (
+            "[streams.a]\nprotocol='stins'\nurl=['tcp://h:1', 'tcp://127.0.0.1:9999']",
+            ["xspress3, a share tcp://127.0.0.1:9999"],
+        ),
+        ("[streams.a]\nprotocol='stins'\nurl=[]", ["streams.a.url: the list of addresses is empty; write 'tcp://"]),
+        (
+            "[streams.a]\nprotocol='stins'\nurl=5",
+            ["streams.a.url: 5 is no address; write 'tcp://host:port', or a list"],
+        ),
+        ("[streams.a]\nprotocol='stins'\nurl=['tcp://h:1', 5]", ["streams.a.url", "is no address"]),
+        ("[streams.a]\nprotocol='stins'\nurl=['tcp://h:1', 'tcp://h']", ["streams.a: 'h' is not an address"]),
+        (
+            "[streams.a]\nprotocol='stins'\nbind=true\nurl=['tcp://127.0.0.1:1', 'tcp://127.0.0.1:1']",
+            ["streams.a: tcp://127.0.0.1:1 can be listened on once only: connect the detector several times"],
+        ),
+        (
+            "[streams.a]\nprotocol='stins'\nsocket='sub'\nurl=['tcp://h:1', 'tcp://h:1']",
+            ["streams.a: tcp://h:1 is named more than once", "would bring every frame; name it once"],
+        ),
+        (
+            "[streams.a]\nprotocol='contrast'\nurl=['tcp://h:1', 'tcp://h:2']",
+            ["streams.a: contrast frames have no numbers, by which", "give one url"],
+        ),
     ],
 )
 def test_a_mistake_names_the_key_and_what_to_do(load: Load, edit: str, texts: list[str]) -> None:
@@ -290,6 +313,28 @@ def test_two_subscribers_may_read_one_publisher(load: Load) -> None:
     assert len(load(SMALL + again).streams) == 3
 
 
+@pytest.mark.parametrize(
+    ("keys", "urls", "receiver"),
+    [
+        ("url = ['tcp://h:1']", ("tcp://h:1",), "direct"),
+        ("url = ['tcp://h:1', 'tcp://h:2']", ("tcp://h:1", "tcp://h:2"), "direct"),
+        ("url = ['tcp://h:1', 'tcp://h:1']", ("tcp://h:1", "tcp://h:1"), "direct"),
+        ("url = ['tcp://h:1', 'ipc:///detector']", ("tcp://h:1", "ipc:///detector"), "libzmq"),
+        ("url = ['tcp://h:1', 'tcp://h:2']\nsocket = 'sub'", ("tcp://h:1", "tcp://h:2"), "libzmq"),
+        ("url = ['tcp://127.0.0.1:0', 'tcp://127.0.0.1:0']\nbind = true", ("tcp://127.0.0.1:0",) * 2, "direct"),
+    ],
+)
+def test_several_sockets_for_one_stream(load: Load, keys: str, urls: tuple[str, ...], receiver: str) -> None:
+    camera = load(f"{SMALL}\n[streams.camera]\nprotocol = 'stins'\n{keys}\n").streams["camera"]
+    assert (camera.urls, camera.receiver) == (urls, receiver)
+    assert camera.url == (urls if len(urls) > 1 else urls[0])
+
+
+def test_one_address_in_a_list_is_like_the_address_itself(load: Load) -> None:
+    of_list = load(SMALL.replace('url = "tcp://127.0.0.1:5556"', 'url = ["tcp://127.0.0.1:5556"]'))
+    assert of_list.streams == load(SMALL).streams
+
+
 # -- the environment -----------------------------------------------------------------------------------------
 
 
@@ -304,6 +349,7 @@ def test_the_environment_wins(load: Load, monkeypatch: pytest.MonkeyPatch) -> No
         "BEAMFOLD_STREAMS__xspress3__FRAME_BASE": "0",
         "BEAMFOLD_STREAMS__EIGER_1____BIND": "false",
         "BEAMFOLD_STREAMS__NEW": '{"protocol": "stins", "url": "tcp://h:1"}',
+        "BEAMFOLD_STREAMS__PUB__URL": '["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"]',
         "BEAMFOLD_STREAMS__NEW__RECEIVE_HWM": "9",
         "BEAMFOLD_PARAMETERS__ROI1": "[1, 2]",
         "BEAMFOLD_PARAMETERS__MODE": "",
@@ -320,6 +366,7 @@ def test_the_environment_wins(load: Load, monkeypatch: pytest.MonkeyPatch) -> No
     assert (xspress3.url, xspress3.frame_base, xspress3.receive_hwm) == ("tcp://detector:1234", 0, 50)
     assert sorted(run.streams) == sorted(["contrast", "xspress3", "Eiger 1/å", "pub", "new"])
     assert (run.streams["new"].receive_hwm, run.streams["new"].ingester) == (9, "new")
+    assert run.streams["pub"].urls == ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
     raw = run.raw_parameters()
     assert (raw["roi1"], raw["mode"], raw["Extra__One"], raw["gain"]) == (b"[1, 2]", b"", b"x", b"2")
     assert run.store.url == "unix:///run/store"

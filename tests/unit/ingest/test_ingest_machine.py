@@ -24,7 +24,7 @@ from beamfold.ingest.machine import (
 )
 from beamfold.model.triggermap import TriggerMap, compile_map
 from beamfold.protocols import messages as m
-from beamfold.protocols.items import Data, End, Malformed, Start
+from beamfold.protocols.items import Data, End, Malformed, Start, Stray
 from beamfold.protocols.messages import DROPPED, Block
 from rig import ListShelf
 
@@ -161,6 +161,13 @@ def test_frames_before_a_start_or_after_the_end_are_discarded_and_counted() -> N
     bench.machine.halt()
     bench.feed(data(1, 2, 3), Malformed("?", [b""]))
     assert bench.machine.progress()[0].discarded == 10
+
+
+def test_strays_are_discarded_and_counted_while_the_series_runs() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0), Stray([[b"x"], [b"y"]]), data(1))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2]
+    assert bench.machine.progress()[0].discarded == 2
 
 
 def test_a_second_start_is_a_trouble() -> None:

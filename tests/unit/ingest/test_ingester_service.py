@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from beamfold.ingest import service
-from beamfold.ingest.service import IngesterService, Input
+from beamfold.ingest.service import Connection, IngesterService, Input
 from beamfold.ingest.spill import Spill
 from beamfold.ledger.segmentlog import SegmentLog
 from beamfold.model.triggermap import compile_map
@@ -27,7 +27,9 @@ from beamfold.protocols.messages import (
     Block,
     End,
     Failed,
+    FramesMissing,
     Halt,
+    Halted,
     Release,
     StreamSeen,
     Trouble,
@@ -53,11 +55,17 @@ class Source:
 
 class Rig:
     def __init__(
-        self, retention_bytes: int = 1000, spill: Path = Path("/dev/null/spill"), max_bytes: int = 1 << 30
+        self,
+        retention_bytes: int = 1000,
+        spill: Path = Path("/dev/null/spill"),
+        max_bytes: int = 1 << 30,
+        sockets: int = 1,
     ) -> None:
         self.source, self.hub, self.control = Source(), Hub(), Control()
         self.spill = Spill(spill, max_bytes)
-        camera = Input("camera", self.source, framer("stins"), 0, retention_bytes)  # type: ignore[arg-type]
+        self.sources = [self.source, *(Source() for _ in range(sockets - 1))]
+        connections = (Connection(s, framer("stins")) for s in self.sources)  # type: ignore[arg-type]
+        camera = Input("camera", tuple(connections), 0, retention_bytes)
         self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill)  # type: ignore[arg-type]
 
     def series(self, frames: int) -> None:
@@ -67,7 +75,16 @@ class Rig:
 
     @property
     def reading(self) -> bool:
-        return self.service._poller.sockets.__contains__((self.source.socket, service.POLLIN))
+        return self.polled(self.source)
+
+    def polled(self, source: Source) -> bool:
+        return self.service._poller.sockets.__contains__((source.socket, service.POLLIN))
+
+    def deal(self, frames: int, ahead: int, count: int) -> None:
+        """A series' messages in turn to two sockets: `count` to the one that is `ahead`, the other is silent."""
+        images = (np.zeros(256, dtype=np.float32) for _ in range(frames))
+        self.dealt = list(stins_series(images))
+        self.sources[ahead].waiting.append(self.dealt[ahead::2][:count])
 
     def run(self, *steps: Any) -> None:
         self.control.steps += steps
@@ -103,6 +120,34 @@ def test_the_end_of_a_scan_does_not_make_room_for_the_next_one(resumed: bool) ->
     )
     assert seen == [False, True, False, False, True][: len(seen)]
     assert len(seen) == 4 + resumed
+
+
+def test_a_socket_that_is_ahead_is_not_read_beyond_its_share_until_the_other_has_caught_up() -> None:
+    rig = Rig(retention_bytes=20_000, sockets=2)
+    seen: list[list[bool]] = []
+
+    def see() -> None:
+        seen.append([rig.polled(source) for source in rig.sources])
+
+    rig.run(
+        arm(MAP, 1),
+        lambda: rig.deal(20, ahead=0, count=9),  # the start, and frames 1, 3, … of a KiB each: 5000 bytes may wait
+        see,
+        see,
+        lambda: rig.sources[1].waiting.append(rig.dealt[1:9:2]),
+        see,
+    )
+    assert seen == [[False, True], [False, True], [True, True]]
+    assert max(asked for asked in rig.source.asked) <= 5000
+
+
+def test_a_halted_scan_gets_what_waits_for_another_socket() -> None:
+    rig = Rig(retention_bytes=20_000, sockets=2)
+    rig.run(arm(MAP, 1), lambda: rig.deal(20, ahead=0, count=3), lambda: None, Halt(1))
+    [halted] = [m for m in rig.control.sent if isinstance(m, Halted)]
+    assert halted.streams == {"camera": (4, False)}
+    [missing, between] = [m for m in rig.control.sent if isinstance(m, FramesMissing)]
+    assert (missing.runs, between.runs) == ([(1, 2)], [(3, 4)])
 
 
 def test_strangers_do_not_end_it() -> None:

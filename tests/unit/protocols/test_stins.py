@@ -68,8 +68,8 @@ def test_numbers_are_those_of_the_header_untouched_gaps_and_all() -> None:
 
 def test_numbering_that_continues_over_series_begins_after_the_start_message() -> None:
     images = [image(n, msg=42 + n) for n in range(3)]
-    start, data, _ = StinsFramer(number="msg_number").feed([START, *images, END])
-    assert start == Start(START, base=42)
+    start, data, end = StinsFramer(number="msg_number").feed([START, *images, END])
+    assert (start, end) == (Start(START, base=42), End(END, number=52))
     assert isinstance(data, Data)
     assert data.numbers == [42, 43, 44]
 
