@@ -1,8 +1,8 @@
 """A link of a bare chain of processes: `relay.py COUNT FROM [TO]` takes COUNT messages from FROM and sends them to TO.
 
 It says when it is ready and, at its end, in a line of JSON: the CPU seconds used, when it had the last message (s since
-the epoch) and, without TO, of every image its frame number, how many parts it had, and the ns from being sent (`sent` in
-its header) until it was here.
+the epoch) and, without TO, of every image its frame number, how many parts it
+had, and the ns from being sent (`sent` in its header) until it was here.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Ingester, worker and reducer have to do as much.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -40,24 +40,23 @@ class Chain:
                 link.wait_until_ready()
             source = stack.enter_context(Source(self._setup, urls[:1], scan))
             try:
-                said = [link.said(self._deadline_s) for link in links]
+                last, *others = [link.said(self._deadline_s) for link in reversed(links)]
             except BenchFailure:
                 for script in (source, *links):
                     script.check()  # it says more than that somebody waited for it
                 raise
             started = source.started(self._deadline_s)
-        state = _state(said[-1]["images"])
+        state = _state(last["images"])
         check_state(self.name, scan, self._setup, state)
-        return Measured(scan.events, said[-1]["ended"] - started, sum(each["cpu_seconds"] for each in said), state)
+        cpu = sum(link["cpu_seconds"] for link in (last, *others))
+        return Measured(scan.events, last["ended"] - started, cpu, state)
 
 
-def _links(scan: Scan, urls: Sequence[str]) -> list[Script]:
+def _links(scan: Scan, urls: Sequence[str]) -> Iterator[Script]:
     """The processes in their order; each takes from one of the URLs and, but for the last, sends to the next."""
     ways = [*pairwise(urls), urls[-1:]]
-    return [
-        Script(f"the relay in place of the {name}", [sys.executable, str(_SCRIPT), str(scan.events + 2), *way])
-        for name, way in zip(LINKS, ways, strict=True)
-    ]
+    for name, way in zip(LINKS, ways, strict=True):
+        yield Script(f"the relay in place of the {name}", [sys.executable, str(_SCRIPT), str(scan.events + 2), *way])
 
 
 def _state(images: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
