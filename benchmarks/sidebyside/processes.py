@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from beamfold.ledger import launcher
 from sidebyside.base import BenchFailure
@@ -24,6 +26,9 @@ modules that are new."""
 
 POLL_S = 0.02
 """Between two looks at something that is not being measured."""
+
+ENDING_S = 10.0
+"""Seconds in which the last words of a process that has ended must be there."""
 
 LOWEST_PORT = 10_000
 """Below it are those that services are known by."""
@@ -124,6 +129,55 @@ class Process:
         """End it at once."""
         self._process.kill()
         self._process.wait()
+
+
+class Script:
+    """Context manager: a process of the benchmark's own, which says last, in a line of JSON, what it did, and is gone
+    after it. The command's first word must be a path."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            guarded(command),
+            env=clean_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Until it has printed a line. Raises BenchFailure when it ends without one."""
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            self.said(ENDING_S)
+
+    def said(self, seconds: float) -> Any:
+        """What it said last; its stdin ends now. Raises BenchFailure when it has not ended after so many seconds, and
+        when it failed or complained."""
+        try:
+            out, err = self._process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise BenchFailure(f"{self.name} has not ended after {seconds:.0f} s") from None
+        if self._process.returncode or err:
+            code = self._process.returncode
+            raise BenchFailure(f"{self.name} ended with exit code {code}: {err.strip()[-1000:]}")
+        return json.loads(out.splitlines()[-1])
+
+    def check(self) -> None:
+        """Raises BenchFailure when it has failed, so that nobody waits for it."""
+        if self._process.poll():
+            self.said(ENDING_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._process:
+            self._process.kill()
 
 
 def parse_stat(text: str) -> tuple[int, float]:

@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
-from sidebyside.base import BenchFailure, Scan, Setup
-from sidebyside.processes import clean_environment, guarded
+from sidebyside.base import Scan, Setup
+from sidebyside.processes import Script
 
 DISTINCT_BYTES = 8 << 20
 """Of different images per stream: they take time to make."""
 
-ENDING_S = 10.0
-"""Seconds in which the last words of a source that has ended must be there."""
 
-
-class Source:
+class Source(Script):
     """Context manager: one series of frames per stream at `urls`, sent as soon as somebody receives there."""
 
     def __init__(self, setup: Setup, urls: Sequence[str], scan: Scan) -> None:
-        self._process = subprocess.Popen(
-            guarded(command(setup, urls, scan)),
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        super().__init__("the source", command(setup, urls, scan))
 
     def started(self, seconds: float) -> float:
         """When it sent its first message, in seconds since the epoch; waits until all messages were taken."""
-        try:
-            out, err = self._process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            raise BenchFailure(f"not all frames were taken from the source within {seconds:.0f} s") from None
-        if self._process.returncode:
-            raise BenchFailure(f"the source ended with exit code {self._process.returncode}: {err.strip()}")
-        return float(json.loads(out.splitlines()[-1])["started"])
-
-    def check(self) -> None:
-        """Raises BenchFailure when it has failed, so that nobody waits for its frames."""
-        if self._process.poll():
-            self.started(ENDING_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._process:
-            self._process.kill()
+        return float(self.said(seconds)["started"])
 
 
 def command(setup: Setup, urls: Sequence[str], scan: Scan) -> list[str]:

@@ -11,14 +11,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from processes import PATIENCE, descendants, is_gone, wait_for
+from sidebyside import chain
+from sidebyside.base import BenchFailure, Scan
+from sidebyside.chain import Chain
+from sidebyside.histogram import SETTLED
 from sidebyside.peer import PYTHON
+from sidebyside.processes import Script
+from sidebyside.scenarios.latency import SETUP as LATENCY
 
 BENCH = Path(__file__).parents[2] / "benchmarks" / "bench.py"
 PEER_THERE = PYTHON.exists()
@@ -78,17 +86,48 @@ def test_a_quick_run_is_exact_and_writes_all_figures(tmp_path: Path, scratch: Pa
     assert len(set(joined["figures"]["ratios"]) - ratios) == (2 if PEER_THERE else 0)
 
 
-def ours_alone(scenario: str, file: Path, folder: Path) -> list[dict[str, float]]:
-    """What a quick run measured of Beamfold in this scenario, one after the other."""
-    with bench("--only", "beamfold", "--scenarios", scenario, "--json", str(file), folder=folder) as process:
+def outcome(scenario: str, file: Path, folder: Path, *, only: str) -> dict[str, Any]:
+    """Of a quick run of these systems in this scenario."""
+    with bench("--only", only, "--scenarios", scenario, "--json", str(file), folder=folder) as process:
         _, err = process.communicate(timeout=110)
     assert process.returncode == 0, err
-    return [sample["values"] for sample in json.loads(file.read_text())["scenarios"][scenario]["samples"]]
+    found: dict[str, Any] = json.loads(file.read_text())["scenarios"][scenario]
+    return found
 
 
-def test_latency_is_read_from_what_the_reducer_publishes(tmp_path: Path, scratch: Path) -> None:
-    (values,) = ours_alone("latency-300Hz", tmp_path / "bench.json", scratch)
-    assert 0 < values["ms, p50"] <= values["ms, p99"]
+def ours_alone(scenario: str, file: Path, folder: Path) -> list[dict[str, float]]:
+    """What a quick run measured of Beamfold in this scenario, one after the other."""
+    return [sample["values"] for sample in outcome(scenario, file, folder, only="beamfold")["samples"]]
+
+
+def test_latency_is_compared_with_that_of_a_bare_chain(tmp_path: Path, scratch: Path) -> None:
+    found = outcome("latency-300Hz", tmp_path / "bench.json", scratch, only="ceiling,beamfold")
+    assert [sample["system"] for sample in found["samples"]] == ["ceiling", "beamfold"]
+    for sample in found["samples"]:
+        assert 0 < sample["values"]["ms, p50"] <= sample["values"]["ms, p99"]
+    assert set(found["figures"]["ratios"]) == {"beamfold / ceiling, ms, p50", "beamfold / ceiling, ms, p99"}
+
+
+def test_a_bare_chain_hands_every_event_on_to_its_last_process() -> None:
+    measured = Chain(LATENCY, deadline_s=PATIENCE).scan(Scan(SETTLED + 50, rate=2000.0))
+    state = measured.state
+    assert (state["count"], state["sum"], state["frames"]) == (150, 150 * 151 // 2, 150)
+    assert state["latency"].sum() == 50
+    assert measured.seconds > 0
+    assert measured.cpu_seconds > 0
+
+
+def test_a_chain_that_breaks_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last process ends without having taken anything: those before it would wait for ever."""
+    links = chain._links
+
+    def broken(scan: Scan, urls: Sequence[str]) -> Iterator[Script]:
+        yield from islice(links(scan, urls), len(urls) - 1)
+        yield Script("the last", [sys.executable, "-c", "print('ready', flush=True); exit('broken')"])
+
+    monkeypatch.setattr(chain, "_links", broken)
+    with pytest.raises(BenchFailure, match="the last ended with exit code 1: broken"):
+        Chain(LATENCY, deadline_s=PATIENCE).scan(Scan(SETTLED, rate=2000.0))
 
 
 def test_viewers_look_while_a_scan_runs(tmp_path: Path, scratch: Path) -> None:

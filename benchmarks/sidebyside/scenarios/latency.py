@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from sidebyside.base import OURS, PEER, Scan, Setup
+from sidebyside.base import CEILING, OURS, PEER, SYSTEMS, Scan, Setup
+from sidebyside.chain import Chain
 from sidebyside.figures import CPU, Ratio, Side, Values
+from sidebyside.histogram import SETTLED, percentile
 from sidebyside.scenarios.base import Measure, Options, started
 
 SETUP = Setup(worker="Stamped", reducer="LatencyReducer")
 
 SECONDS = 8.0
-SETTLED = 100
-"""Events at the beginning that the app leaves out (`LatencyReducer.SETTLED`)."""
-BUCKET = 1.02
-"""From one bucket of the app's histogram to the next, from 1 µs on (`LatencyReducer.RATIO`)."""
 
 MEDIAN, LATE = "ms, p50", "ms, p99"
 
@@ -29,7 +24,7 @@ class Latency:
     """8×8 frames at `rate` per second, one event to a worker; every frame's header says when it was sent."""
 
     rate: float
-    systems: Sequence[str] = (OURS, PEER)
+    systems: Sequence[str] = SYSTEMS
     variants: Sequence[str] = ("",)
 
     @property
@@ -44,13 +39,16 @@ class Latency:
 
     @property
     def ratios(self) -> list[Ratio]:
-        """How much later the peer is."""
-        return [Ratio(f"dranspose / beamfold, {q}", q, Side.one(PEER), Side.one(OURS)) for q in (MEDIAN, LATE)]
+        """How much later the peer is than we, and either than a bare chain of processes."""
+        pairs = [(PEER, OURS), (OURS, CEILING), (PEER, CEILING)]
+        named = [(f"{above} / {below}", Side.one(above), Side.one(below)) for above, below in pairs]
+        return [Ratio(f"{name}, {q}", q, above, below) for name, above, below in named for q in (MEDIAN, LATE)]
 
     @contextmanager
     def prepared(self, system: str, options: Options) -> Iterator[Measure]:
         """Started, and warm."""
-        with started(system, SETUP, options) as running:
+        chain = Chain(SETUP, deadline_s=options.deadline_s)
+        with nullcontext(chain) if system == CEILING else started(system, SETUP, options) as running:
             scan = Scan(SETTLED + options.events(round(self.rate * SECONDS)), rate=self.rate)
 
             def measure(variant: str) -> Values:
@@ -61,10 +59,3 @@ class Latency:
 
             running.scan(Scan(SETTLED + 20, rate=self.rate))
             yield measure
-
-
-def percentile(counts: Any, share: float) -> float:
-    """Milliseconds that `share` (0 to 1) of the events in this histogram did not exceed, to one percent."""
-    summed = np.cumsum(np.asarray(counts))
-    bucket = int(np.searchsorted(summed, share * summed[-1]))
-    return float(BUCKET ** (bucket + 0.5)) / 1e3

@@ -15,11 +15,11 @@ from beamfold.app.loading import load_class
 from beamfold.protocols.dumps import read_dump
 from beamfold.testing import simulate, wire
 from sidebyside.base import APP, CAMERA, CEILING, HWM_BYTES, PEER, SYSTEMS, Scan, Setup, Stream
+from sidebyside.histogram import BUCKET, BUCKETS, SETTLED, counted, percentile
 from sidebyside.memory import Memory, resident_mib
 from sidebyside.scenarios import QUICK, SCENARIOS
 from sidebyside.scenarios.base import Options, Scenario
 from sidebyside.scenarios.flow import Flow
-from sidebyside.scenarios.latency import BUCKET, SETTLED, percentile
 from sidebyside.scenarios.replays import write_dump
 from sidebyside.source import command
 
@@ -137,7 +137,7 @@ def test_large_frames_are_read_as_far_as_the_worker_says() -> None:
 
 def test_latency_is_counted_once_things_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     reducer = tally("LatencyReducer")()
-    assert (reducer.SETTLED, reducer.RATIO) == (SETTLED, BUCKET)
+    assert (reducer.SETTLED, reducer.RATIO, reducer.BUCKETS) == (SETTLED, BUCKET, BUCKETS)
     clock = iter([5_000_000, 5_000_000, 5_000_000])
     monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
     for number, sent in ((SETTLED, 0), (SETTLED + 1, 3_000_000), (SETTLED + 2, 6_000_000)):
@@ -147,6 +147,17 @@ def test_latency_is_counted_once_things_have_settled(monkeypatch: pytest.MonkeyP
     assert counts.sum() == 2
     assert percentile(counts, 0.99) == pytest.approx(2.0, rel=0.02)  # the clock did not go backwards for the other
     assert reducer.publish["count"] == 3
+
+
+def test_latencies_are_counted_as_the_app_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    micros = [0.0, 0.5, 1.0, 1.5, 340.0, 1480.0, 1480.0, 3.7e6, 1e15]
+    reducer = tally("LatencyReducer")()
+    clock = iter(micros)
+    monkeypatch.setattr("time.monotonic_ns", lambda: round(next(clock) * 1e3))
+    for number in range(len(micros)):
+        payload = {"count": 1, "sum": 0, "frames": 1, "value": 0}
+        reducer.process_result(SimpleNamespace(event_number=SETTLED + 1 + number, payload=payload))
+    assert counted(micros).tolist() == reducer.publish["latency"].tolist()
 
 
 def test_a_percentile_is_what_that_share_did_not_exceed() -> None:
