@@ -41,7 +41,7 @@ DEEP = 100_000
 MANY = 10_000
 """Message parts that no message has."""
 
-WHOLE: list[int] = [-1, 0, 1, 1 << 31, 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63)]
+WHOLE: list[int] = [-1, 0, 1, 1 << 31, 1 << 40, 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63)]
 """Whole numbers that are in msgpack and insane almost everywhere."""
 
 
@@ -487,8 +487,21 @@ def insane_messages() -> list[Case]:
 NAMES = st.sampled_from(["a", "b", "w0", "w1", "i", "r", "", "\0", "running", "worker", "ingester", "reducer"])
 FRAGMENTS = [b"", b"\0", b"\xff" * 8, b"\x9b\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"[" * 50, b"NaN", b"1e999"]
 
+_INTS = st.integers(-2, 8) | st.sampled_from(WHOLE)
+_PAIRS = st.tuples(_INTS, _INTS)
+_RUNS = st.tuples(st.integers(0, 6), st.integers(1, 6) | st.sampled_from([1 << 40, 1 << 53])).map(
+    lambda run: (run[0], max(run))
+)
+"""Half-open runs that could be: what is checked has to get beyond the checks now and then."""
+
 _LEAVES: dict[Any, st.SearchStrategy[Any]] = {
-    int: st.integers(-2, 8) | st.sampled_from(WHOLE),
+    int: _INTS,
+    tuple[int, int]: _RUNS | _PAIRS,
+    tuple[int, int, int]: st.one_of(
+        st.tuples(_RUNS, st.integers(0, 9)).map(lambda found: (*found[0], found[1])),
+        st.tuples(st.integers(-1, 1), _RUNS).map(lambda found: (found[0], *found[1])),
+        st.tuples(_INTS, _INTS, _INTS),
+    ),
     float: st.floats(0, 3) | st.sampled_from([float("nan"), float("inf"), -1.0, 1e308, 0.0]),
     bool: st.booleans(),
     str: NAMES | st.text(max_size=5).filter(lambda text: text.isprintable()),
