@@ -416,9 +416,9 @@ class Scan:
                 continue
             stream.verified = False
             had = min(stream.expected, self._expected(index) or 0)  # fewer where all series ended early
-            end = min(1 + had, self.map.ordinal_at(index, self.reached))
-            for at in range(1, end, VERIFY_STEP):
-                for lo, hi in as_runs(self.map.events(index, at, min(at + VERIFY_STEP, end))):
+            stop = min(1 + had, self.map.ordinal_at(index, self.reached))
+            for at in range(1, stop, VERIFY_STEP):
+                for lo, hi in as_runs(self.map.events(index, at, min(at + VERIFY_STEP, stop))):
                     self.states.raise_to(lo, hi, EventState.UNVERIFIED)
 
 
