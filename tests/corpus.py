@@ -332,9 +332,13 @@ _VALUES: list[Any] = [
 """Values for the place of any other in a message of msgpack."""
 
 
-def _packed(kind: str, message: bytes) -> Iterator[Case]:
-    """A message with one insane value: by its keys where it has some, by its places where it is a list."""
+def _packed(kind: str, message: bytes, scan: int) -> Iterator[Case]:
+    """A message about this scan with one insane value: by its keys if it has some, by its places if it is a list."""
     fields = msgspec.msgpack.decode(message)
+    if isinstance(fields, list) and len(fields) > 2:
+        fields[1] = scan
+    elif isinstance(fields, dict) and "scan" in fields:
+        fields["scan"] = scan
     for key in fields if isinstance(fields, dict) else range(len(fields)):
         for number, value in enumerate(_VALUES):
             wrong = fields.copy()
@@ -475,11 +479,11 @@ def cases() -> list[Case]:
 
 
 @cache
-def insane_messages() -> list[Case]:
-    """Control messages and envelopes that are well formed, with one insane value each: for those who read such."""
+def insane_messages(scan: int = 3) -> list[Case]:
+    """Control messages and envelopes about a scan, well formed but for one insane value each: for who reads such."""
     kinds = ("to the controller", "to a service", "envelopes")
     messages = [(f"{kind} {number}", message[0]) for kind in kinds for number, message in enumerate(honest()[kind])]
-    return [case for name, message in messages for case in _packed(name, message)]
+    return [case for name, message in messages for case in _packed(name, message, scan)]
 
 
 # -- well formed messages of any content ----------------------------------------------------------------------------
