@@ -9,7 +9,7 @@ from typing import Any
 
 from beamfold.model.events import Buffer
 from beamfold.model.triggermap import TriggerMap
-from beamfold.protocols.envelopes import FrameBatch, Gap, Grant, ResultBatch, encode_header
+from beamfold.protocols.envelopes import Header, encode_header
 from beamfold.protocols.messages import Arm, Beat, Hello, IngesterInfo, Message, Shutdown, WorkerInfo
 
 Step = Message | Callable[[], Any]
@@ -83,7 +83,7 @@ class Hub:
     def close(self) -> None:
         os.close(self.socket)
 
-    def put(self, peer: str, header: FrameBatch | Gap | Grant | ResultBatch, *parts: Buffer) -> Callable[[], None]:
+    def put(self, peer: str, header: Header, *parts: Buffer) -> Callable[[], None]:
         """A step: this envelope arrives."""
         return lambda: self.arrived.append([peer.encode(), encode_header(header), *parts])
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.harm import APP, COMPLAINTS, frame, pids, scan, undisturbed
-from flow.deployment import Deployment, Stream
+from flow.deployment import Deployment, Stream, wait_until
 
 
 @pytest.fixture(scope="module")

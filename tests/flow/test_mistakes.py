@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import numpy as np
 import pytest
-import zmq
 
-from beamfold.protocols import envelopes, messages
 from beamfold.testing.simulators import stins_series
 from beamfold.testing.wire import Message
 from flow.deployment import Deployment, Stream, wait_until
@@ -379,77 +376,6 @@ def test_a_hostile_pickle_is_not_executed_and_named(deployment: Deployment, tmp_
 
 
 # -- on the ports -----------------------------------------------------------------------------------------------
-
-
-def junk(scan: int) -> list[list[bytes]]:
-    """What somebody might send who took the port for another one, or means harm and knows the scan's number."""
-    random = np.random.default_rng(1)
-    noise = [[random.bytes(n)] for n in (0, 1, 7, 100, 100_000)]
-    values: list[Any] = [{}, {"type": "Hello"}, [], {"type": 3}, [[[[]]]]]
-    noise += [[msgspec.msgpack.encode(value)] for value in values]
-    noise += [[b"a", b"b", b"c", b"d"], [pickle.dumps(Hostile(Path("/nowhere")))]]
-    data: list[Any] = [
-        envelopes.Grant(number, stream, credit)
-        for number in (-1, scan, 9999)
-        for stream in (-7, 0, 99)
-        for credit in (-1, 1 << 60)
-    ]
-    data += [envelopes.FrameBatch(scan, 0, 1, 0, (0, 1), 0, 1, b""), envelopes.Gap(scan, 0, [(0, 1 << 60)], False)]
-    for worker, count, event, k, state in (
-        (99, 1, 1, 0, 2),
-        (-1, 1, 1, 0, 2),
-        (0, 1 << 19, 1, 0, 2),
-        (0, 1, 1 << 60, 0, 2),
-        (0, 1, -1, 0, 2),
-        (0, 1, 1, 7, 2),
-        (0, 1, 1, -9, 2),
-        (0, 1, 1, 1 << 40, 2),
-        (0, 1, 1, 0, 250),
-        (0, 1, 1, 0, -1),
-    ):
-        data.append(envelopes.ResultBatch(scan, worker, count, 0, (event, 1), k, state, bytes(4), [], [], []))
-    wrong: Any = (([(5, "text")], [], []), ([], [(-9, 1)], []))
-    data += [envelopes.ResultBatch(scan, 0, 1, 0, (1, 1), 0, 2, bytes(4), *more) for more in wrong]
-    control = [
-        messages.Beat({"x": 1}),
-        messages.Armed(scan, "boo"),
-        messages.Finished(scan, []),
-        messages.PartsDone(scan, [(0, 1 << 60, 99)], {99: 5}, 1 << 60, finished=True),
-        messages.Gone("worker", "worker-0", "killed"),
-    ]
-    headers = [envelopes.encode_header(header) for header in data]
-    return [
-        *noise,
-        *([h] for h in headers),
-        *([h, b""] for h in headers),
-        *([messages.encode_message(m)] for m in control),
-    ]
-
-
-@pytest.mark.parametrize("when", ["between scans", "during a scan"])
-def test_junk_on_the_ports_of_the_services_changes_nothing(deployment: Deployment, when: str) -> None:
-    config = deployment.get("config").json()
-    control = next(filter(None, (re.search(r"services connect to (\S+)", line) for line in deployment.lines)))[1]
-    urls = [control, config["ingesters"][0]["url"], config["reducer"]["url"]]
-    number = deployment.submit(camera(20)) if when == "during a scan" else None
-    running = 1 if number is None else deployment.report(number)["number"]
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    for url in urls:
-        with context.socket(zmq.DEALER) as stranger:
-            stranger.setsockopt(zmq.LINGER, 5000)
-            stranger.connect(url)
-            for parts in junk(running):
-                stranger.send_multipart(parts)
-    context.term()
-    if number is not None:
-        deployment.send("camera", frames(20))
-        report = deployment.wait_ended(number)
-        assert report["summary"] == "20 events: 20 reduced"
-        assert (report["troubles"], report["failures"], report["duplicates"]) == ([], [], 0)
-        assert deployment.state("found") == list(range(20))
-    assert_still_works(deployment)
-    names = [s["name"] for s in deployment.get("config").json()["workers"]]
-    assert names == ["worker-0"]
 
 
 def test_junk_on_the_http_ports_changes_nothing(deployment: Deployment) -> None:

@@ -31,7 +31,7 @@ from beamfold.model.cursor import cursor_in, idle_cursor
 from beamfold.model.errors import AppError, ConfigError
 from beamfold.model.report import ServiceState
 from beamfold.protocols import framer
-from beamfold.protocols.codec import TypeTable
+from beamfold.protocols.codec import MAX_PIECE, TypeTable
 from beamfold.protocols.items import Framer
 from beamfold.protocols.messages import Hello, StreamInfo
 from beamfold.sources.base import Source
@@ -44,6 +44,9 @@ DATA_URL = "tcp://127.0.0.1:0"
 
 MAX_WORD = 16 << 20
 """Bytes of what a worker says to an ingester: credit, and slots that it lets go of."""
+
+MAX_RESULTS = 2 * MAX_PIECE
+"""Bytes of one message part of a worker's results: the small ones of a batch travel together."""
 
 RESULT_LOGS = ".results"
 """Folder of result logs of scans under way, below the output folder."""
@@ -260,7 +263,7 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
             raise TimeoutError("the reducer is just starting: ask again in a moment")
         return made[0].read(timeout)
 
-    data = DataHub(context, DATA_URL)
+    data = DataHub(context, DATA_URL, MAX_RESULTS)
     app = build_reducer_app(read, lambda: made[0].progress if made else Progress())
     http = HttpThread(app, *split_host_port(settings.reducer.http))
     hello = _hello("reducer", name, url=data.url, http=http.url, parameters=described, error=error)

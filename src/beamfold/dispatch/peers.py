@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from beamfold.app.declared import from_wire
+from beamfold.dispatch.blocks import LARGEST_WINDOW
 from beamfold.dispatch.scan import Scan
 from beamfold.model.errors import ParameterError
 from beamfold.model.states import EventState
@@ -49,6 +50,10 @@ _SPEAKERS: dict[type, frozenset[str]] = {
 _NO_END = 1 << 53
 """Events of an endless map lie below this, as those of any other do."""
 
+_AHEAD = 1 << 34
+"""Events that became terminal lie at most so far beyond those that anybody has told of: the record of their states
+takes memory for each chunk of them. As many come in days at the highest rates."""
+
 _POSITIONS = 1 << 15
 """Positions of parts in their event lie below this."""
 
@@ -73,8 +78,12 @@ def credible(scan: Scan, hello: Hello, message: Any) -> bool:
     match message:
         case PartsDone():
             return _parts(scan, message)
-        case StreamSeen() | StreamEnded():
-            return _event(scan, message.last_event) and _owns(hello, [message.stream])
+        case StreamSeen(_, stream, _, frames, last, retained) as m:
+            more = (m.discarded, m.malformed, m.duplicates, m.shelved, m.spilled, m.payload_bytes)
+            counted = 0 <= m.paused < math.inf and _counts(frames, retained, *more)
+            return counted and _event(scan, last) and _owns(hello, [stream])
+        case StreamEnded(_, stream, frames, last, surplus):
+            return _counts(frames, surplus) and _event(scan, last) and _owns(hello, [stream])
         case FramesMissing():
             return _runs(scan, message.runs) and _owns(hello, [message.stream])
         case Halted():
@@ -96,9 +105,18 @@ def _owns(hello: Hello, streams: Iterable[str]) -> bool:
     return set(streams) <= {info.name for info in hello.streams}
 
 
+def _counts(*numbers: int) -> bool:
+    return all(0 <= n <= _NO_END for n in numbers)
+
+
 def _parts(scan: Scan, message: PartsDone) -> bool:
-    known = all(state in _TERMINAL for _, _, state in message.completed)
-    counted = all(0 <= w < len(scan.places) and 0 <= n <= _NO_END for w, n in message.parts.items())
+    far = max(scan.shown, scan.reached) + _AHEAD
+    added = all(0 <= n <= _AHEAD for n in (message.duplicates, message.failed_total))
+    known = all(state in _TERMINAL and hi <= far for _, hi, state in message.completed)
+    counted = all(0 <= w < len(scan.places) and n >= 0 for w, n in message.parts.items())
+    # As much is assigned as is done: to believe far more than there was to do would never end.
+    assigned = scan.map.part_total(0, scan.dispatcher.next_virtual)
+    possible = sum(message.parts.values()) <= assigned + LARGEST_WINDOW
     runs = [(lo, hi) for lo, hi, _ in message.completed]
     lacking = set(message.incomplete) <= set(scan.map.streams) and all(
         _runs(scan, runs) for runs in message.incomplete.values()
@@ -109,7 +127,8 @@ def _parts(scan: Scan, message: PartsDone) -> bool:
         and _runs(scan, [(lo, hi) for _, lo, hi in c.parts])
         for c in message.combined
     )
-    return known and counted and lacking and combined and _runs(scan, runs) and _event(scan, message.frontier)
+    numbers = added and counted and possible and _event(scan, message.frontier)
+    return numbers and known and _runs(scan, runs) and lacking and combined
 
 
 _TERMINAL = frozenset(int(state) for state in EventState if state)

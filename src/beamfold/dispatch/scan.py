@@ -38,6 +38,9 @@ DEATHS = 2
 MAX_RECENT = 1000
 """Blocks of assignments that are remembered for people; more than are under way at once."""
 
+VERIFY_STEP = 1 << 20
+"""Frames of a stream whose events are made unverified in one go: bounds the arrays that are made of them."""
+
 
 class Standing(NamedTuple):
     """What workers hear of a scan with their blocks; the words are those of `Assign`."""
@@ -449,8 +452,10 @@ class Scan:
                 continue
             stream.verified = False
             had = min(stream.expected, self._expected(index) or 0)  # fewer where all series ended early
-            for lo, hi in as_runs(self.map.events(index, 1, 1 + had)):
-                self.states.raise_to(lo, hi, EventState.UNVERIFIED)
+            stop = min(1 + had, self.map.ordinal_at(index, self.reached))
+            for at in range(1, stop, VERIFY_STEP):
+                for lo, hi in as_runs(self.map.events(index, at, min(at + VERIFY_STEP, stop))):
+                    self.states.raise_to(lo, hi, EventState.UNVERIFIED)
 
 
 def note(known: dict[str, RunSet], stream: str, runs: Sequence[Run]) -> None:

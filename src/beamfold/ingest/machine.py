@@ -58,6 +58,10 @@ MISSING_RUNS = 1000
 FOREVER = 1 << 62
 """An event beyond all others."""
 
+LONGEST_GAP = 1 << 20
+"""Frames that may be missing in one go. A number that leaps further is believed once the next one is close behind it:
+each of the events between would be processed, and one damaged number can claim more of them than anybody lives."""
+
 MAX_TROUBLES = 100
 """Malformed messages described one by one; beyond that they are only counted."""
 
@@ -160,6 +164,7 @@ class _Stream:
     phase: str = "waiting"
     base: int = 0
     next: int = 0  # the ordinal expected next
+    leapt: int = -1  # the ordinal of a frame whose number leapt too far to be believed
     cursor: int = 0  # everything before is routed
     frames: int = 0
     end_frame: Frame | None = None
@@ -447,6 +452,12 @@ class IngestMachine:
                 continue
             if limit is not None and ordinal >= limit:
                 surplus += 1
+                continue
+            if ordinal - state.next > LONGEST_GAP and not 0 < ordinal - state.leapt <= LONGEST_GAP:
+                state.leapt = ordinal
+                state.malformed += 1
+                expected = state.next - 1 + state.base
+                self._trouble(state, f"frame {number} came where {expected} was expected; it was not used", actions)
                 continue
             if ordinal > state.next:
                 self._keep(state, state.next - len(run), run, actions)

@@ -383,7 +383,7 @@ class IngesterService:
             peer = bytes(parts[0])
             if isinstance(header, Grant):
                 self._granted(peer, header)
-            elif isinstance(header, Attach):
+            elif isinstance(header, Attach) and any(peer in scan.workers for scan in self._scans.values()):
                 self._readers.attach(peer, header.pid)
             elif isinstance(header, LetGo):
                 self._readers.let_go(peer, header.leases)

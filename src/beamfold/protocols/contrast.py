@@ -105,8 +105,9 @@ def _load(frames: Sequence[Buffer]) -> dict[Any, Any]:
     fields = safe_loads(frames[0])
     if not isinstance(fields, dict):
         raise MalformedFrame(f"contrast message: expected a pickled dict, found {type(fields).__name__}")
-    if fields.get("status") not in _KNOWN:
-        found = repr(fields.get("status"))[:100]
+    status = fields.get("status")
+    if not isinstance(status, str) or status not in _KNOWN:  # an array, say, is not even comparable
+        found = repr(status)[:100] if isinstance(status, str | None) else f"a {type(status).__name__}"
         raise MalformedFrame(f"contrast message: status must be one of {', '.join(_KNOWN)}, found {found}")
     return fields
 

@@ -161,7 +161,7 @@ def read_recording(folder: Path) -> Recording:
         if about["format"] != FORMAT:
             raise ConfigError(f"{folder / ABOUT} has format {about['format']!r}, this Beamfold reads {FORMAT}")
         found = _recording(folder, msgspec.convert(about, _About))
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise ConfigError(f"{folder / ABOUT} is not what a recording's should be: {error!r}") from None
     if strange := set(found.map.streams) - set(found.streams):
         raise ConfigError(f"{folder / MAP} has streams that {ABOUT} does not know: {', '.join(sorted(strange))}")
@@ -169,7 +169,7 @@ def read_recording(folder: Path) -> Recording:
     if (folder / REPORT).is_file():
         try:
             found.report = msgspec.convert(_json(folder / REPORT), _Report)
-        except msgspec.ValidationError as error:
+        except (ValueError, msgspec.ValidationError) as error:
             raise ConfigError(f"{folder / REPORT} is not what a recording's should be: {error}") from None
         _refuse_missing(found, found.report)
     return found
@@ -209,7 +209,7 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; a recording needs it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
 
 
@@ -247,7 +247,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(whole, 1):
         try:
             yield json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number} is not JSON: {error}") from None
 
 

@@ -78,7 +78,7 @@ def load_at(data: bytes, at: int, extra: Mapping[Name, Callable[..., Any]]) -> t
         if machine.at >= len(data):
             raise TruncatedPickle(f"the bytes end inside a pickle, after {len(data) - at} bytes") from None
         raise MalformedFrame(f"not a pickle: nothing to work on at byte {machine.at}") from None
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         raise MalformedFrame(f"not a pickle: {error!r} at byte {machine.at}"[:300]) from None
 
 

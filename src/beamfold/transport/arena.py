@@ -247,6 +247,6 @@ def elsewhere(nbytes: int) -> memoryview:
 
 def process_of(pid: int) -> int | None:
     """A descriptor that becomes readable when this process ends; None where there is no such process."""
-    with suppress(OSError):
+    with suppress(OSError, OverflowError):
         return os.pidfd_open(pid)
     return None

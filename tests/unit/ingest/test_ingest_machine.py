@@ -146,6 +146,25 @@ def test_a_gap_is_told_once_a_later_frame_shows_it_and_not_before() -> None:
     assert [e for e, _ in bench.got(0)] == [0, 1, 2, 5, 6, 9]
 
 
+@pytest.mark.parametrize("events", [None, 1 << 53])
+def test_a_damaged_number_far_ahead_costs_its_frame_and_no_other(events: int | None) -> None:
+    bench = Bench(uniform(events), assigned=[Block(0, 1 << 50, 0)])
+    bench.feed(Start([b"s"]), data(0, 1), data(10**15, 2), data(10**12, 3), data(4))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2, 3, 4, 5]
+    assert not bench.gaps
+    assert bench.machine.progress()[0].malformed == 2
+    assert "frame 1000000000000000 came where 2 was expected" in bench.told(m.Trouble)[0].text
+
+
+def test_a_leap_is_believed_when_the_next_frame_confirms_it() -> None:
+    bench = Bench(uniform(None), assigned=[Block(0, 1 << 50, 0)])
+    far = machine.LONGEST_GAP + 100
+    bench.feed(Start([b"s"]), data(0), data(far), data(far + 2, far + 3))
+    assert [e for e, _ in bench.got(0)] == [0, 1, far + 3, far + 4]
+    assert bench.gaps == [(0, [(2, far + 3)], False)]
+    assert bench.machine.progress()[0].malformed == 1
+
+
 def test_repeated_and_late_frames_are_counted_and_not_used() -> None:
     bench = Bench(uniform(10), assigned=ALL)
     bench.feed(Start([b"s"]), data(0, 1), data(1, 0), data(3, 2, 3), data(4))

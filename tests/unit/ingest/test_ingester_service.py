@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from beamfold.ingest import service
 from beamfold.ingest.service import Connection, IngesterService, Input
@@ -19,7 +21,7 @@ from beamfold.ledger.segmentlog import SegmentLog
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols import framer
 from beamfold.protocols.dumps import DumpWriter, read_dump
-from beamfold.protocols.envelopes import FrameBatch, Grant, decode_frames, decode_header
+from beamfold.protocols.envelopes import FrameBatch, Grant, Header, decode_frames, decode_header
 from beamfold.protocols.messages import (
     Armed,
     Assign,
@@ -35,6 +37,8 @@ from beamfold.protocols.messages import (
     Trouble,
 )
 from beamfold.testing.simulators import stins_series
+from beamfold.transport.arena import Arena
+from corpus import any_of, cases, insane_messages
 from scripted import Control, Hub, Until, always_readable, arm
 
 MAP = compile_map({"streams": ["camera"], "events": 100}, True)
@@ -60,13 +64,14 @@ class Rig:
         spill: Path = Path("/dev/null/spill"),
         max_bytes: int = 1 << 30,
         sockets: int = 1,
+        arena: Arena | None = None,
     ) -> None:
         self.source, self.hub, self.control = Source(), Hub(), Control()
         self.spill = Spill(spill, max_bytes)
         self.sources = [self.source, *(Source() for _ in range(sockets - 1))]
         connections = (Connection(s, framer("stins")) for s in self.sources)  # type: ignore[arg-type]
         camera = Input("camera", tuple(connections), 0, retention_bytes)
-        self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill)  # type: ignore[arg-type]
+        self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill, arena)  # type: ignore[arg-type]
 
     def series(self, frames: int) -> None:
         """A detector's series of 1 KiB images, all in one turn, without its end."""
@@ -152,20 +157,28 @@ def test_a_halted_scan_gets_what_waits_for_another_socket() -> None:
 
 def test_strangers_do_not_end_it() -> None:
     rig = Rig()
-    headers: list[Any] = [
-        Grant(1, 0, 1 << 63),
-        Grant(1, 0, -(1 << 60)),
-        Grant(1, -(1 << 60), 5),
-        Grant(1 << 63, 1 << 63, 1 << 63),
-    ]
-    raw: list[list[bytes]] = [[b"x"], [b"w0", b""], [b"w0", b"\xc1"], [b"w0", b"a", b"b"]]
+    rig.run(arm(MAP, 1), lambda: rig.hub.arrived.extend([b"x", *case.parts] for case in [*cases(), *insane_messages()]))
+    assert [m.error for m in rig.control.said(Armed)] == [""]
+    assert rig.hub.sent == []
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from(["w0", "stranger"]), any_of(Header)), max_size=5))
+def test_no_envelope_of_a_worker_or_a_stranger_ends_it(said: list[tuple[str, Any]]) -> None:
+    rig = Rig(arena=Arena(1 << 20))
     rig.run(
         arm(MAP, 1),
-        *[rig.hub.put(peer, h) for h in headers for peer in ("stranger", "w0")],
-        *[lambda p=p: rig.hub.arrived.append(p) for p in raw],
+        *[rig.hub.put(peer, header) for peer, header in said],
+        rig.hub.put("w0", Grant(1, 0, 1 << 20)),
+        Assign(1, [Block(0, 100, 0)], 100),
+        lambda: rig.series(3),
+        Until(lambda: frames_sent(rig) == 4),
     )
-    assert [m.error for m in rig.control.said(Armed)] == [""]
-    assert [decode_header(parts[0]) for _, parts in rig.hub.sent] == []
+
+
+def frames_sent(rig: Rig) -> int:
+    headers = [decode_header(parts[0]) for _, parts in rig.hub.sent]
+    return sum(header.n for header in headers if isinstance(header, FrameBatch))
 
 
 def test_frames_say_when_they_were_read_and_sent() -> None:

@@ -170,6 +170,10 @@ BAD_BODIES: list[tuple[object, str]] = [
     ({"streams": 3}, "streams: "),
     ({"streams": {"a": {"every": 0}}}, r"streams\.a\.every: .*greater than or equal to 1"),
     ({"streams": {"a": {"first": 0}}}, r"streams\.a\.first: "),
+    (
+        {"streams": {"a": {"first": 1 << 53}}, "events": 1 << 53},
+        r"streams\.a\.first: .*less than or equal to 4294967296",
+    ),
     ({"streams": {"a": {"every": 1.5}}}, r"streams\.a\.every: "),
     ({"streams": {"a": {"each": 1}}}, r"streams\.a\.each: Extra"),
     ({"streams": ["a"], "events": -1}, "events: "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -468,6 +469,17 @@ def test_the_place_is_written_as_one_would_reach_it(result: Any, place: str) -> 
     with pytest.raises(CodecError) as caught:
         there_and_back(result)
     assert str(caught.value).startswith(place)
+
+
+def test_what_is_too_large_for_whoever_receives_it_is_refused() -> None:
+    """Of memory that nothing was ever written to."""
+    with mmap.mmap(-1, codes.MAX_PIECE + 1) as file, memoryview(file) as writable, writable.toreadonly() as huge:
+        buffers: list[Any] = [b"before"]
+        with pytest.raises(CodecError, match="a piece of 1073741825 bytes, at most 1073741824 travel"):
+            encode({"a": np.zeros(5000), "b": huge}, buffers)
+        assert buffers == [b"before"]
+        encode([huge[1:]], buffers)
+        buffers.clear()
 
 
 def test_classes_that_nobody_could_find_again_are_refused() -> None:

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import tracemalloc
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,18 +22,9 @@ from hypothesis import strategies as st
 from beamfold.model.errors import MalformedFrame, UnsafePickle
 from beamfold.protocols.unpickle import TruncatedPickle, safe_loads
 from beamfold.protocols.unpickle_calls import Pending
+from corpus import PICKLE_BOMBS, Calls
 
 PROTOCOLS = range(6)
-
-
-class Calls:
-    """Pickles as a call of a function."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.function, self.args = function, args
-
-    def __reduce__(self) -> Any:
-        return self.function, self.args
 
 
 # --- data
@@ -340,35 +330,7 @@ def test_an_array_that_never_gets_its_state_is_refused() -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def repeated(prefix: bytes, unit: bytes, times: int) -> bytes:
-    return b"\x80\x04" + prefix + unit * times + b"."
-
-
-SET_OF_MEMO = b"cbuiltins\nset\nh\x00\x85R0"
-BOMBS = {
-    "bytes8": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
-    "bytearray8": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
-    "text8": b"\x80\x04\x8d" + struct.pack("<Q", 2**63) + b"x.",
-    "text4": b"\x80\x04X\xff\xff\xff\xff.",
-    "long4": b"\x80\x02\x8b\xff\xff\xff\x7f\x01.",
-    "frame": b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N.",
-    "bytearray of a number": b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
-    "bytes of a number": b"cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R.",
-    "list of a range": b"cbuiltins\nlist\ncbuiltins\nrange\nJ\xff\xff\xff\x7f\x85R\x85R.",
-    "text of a huge number": b"cbuiltins\nint\n(X\x10\x27\x00\x00" + b"9" * 10_000 + b"tR.",
-    "digits": b"I" + b"9" * 100_000 + b"\n.",
-    "sets of one list": repeated(b"](" + b"K\x01" * 50_000 + b"e\x94", SET_OF_MEMO, 5_000),
-    "copies of one text": repeated(
-        b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + b"\x940",
-        b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR0",
-        2_000,
-    ),
-    "many steps": repeated(b"", b"}0", 600_000),
-    "elements of no bytes": array_pickle((2**40,), np.dtype("V0"), b""),
-    "tuples of tuples as a key": b"\x80\x02)" + b"2\x86" * 60 + b"q\x00}h\x00Ns.",
-    "tuples of tuples in a set": b"\x80\x04\x8f()" + b"2\x86" * 60 + b"\x90.",
-    "a key a million deep": b"\x80\x02})" + b"\x85" * 900_000 + b"Ns.",
-}
+BOMBS = {**PICKLE_BOMBS, "elements of no bytes": array_pickle((2**40,), np.dtype("V0"), b"")}
 
 
 @pytest.mark.parametrize("bomb", BOMBS)

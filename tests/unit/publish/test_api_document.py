@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from beamfold.app.declared import to_wire
 from beamfold.model.parameters import BoolParameter, FloatParameter, IntParameter, JsonParameter
 from beamfold.model.triggermap import WrittenMap
+from corpus import INSANE_JSON, header_of
 from unit.publish.played import Played, ask
 
 DECLARED = [
@@ -91,6 +93,32 @@ def test_answers_with_something_in_them_are_as_documented(path: str) -> None:
     assert answer.status_code == 200
     assert answer.json()
     case.validate_response(answer, checks=CHECKS)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/v1/parameter/{name}"), ("GET", "/api/v1/state/{path}")])
+def test_a_path_with_a_line_break_leads_nowhere_as_documented(method: str, path: str) -> None:
+    answer = ask(CONTROLLER.app, method, re.sub("{.*}", "a%0Ab", path), content=b"1")
+    assert answer.status_code == 404
+    assert "404" in CONTROLLER.app.openapi()["paths"][path][method.lower()]["responses"]
+
+
+MAP = {"streams": b'["a"]', "events": b"5", "batch": b"1", "tags": b'["generic"]', "broadcast": b"false"}
+SEQUENCE = b'{"parts": {"p": {"a": [%s]}}, "sequence": ["p"]}'
+BODIES = {
+    **INSANE_JSON,
+    **{f"{key} is {name}": header_of({**MAP, key: value}) for key in MAP for name, value in INSANE_JSON.items()},
+    **{f"a cell is {name}": SEQUENCE % value for name, value in INSANE_JSON.items()},
+    **{f"a constraint is {name}": SEQUENCE % (b'[{"constraint": %s}]' % value) for name, value in INSANE_JSON.items()},
+}
+
+
+@pytest.mark.parametrize("path", ["sequence", "mapping", "sardana_hook"])
+def test_insane_bodies_are_taken_or_refused_and_never_a_failure_of_ours(path: str) -> None:
+    controller = Played(DECLARED)
+    for name, body in BODIES.items():
+        answer = controller.ask("POST", f"/{path}", content=body)
+        assert answer.status_code in (200, 400, 409, 413, 422), f"{name}: {answer.status_code} {answer.text[:300]}"
+    controller.close()
 
 
 def test_every_operation_is_described_and_its_references_lead_somewhere() -> None:

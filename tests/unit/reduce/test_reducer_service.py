@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from beamfold.model.errors import AppError
 from beamfold.model.latency import Latencies
 from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.codec import TypeTable, encode
-from beamfold.protocols.envelopes import Grant, ResultBatch
+from beamfold.protocols.envelopes import Grant, Header, ResultBatch
 from beamfold.protocols.messages import (
     Armed,
     Beat,
@@ -28,11 +31,13 @@ from beamfold.protocols.messages import (
     Parameters,
     PartsDone,
     Trouble,
+    encode_message,
 )
 from beamfold.protocols.stamps import Times
 from beamfold.publish.store import FileStore
 from beamfold.reduce import service
 from beamfold.reduce.service import CREDIT_BYTES, ReducerService
+from corpus import any_of, cases, insane_messages
 from scripted import Control, Hub, Until, arm
 
 MAP = compile_map({"streams": ["camera"], "events": 100}, True)
@@ -124,6 +129,38 @@ def test_a_batch_that_speaks_of_parts_it_does_not_have_is_not_used(tmp_path: Pat
     rig.run(rig.results(batch(**wrong)), rig.results(batch(first=2)))
     assert App.folded == []  # event 2 waits for the start event
     assert [m.parts for m in rig.control.said(PartsDone)] == [{0: 1}]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(any_of(Header), st.lists(st.binary(max_size=9), max_size=3)), max_size=5))
+def test_no_envelope_of_a_worker_or_a_stranger_ends_it(said: list[tuple[Any, list[bytes]]]) -> None:
+    with TemporaryDirectory() as folder:
+        rig = Rig(Path(folder))
+        rig.run(*[rig.hub.put(peer, header, *rest) for header, rest in said for peer in ("w0", "stranger")])
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_no_batch_of_a_worker_with_insane_numbers_ends_it(data: st.DataObject) -> None:
+    """Well-formed results of parts that cannot be, as a worker would send that has lost its senses."""
+    events = st.tuples(st.sampled_from([0, 1, 50, 101, 102, 1 << 40, 1 << 61]), st.sampled_from([1, 1 << 40]))
+    insane = st.builds(
+        batch,
+        n=st.integers(1, 3),
+        worker=st.just(0),
+        events=events,
+        k=st.sampled_from([-(1 << 15), -2, -1, 0, 1, (1 << 15) - 1]),
+        states=st.integers(1, 8),
+        version=st.sampled_from([0, 1, 2, 1 << 40]),
+        missing=st.lists(st.tuples(st.just(0), any_of(int)), max_size=2),
+        ticks=st.lists(any_of(int), max_size=2),
+    )
+    said = data.draw(st.lists(insane, min_size=1, max_size=5))
+    with TemporaryDirectory() as folder:
+        rig = Rig(Path(folder))
+        rig.run(*map(rig.results, said), *rig.start(), Until(lambda: rig.control.said(PartsDone)))
+        for message in rig.control.said(PartsDone):
+            encode_message(message)
 
 
 def test_its_last_word_about_a_scan_has_the_way_of_every_part_that_is_timed(tmp_path: Path) -> None:
@@ -234,8 +271,8 @@ def test_strangers_do_not_end_it(tmp_path: Path) -> None:
         Grant(1, -5, -(1 << 60)),
     ]
     steps: list[Any] = [rig.hub.put("stranger", h, BODY) for h in headers]
-    raw: list[list[bytes]] = [[b"x"], [b"x", b""], [b"x", b"\xc1"], [b"x", b"\x91" * 5000]]
-    rig.run(*steps, *[lambda p=p: rig.hub.arrived.append(p) for p in raw])
+    raw = [[peer, *case.parts] for case in [*cases(), *insane_messages()] for peer in (b"x", b"w0")]
+    rig.run(*steps, lambda: rig.hub.arrived.extend(raw))
     assert [m.error for m in rig.control.said(Armed)] == [""]
     assert rig.control.said(PartsDone) == []
 

@@ -199,3 +199,8 @@ def test_nothing_of_it_is_in_a_cycle(arena: Arena) -> None:
         assert arena.used == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, (1 << 31) - 1, 1 << 31, 1 << 63])
+def test_what_is_no_process_is_none(pid: int) -> None:
+    assert process_of(pid) is None

@@ -17,6 +17,9 @@ from beamfold.model.trigger.base import GENERIC
 LARGEST = 1 << 53
 """Bound of every count and number in a uniform map: exact in any client's floats, far from int64's end."""
 
+LATEST_START = 1 << 32
+"""Bound of a stream's first event. Events before every stream's first one have no frame, and yet a state each."""
+
 START_END = "reserved_start_end"
 """The part that clients are shown at both ends of a wrapped map."""
 
@@ -70,7 +73,7 @@ class UniformStream(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     every: Annotated[int, Field(ge=1, le=LARGEST)] = 1
-    first: Annotated[int, Field(ge=1, le=LARGEST)] = 1
+    first: Annotated[int, Field(ge=1, le=LATEST_START)] = 1
 
 
 def _named_streams(value: Any) -> Any:

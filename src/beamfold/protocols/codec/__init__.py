@@ -19,10 +19,10 @@ modules that are imported already define; nothing is ever imported because a pee
 
 from __future__ import annotations
 
-from beamfold.protocols.codec.codes import INLINE_BYTES, MAX_DEPTH
+from beamfold.protocols.codec.codes import INLINE_BYTES, MAX_DEPTH, MAX_PIECE
 from beamfold.protocols.codec.decode import Reader, decode
 from beamfold.protocols.codec.encode import encode
 from beamfold.protocols.codec.own import register_type
 from beamfold.protocols.codec.types import TypeTable
 
-__all__ = ["INLINE_BYTES", "MAX_DEPTH", "Reader", "TypeTable", "decode", "encode", "register_type"]
+__all__ = ["INLINE_BYTES", "MAX_DEPTH", "MAX_PIECE", "Reader", "TypeTable", "decode", "encode", "register_type"]

@@ -1,4 +1,4 @@
-"""The extension codes of the wire format, and its two limits. Changing a number breaks every recording."""
+"""The extension codes of the wire format, and its limits. Changing a number breaks every recording."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ INLINE_BYTES: Final = 4096
 
 MAX_DEPTH: Final = 100
 """Containers inside containers; deeper is almost surely a structure that contains itself."""
+
+MAX_PIECE: Final = 1 << 30
+"""Bytes of one array or byte string, or of all the rest of a result, at most: what receives it takes no larger ones."""
 
 TUPLE: Final = 1  # [item, …]
 SET: Final = 2  # [item, …]

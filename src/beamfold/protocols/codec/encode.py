@@ -18,7 +18,7 @@ from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer
 from beamfold.protocols.codec import codes
 from beamfold.protocols.codec.advice import instead_of
-from beamfold.protocols.codec.codes import MAX_DEPTH
+from beamfold.protocols.codec.codes import MAX_DEPTH, MAX_PIECE
 from beamfold.protocols.codec.own import OwnType, by_type
 from beamfold.protocols.codec.types import TypeTable, attributes, global_name, kind
 from beamfold.protocols.codec.values import LEAVES, lower_int
@@ -53,16 +53,19 @@ def encode(obj: Any, buffers: list[Buffer], *, types: TypeTable | None = None, c
     ):
         # What most apps return, most of the time; what it does not fit is found out by the walk.
         try:
-            return pack(obj)
+            body = pack(obj)
         except (OverflowError, UnicodeEncodeError):
             pass
+        else:
+            if len(body) <= MAX_PIECE:
+                return body
     before = len(buffers)
     try:
         try:
-            return _encode(obj, Walk(buffers, types, copy, USUALLY_PLAIN))
+            body = _encode(obj, Walk(buffers, types, copy, USUALLY_PLAIN))
         except (OverflowError, UnicodeEncodeError):
             del buffers[before:]
-            return _encode(obj, Walk(buffers, types, copy, ALWAYS_PLAIN))
+            body = _encode(obj, Walk(buffers, types, copy, ALWAYS_PLAIN))
     except Refused as refused:
         del buffers[before:]
         raise CodecError(refused.text()) from None
@@ -71,6 +74,10 @@ def encode(obj: Any, buffers: list[Buffer], *, types: TypeTable | None = None, c
         raise CodecError(
             f"the result cannot be encoded ({exc}); was it changed by another thread, or is it huge?"
         ) from exc
+    if (largest := max(map(len, (body, *buffers[before:])))) > MAX_PIECE:
+        del buffers[before:]
+        raise CodecError(f"the result has a piece of {largest} bytes, at most {MAX_PIECE} travel; return it in parts")
+    return body
 
 
 def _encode(obj: Any, walk: Walk) -> bytes:

@@ -80,13 +80,10 @@ class _Describer:
         return {**self._service(s), "url": s.hello.url, "http": s.hello.http}
 
 
-def uuid_of(text: str) -> str:
-    """A service's UUID as clients write it; for one that has none, a UUID that only it has."""
-    try:
-        found = uuid.UUID(text)
-    except ValueError:
-        return _derived(text.encode())
-    return str(found) if found.version == 4 else _derived(text.encode())
+def uuid_of(identity: str) -> str:
+    """The UUID by which clients know a service. It does not tell the service's identity on the control channel: whoever
+    knows that could speak in its place."""
+    return _derived(identity.encode())
 
 
 def _derived(data: bytes) -> str:

@@ -29,7 +29,7 @@ Intervals = Annotated[
 ]
 
 
-_ELSEWHERE: dict[int | str, dict[str, Any]] = {**responses(422, 503), 307: {"description": "where the state is"}}
+_ELSEWHERE: dict[int | str, dict[str, Any]] = {**responses(404, 422, 503), 307: {"description": "where the state is"}}
 
 
 def add_overview(app: FastAPI, service: ControllerService) -> None:

@@ -51,7 +51,8 @@ def add_parameters(app: FastAPI, service: ControllerService) -> None:
 
     @app.post(
         "/api/v1/parameter/{name:path}",
-        responses=answers(str, 400, 403, 413, 422, 503, about="the hash of all parameters"),
+        # 404: a path with a line break leads nowhere
+        responses=answers(str, 400, 403, 404, 413, 422, 503, about="the hash of all parameters"),
         openapi_extra=raw_body(),
     )
     async def set_parameter(name: str, request: Request) -> str:
