@@ -117,7 +117,7 @@ class Rig:
         self.reducer = "reducer"
         self.log: list[Any] = []  # the result log of the present scan
         self.log_of = 0
-        self.unsaid: dict[str, list[str]] = {}  # what the reducer has not yet confirmed
+        self.unsaid: dict[str, list[Any]] = {}  # what the reducer has not yet confirmed
         self.pids: dict[str, int] = {}
         self.held_back: set[str] = set()  # workers that do not get to work
         self.paused: dict[str, set[int]] = {}
@@ -196,7 +196,7 @@ class Rig:
                 self._to_reducer(src, payload)
         else:
             w = next((w for w in self.workers if w.name == dst), None)
-            if w is not None and not w.dead and (payload != "logged" or src == w.reducer):
+            if w is not None and not w.dead and (payload != ("logged", w.scan) or src == w.reducer):
                 self._to_worker(w, payload)
 
     def _perform(self, actions: list[Any]) -> None:
@@ -407,8 +407,9 @@ class Rig:
             self.post(w.name, "controller", m.Armed(payload.scan))
             w.reducer, w.unconfirmed = payload.reducer_url, deque()
             return
-        if payload == "logged":
-            w.unconfirmed.popleft()
+        if isinstance(payload, tuple) and payload[0] == "logged":
+            if payload[1] == w.scan:
+                w.unconfirmed.popleft()
             return
         if payload == "work":
             self._work(w)
@@ -510,9 +511,9 @@ class Rig:
                 if self.random.random() < 0.7:
                     while self.unsaid.get(src):
                         self.post(self.reducer, src, self.unsaid[src].pop())
-                    self.post(self.reducer, src, "logged")
+                    self.post(self.reducer, src, ("logged", scan))
                 else:
-                    self.unsaid.setdefault(src, []).append("logged")
+                    self.unsaid.setdefault(src, []).append(("logged", scan))
                 done = m.PartsDone(scan, completed, count, self.reduce.frontier, closed=self.closed)
                 self.post(self.reducer, "controller", done)
                 self._fold()
