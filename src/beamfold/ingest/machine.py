@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from beamfold.ingest.arrivals import Arrivals
 from beamfold.ingest.retention import Frame, Retention, Shelf, fit
 from beamfold.model.routes import UNASSIGNED, Routes
-from beamfold.model.runs import RunSet
+from beamfold.model.runs import RunSet, as_runs
 from beamfold.model.triggermap import EVERYBODY, Route, TriggerMap
 from beamfold.protocols.items import Data, End, Item, Start, Stray
 from beamfold.protocols.messages import (
-    DROPPED,
+    PARKED,
     Block,
     FenceReached,
     FramesMissing,
@@ -295,7 +295,7 @@ class IngestMachine:
         for key in [key for key in self._outbox if key[0] == worker]:
             del self._outbox[key]
         for lo, hi in self._routes.blocks(worker):
-            self._routes.add(lo, hi, DROPPED)  # until they are assigned again, for good or for the time being
+            self._routes.add(lo, hi, PARKED)
         if here:
             for index, state in self._streams.items():
                 self._cast_again(worker, index, state)
@@ -368,9 +368,27 @@ class IngestMachine:
 
     def set_version(self, version: int, from_event: int) -> list[Action]:
         """From this event on, batches need this version; sending goes on."""
+        if version <= self._versions[-1][1]:
+            return []  # said again, by a controller that cannot know who knows it
         self._versions.append((from_event, version))
         self._hold_above = None
         return self._everything()
+
+    def inventory(self) -> dict[str, Any]:
+        """What a new controller has to know; the words are those of `Inventory`."""
+        streams = self._streams.values()
+        ended = [StreamEnded(self.scan, s.spec.name, s.frames, self._last_event(s), s.surplus) for s in streams]
+        missing = [FramesMissing(self.scan, s.spec.name, self._missing_events(s)) for s in streams if s.missing]
+        return {
+            "blocks": self._routes.all(),
+            "halted": self._halted,
+            "holding": self._hold_above is not None,
+            "ended": [e for e, s in zip(ended, streams, strict=True) if s.phase == "ended"],
+            "missing": missing,
+        }
+
+    def _missing_events(self, state: _Stream) -> list[Run]:
+        return [run for lo, hi in state.missing for run in as_runs(self.map.events(state.spec.index, lo, hi))]
 
     def progress(self) -> list[StreamSeen]:
         """How far every stream has come, for status and page."""
@@ -652,7 +670,7 @@ class IngestMachine:
         done = count
         first = int(workers[0])
         if first != UNASSIGNED and bool((workers == first).all()):
-            if first != DROPPED:
+            if first >= 0:
                 self._post(first, stream, index + lo, events, k)
             return done
         blank = workers == UNASSIGNED
@@ -662,7 +680,7 @@ class IngestMachine:
             if not keep:
                 return done
             index, events, k, workers = index[:keep], events[:keep], k[:keep], workers[:keep]
-        for worker in np.flatnonzero(np.bincount(workers[workers != DROPPED])).tolist():
+        for worker in np.flatnonzero(np.bincount(workers[workers >= 0])).tolist():
             mine = workers == worker
             self._post(worker, stream, index[mine] + lo, events[mine], k[mine])
         return done

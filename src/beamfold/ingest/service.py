@@ -54,6 +54,8 @@ from beamfold.protocols.messages import (
     Filled,
     Halt,
     Halted,
+    Introduce,
+    Inventory,
     Parameters,
     Release,
     Shutdown,
@@ -201,6 +203,7 @@ class IngesterService:
         for item in self._inputs.values():
             self._watch(item)
         self._handlers: dict[type, Callable[..., None]] = {
+            Introduce: self._introduce,
             Arm: self._arm,
             Assign: self._assign,
             Fill: self._fill,
@@ -560,6 +563,16 @@ class IngesterService:
         self._do(scan, partial(scan.machine.fill, message.worker, bool(message.uuid)))
         if message.uuid:
             self._control.send(Filled(message.scan, message.worker, message.uuid))
+
+    def _introduce(self, message: Introduce) -> None:
+        """A controller that does not know this ingester: it may go on with what another one began."""
+        for number, scan in self._scans.items():
+            machine, closed = scan.machine, scan.closed
+            fillers = [uuid.decode() for uuid in scan.workers]
+            self._control.send(
+                Inventory(number, scan.arm, fillers=fillers, changes=scan.changes, closed=closed, **machine.inventory())
+            )
+            scan.told.clear()
 
     def _release(self, message: Release) -> None:
         if (scan := self._scans.get(message.scan)) is not None:

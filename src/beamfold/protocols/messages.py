@@ -271,7 +271,7 @@ class Welcome(Message, frozen=True):
 
 
 class Introduce(Message, frozen=True):
-    """The controller does not know you (it may be a new one): say Hello."""
+    """The controller does not know you (it may be a new one): say Hello, and what you know of scans."""
 
 
 class Refused(Message, frozen=True):
@@ -306,6 +306,9 @@ class Arm(Message, frozen=True):
 
 DROPPED = -2
 """The worker of a block that nobody is to process, because there is too much to do."""
+
+PARKED = -3
+"""The worker of a block that an ingester has for nobody until it is assigned again."""
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True):
@@ -443,6 +446,30 @@ class End(Message, frozen=True):
     report: dict[str, Any] | None = None
 
 
+class Inventory(Message, frozen=True):
+    """To a controller that did not know this service: what it knows of a scan that it was armed for.
+
+    `blocks` are (lo, hi, logical worker) of virtual workers, an ingester's all and a worker's own; `fillers` the
+    processes that an ingester or a reducer takes for the logical workers. `changes` are the versions of the parameters
+    that came after `arm`, `closed` the last data event of a closed map. An ingester says which streams have `ended` and
+    what is `missing`, whether it has `halted`, and whether it is `holding` frames back for new parameters; the reducer
+    what is `done`; a worker how often its class wants to tick.
+    """
+
+    scan: int
+    arm: Arm
+    blocks: list[tuple[int, int, int]] = []
+    fillers: list[str] = []
+    changes: list[Parameters] = []
+    closed: int | None = None
+    halted: bool = False
+    holding: bool = False
+    ended: list[StreamEnded] = []
+    missing: list[FramesMissing] = []
+    done: PartsDone | None = None
+    tick_interval: float | None = None
+
+
 class Shutdown(Message, frozen=True):
     """End the process in good order."""
 
@@ -462,6 +489,7 @@ ToController: TypeAlias = (
     | FoldFailed
     | Finished
     | Filled
+    | Inventory
     | Failed
     | Gone
 )

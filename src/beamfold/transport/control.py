@@ -81,7 +81,10 @@ class ControlChannel:
             self.send(hello)
 
     def receive(self) -> list[ToService]:
-        """All messages that are here, without those that concern the channel itself."""
+        """All messages that are here, without those that concern the channel itself.
+
+        `Introduce` is among them: Hello was said again, and what else the controller cannot know is for the service.
+        """
         out: list[ToService] = []
         for data in drain(self.socket):
             try:
@@ -90,6 +93,7 @@ class ControlChannel:
                 continue  # a stranger on this port cannot harm: what is no message is dropped
             if isinstance(message, Introduce):
                 self.send(self.hello)
+                out.append(message)
             elif isinstance(message, Welcome):
                 self.welcomed = True
             elif isinstance(message, Refused):

@@ -1,0 +1,105 @@
+"""A scan that a controller has begun, taken up by another one: what the services say of it is put together again.
+
+The ledger says which scans there were, and the services what became of this one: every one that is armed has the `Arm`
+that it was armed with, ingesters know the assignments, the reducer what is done. A controller may have died while it
+told them something; so what they do not agree about is decided anew: a virtual worker that is not the same logical
+worker's for all of them is assigned again, a place that is not filled by the same process for all of them is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from beamfold.model.routes import Routes
+from beamfold.protocols.messages import Arm, Inventory, Parameters, Run
+
+PATIENCE = 3.0
+"""Seconds in which services have to say what they know, from when the first one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Virtual workers lo..hi-1: the logical worker that has them for everybody (or DROPPED); None: that is not so."""
+
+    lo: int
+    hi: int
+    worker: int | None
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What the services have said of one scan, by their peers. `present` are the others that are here, by their keys:
+    they know nothing of it, because they are new."""
+
+    arm: Arm
+    since: float
+    ingesters: dict[bytes, Inventory] = field(default_factory=dict)
+    workers: dict[bytes, Inventory] = field(default_factory=dict)
+    reducers: dict[bytes, Inventory] = field(default_factory=dict)
+
+    def add(self, role: str, peer: bytes, inventory: Inventory) -> None:
+        """A service said what it knows."""
+        {"ingester": self.ingesters, "worker": self.workers, "reducer": self.reducers}[role][peer] = inventory
+
+    @property
+    def all(self) -> list[Inventory]:
+        """What everybody said."""
+        return [*self.ingesters.values(), *self.workers.values(), *self.reducers.values()]
+
+    def complete(self, fresh: Iterable[str]) -> bool:
+        """Whether all have said what they know; those of the keys in `fresh` are new and know nothing."""
+        fresh = set(fresh)
+        workers = sum(f"worker {w.name}" in fresh for w in self.arm.workers) + len(self.workers)
+        reducers = len(self.reducers) + any(key.startswith("reducer ") for key in fresh)
+        return len(self.ingesters) >= len(self.arm.ingesters) and workers >= len(self.arm.workers) and reducers > 0
+
+    def overdue(self, now: float) -> bool:
+        """Whether who has not said anything yet is lost."""
+        return now - self.since >= PATIENCE
+
+    # -- what they agree about -------------------------------------------------------------------------------
+
+    def filler(self, worker: int) -> bytes | None:
+        """The process that fills this place for everybody; None when there is none."""
+        for peer, inventory in self.workers.items():
+            if inventory.arm.workers[worker].uuid == peer.decode("utf-8", "replace"):
+                uuid = inventory.arm.workers[worker].uuid
+                routers = [*self.ingesters.values(), *self.reducers.values()]
+                return peer if all(r.fillers[worker] == uuid for r in routers) else None
+        return None
+
+    def changes(self) -> list[Parameters]:
+        """All later versions of the parameters that anybody knows, in their order."""
+        found = {change.version: change for inventory in self.all for change in inventory.changes}
+        return [found[version] for version in sorted(found)]
+
+    def closed(self) -> int | None:
+        """The last data event that the map came to have, as far as anybody knows."""
+        return next((i.closed for i in self.all if i.closed is not None), None)
+
+    def assigned(self) -> list[Assigned]:
+        """All virtual workers that were ever assigned, from 0 on without a hole."""
+        routes = [_routes(i.blocks) for i in self.ingesters.values()]
+        fillers = [self.filler(w) for w in range(len(self.arm.workers))]
+        own = {w: _routes(self.workers[peer].blocks) for w, peer in enumerate(fillers) if peer is not None}
+        edges = sorted({0, *(edge for i in self.all for lo, hi, _ in i.blocks for edge in (lo, hi))})
+        found: list[Assigned] = []
+        for lo, hi in pairwise(edges):
+            owners = {r.find(lo) for r in routes}
+            worker = owners.pop() if len(owners) == 1 else None
+            if worker is not None and worker >= 0 and (worker not in own or own[worker].find(lo) != worker):
+                worker = None
+            found.append(Assigned(lo, hi, worker))
+        return found
+
+
+def _routes(blocks: Iterable[tuple[int, int, int]]) -> Routes:
+    routes = Routes()
+    for lo, hi, worker in blocks:
+        routes.add(lo, hi, worker)
+    return routes
+
+
+__all__ = ["PATIENCE", "Assigned", "Recovery", "Run"]
