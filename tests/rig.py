@@ -32,6 +32,7 @@ from beamfold.protocols.envelopes import (
     unpack_events,
     unpack_positions,
 )
+from beamfold.protocols.items import Data
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.reduce.told import Told
 from beamfold.work.machine import Part, WorkMachine
@@ -87,6 +88,8 @@ class RigWorker:
     dead: bool = False
     reducer: str = ""
     greeted: bool = False
+    sources: list[str] = field(default_factory=list)
+    heard: set[str] = field(default_factory=set)
     unconfirmed: deque[Any] = field(default_factory=deque)
     versions: list[tuple[int, int]] = field(default_factory=list)
 
@@ -135,7 +138,13 @@ class Rig:
         self.paused: dict[str, set[int]] = {}
         self.seen: dict[tuple[int, str], m.StreamSeen] = {}
         self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
-        self.infos = {s: m.StreamInfo(s, "T", numbered) for streams in ingesters.values() for s, numbered in streams}
+        self.process_of = {name: name for name in ingesters}
+        self.infos = {
+            s: m.StreamInfo(s, "T", numbered, numbered) for streams in ingesters.values() for s, numbered in streams
+        }
+        self.owners = {
+            s: (name, [self.infos[i] for i, _ in streams]) for name, streams in ingesters.items() for s, _ in streams
+        }
         self.workers = [RigWorker(f"w{i}", f"w{i}", tags) for i, tags in enumerate(workers)]
         self.reduce: ReduceMachine[Any] | None = None
         self.reduce_map: TriggerMap | None = None
@@ -181,6 +190,8 @@ class Rig:
             return True
         if src == "self":
             return dst in self.held_back
+        if src.startswith("detector ") and (dst not in self.ingest or not self.ingest[dst]):
+            return dst not in self.process_of.values() or dst != dst.partition(".")[0]  # it waits for its first scan
         return src.startswith("detector ") and bool(self.paused.get(src.removeprefix("detector ")))
 
     def settle(self, limit: int = 200_000, *, waiting: bool = False) -> None:
@@ -220,7 +231,7 @@ class Rig:
         else:
             w = next((w for w in self.workers if w.name == dst), None)
             if w is not None and not w.dead and self._heard(src, w, payload):
-                self._to_worker(w, payload)
+                self._to_worker(w, src, payload)
 
     @staticmethod
     def _heard(src: str, w: RigWorker, payload: Any) -> bool:
@@ -312,6 +323,38 @@ class Rig:
         for inventory in inventories:
             self.post(name, "controller", inventory)
 
+    def kill_ingester(self, name: str) -> None:
+        """An ingester ends, with all frames that it has; what it sent is there only in part."""
+        dead = self.process_of[name]
+        for (src, dst), queue in self.channels.items():
+            if dst == dead and not src.startswith("detector "):
+                queue.clear()
+            elif src == dead:
+                left = self.random.randint(0, len(queue))
+                while len(queue) > left:
+                    queue.pop()
+        del self.ingest[dead]
+        self.process_of[name] = ""
+        for scans in self.paused.values():
+            scans.clear()
+        self._supervise(m.Gone("ingester", name, "killed", self.pids[dead]))
+
+    def replace_ingester(self, name: str) -> None:
+        """A new process takes its place. A frame that was in the socket of the one before may be gone."""
+        self.born += 1
+        self.process_of[name] = new = f"{name}.{self.born}"
+        self.ingest[new] = {}
+        infos = next(infos for owner, infos in self.owners.values() if owner == name)
+        for stream, (owner, _) in self.owners.items():
+            if owner != name:
+                continue
+            old, self.stream_of[stream] = self.stream_of[stream], new
+            waiting = self.channels.pop((f"detector {stream}", old), deque())
+            if waiting and isinstance(waiting[0][1], Data) and self.random.random() < 0.5:
+                waiting.popleft()
+            self.channels[f"detector {stream}", new] = waiting
+        self._hello("ingester", new, name, streams=infos)
+
     def _supervise(self, message: Any) -> None:
         self.gone.append(message)
         if not self.controller_dead:
@@ -392,7 +435,7 @@ class Rig:
             specs = [
                 StreamSpec(i, s, self.infos[s].numbered, retention_bytes=self.retention_bytes)
                 for i, s in enumerate(trigger_map.streams)
-                if self.stream_of[s] == name
+                if self.owners[s][0] == name.partition(".")[0]
             ]
             groups = [self._groups(trigger_map, w.tags) for w in payload.workers]
             self.arm_workers[name, payload.scan] = [w.uuid for w in payload.workers]
@@ -407,6 +450,9 @@ class Rig:
                 spill=payload.overload == "spill",
             )
             self.post(name, "controller", m.Armed(payload.scan))
+            if payload.resume:
+                machine = scans[payload.scan]
+                self._ingest(name, machine, machine.resume(payload.resume))
             return
         if isinstance(payload, m.Introduce):
             self._introduce(
@@ -431,8 +477,10 @@ class Rig:
             case m.Assign():
                 self._ingest(name, machine, machine.assign(payload.blocks, payload.settled))
             case m.Fill():
-                self.arm_workers[name, payload.scan][payload.worker] = payload.uuid
-                self._ingest(name, machine, machine.fill(payload.worker, bool(payload.uuid)))
+                fillers = self.arm_workers[name, payload.scan]
+                if fillers[payload.worker] != payload.uuid:
+                    fillers[payload.worker] = payload.uuid
+                    self._ingest(name, machine, machine.fill(payload.worker, bool(payload.uuid)))
                 if payload.uuid:
                     self.post(name, "controller", m.Filled(payload.scan, payload.worker, payload.uuid))
             case m.Release():
@@ -450,7 +498,7 @@ class Rig:
             case m.End():
                 self.ingest_ended[name, payload.scan] = scans.pop(payload.scan)
                 for stream in machine.map.streams:
-                    if self.stream_of[stream] == name:
+                    if self.owners[stream][0] == name.partition(".")[0]:
                         self.paused.get(stream, set()).discard(payload.scan)
 
     def _shelf(self) -> ListShelf:
@@ -484,15 +532,17 @@ class Rig:
     def _groups(trigger_map: TriggerMap, tags: list[str]) -> int:
         return sum(1 << g for g, wanted in enumerate(trigger_map.groups) if wanted <= set(tags))
 
-    def _to_worker(self, w: RigWorker, payload: Any) -> None:
+    def _to_worker(self, w: RigWorker, src: str, payload: Any) -> None:
         if isinstance(payload, m.Arm):
             trigger_map = TriggerMap.from_wire(payload.map)
             w.me = [i.uuid for i in payload.workers].index(w.name)
             infos = [self.infos[s] for s in trigger_map.streams]
             w.machine = WorkMachine(trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version)
             w.scan, w.versions = payload.scan, [(0, payload.version)]
-            for i, s in enumerate(trigger_map.streams):
-                self.post(w.name, self.stream_of[s], (payload.scan, w.me, i, self.credit))
+            where = {s: info.url for info in payload.ingesters for s in info.streams}
+            w.sources, w.heard = [where.get(s, "") for s in trigger_map.streams], set()
+            for i, source in enumerate(w.sources):
+                self.post(w.name, source, (payload.scan, w.me, i, self.credit))
             self.post(w.name, "controller", m.Armed(payload.scan))
             w.reducer, w.unconfirmed, w.greeted = payload.reducer_url, deque(), False
             self.post(w.name, w.reducer, ("greeting", payload.scan))
@@ -537,8 +587,9 @@ class Rig:
         if isinstance(payload, tuple):
             scan, action = payload
             if scan == w.scan and w.machine is not None:
+                w.heard.add(src)
                 if isinstance(action, list):
-                    self._take_frames(w, scan, action)
+                    self._take_frames(w, src, scan, action)
                 else:
                     w.machine.gap(action.stream, action.runs, action.tail, action.closed)
         elif w.machine is not None and payload.scan == w.scan:
@@ -552,6 +603,12 @@ class Rig:
                 case m.Parameters():
                     w.versions.append((payload.from_event, payload.version))
                     w.machine.parameters(payload.version)
+                case m.Rejoined():
+                    for i, s in enumerate(w.machine.map.streams):
+                        url = payload.ingester.url
+                        if s in payload.ingester.streams and (w.sources[i] != url or url not in w.heard):
+                            w.sources[i] = url
+                            self.post(w.name, w.sources[i], (w.scan, w.me, i, self.credit))
                 case m.Moved():
                     if w.reducer != payload.url or not w.greeted:
                         w.reducer, w.greeted = payload.url, False
@@ -564,14 +621,15 @@ class Rig:
         if not any(p == "work" for p in self.channels.get(("self", w.name), ())):
             self.post("self", w.name, "work")
 
-    def _take_frames(self, w: RigWorker, scan: int, parts: list[Any]) -> None:
+    def _take_frames(self, w: RigWorker, src: str, scan: int, parts: list[Any]) -> None:
         header = decode_header(parts[0])
         assert isinstance(header, FrameBatch) and w.machine is not None
         frames = decode_frames(header, parts[1:])
         events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
         w.machine.frames(header.stream, header.version, events, k, frames, header.closed)
         size = sum(len(p) for f in frames for p in f)
-        self.post(w.name, self.stream_of[w.machine.map.streams[header.stream]], (scan, w.me, header.stream, size))
+        if src == w.sources[header.stream]:
+            self.post(w.name, src, (scan, w.me, header.stream, size))
 
     def _work(self, w: RigWorker) -> None:
         if w.machine is None:
@@ -640,6 +698,10 @@ class Rig:
             if self.log:
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, inventory=True)
                 self._tell(told)
+                for entry in self.log:
+                    if isinstance(entry, tuple):
+                        lacking = self._lacking(entry)
+                        self._tell(m.PartsDone(payload.scan, [], {}, self.reduce.frontier, incomplete=lacking))
                 self._fold()
         elif isinstance(payload, tuple):
             if payload[0] == "greeting":
@@ -658,7 +720,8 @@ class Rig:
                     self.post(self.reducer, src, ("logged", scan))
                 else:
                     self.unsaid.setdefault(src, []).append(("logged", scan))
-                done = m.PartsDone(scan, completed, count, self.reduce.frontier, closed=self.closed)
+                frontier, lacking = self.reduce.frontier, self._lacking(payload)
+                done = m.PartsDone(scan, completed, count, frontier, incomplete=lacking, closed=self.closed)
                 self._tell(done)
                 self._fold()
         elif self.reduce is not None and payload.scan == self.reduce_scan:
@@ -696,6 +759,16 @@ class Rig:
     def _tell(self, message: m.PartsDone) -> None:
         self.told_all.add(message)
         self.post(self.reducer, "controller", message)
+
+    def _lacking(self, payload: Any) -> dict[str, list[tuple[int, int]]]:
+        """Which events of these results lack which streams."""
+        assert self.reduce_map is not None
+        found: dict[str, list[tuple[int, int]]] = {}
+        for f, state in zip(payload[1], payload[4], strict=True):
+            for stream in self.reduce_map.streams:
+                if state in (EventState.INCOMPLETE, EventState.INCOMPLETE_SKIPPED) and stream not in f.streams:
+                    found.setdefault(stream, []).append((f.event, f.event + 1))
+        return found
 
     def _logged(self, payload: Any) -> tuple[dict[int, int], list[Any]]:
         _, done, packed, positions, states = payload

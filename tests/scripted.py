@@ -29,6 +29,7 @@ class Control:
         self.socket = always_readable()
         self.hello = Hello("service", "name", "w0", "version", 1, "host")
         self.scans: list[int] = []
+        self.welcomed = True
         self.steps = list(steps)
         self.sent: list[Any] = []
         self.announced: dict[str, Any] = {}

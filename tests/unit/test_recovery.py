@@ -32,10 +32,14 @@ def play(rig: Rig, trigger_map: Any, streams: dict[str, list[Any]], deaths: dict
                 rig.replace_reducer()
             elif who == CONTROLLER:
                 rig.replace_controller()
+            elif who == INGESTER:
+                rig.replace_ingester("i")
             else:
                 rig.replace(who)
         who = deaths.get(steps)
         if who is None or (who == CONTROLLER and rig.controller_dead):
+            continue
+        if who == INGESTER and (not rig.process_of["i"] or not rig.ingest[rig.process_of["i"]]):
             continue
         if not rig.reducer if who == REDUCER else who >= 0 and rig.workers[who].dead:
             continue
@@ -43,6 +47,8 @@ def play(rig: Rig, trigger_map: Any, streams: dict[str, list[Any]], deaths: dict
             rig.kill_reducer()
         elif who == CONTROLLER:
             rig.kill_controller()
+        elif who == INGESTER:
+            rig.kill_ingester("i")
         else:
             rig.kill(who)
         births.setdefault(steps + back, []).append(who)
@@ -160,6 +166,7 @@ def test_an_event_that_ends_its_process_twice_is_poison() -> None:
 
 REDUCER = -1
 CONTROLLER = -2
+INGESTER = -3
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -180,6 +187,42 @@ def test_a_killed_controller_changes_nothing(seed: int, at: int) -> None:
     assert rig.report["summary"] == "40 events: 40 reduced"
     assert rig.report["ended"] == "finished"
     assert [f.event for f in rig.folded] == [0, 0, *range(1, 41), 41, 41]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("at", [1, 10, 30, 60, 100, 140])
+@pytest.mark.parametrize("streams", ["a", "ab"])
+def test_a_killed_ingester_takes_along_only_frames_that_are_named(streams: str, seed: int, at: int) -> None:
+    inputs = {"i": [("a", True)], "j": [("b", True)]} if len(streams) > 1 else {"i": [("a", True)]}
+    rig = Rig(inputs, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    play(rig, uniform(list(streams), 40), {s: series(s, 40) for s in streams}, {at: INGESTER})
+    whole_or_named(rig, 40)
+
+
+def whole_or_named(rig: Rig, n: int) -> None:
+    """Every event was folded once and whole, or the report says what it lacked.
+
+    Where the rest of the series went with its ingester nobody can know that; then a person stops the scan.
+    """
+    for _ in range(10):
+        rig.settle()
+    if rig.controller.scan.active:
+        assert rig.controller.scan.frames_before
+        rig.stop()
+        rig.settle()
+    report = rig.report
+    assert report["ended"] in ("finished", "stopped")
+    assert sum(report["states"].values()) == report["events"] <= n
+    n = report["events"]
+    assert set(report["states"]) <= {"reduced", "incomplete", "incomplete (skipped)"}
+    folded_once(rig, rig.controller.scan.map)
+    lacking = {e for state, runs in report["runs"].items() for lo, hi in runs for e in range(lo, hi)}
+    told = [*report["incomplete"].values(), *(stream["missing"] for stream in report["streams"].values())]
+    missing = {e for runs in told for lo, hi in runs for e in range(lo, hi)}
+    assert lacking <= missing
+    streams = rig.controller.scan.map.streams
+    whole = {f.event for f in rig.folded if 1 <= f.event <= n and set(f.streams) == set(streams)}
+    assert whole == set(range(1, n + 1)) - lacking
 
 
 def test_without_another_reducer_the_scan_ends_and_says_so() -> None:
@@ -223,3 +266,19 @@ def test_any_deaths_of_any_workers_change_nothing(data: st.DataObject) -> None:
     assert data_events == list(range(1, n + 1))
     if casts:
         casts_in_order(rig, trigger_map)
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_whatever_dies_with_an_ingester_every_event_is_whole_or_named(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 30), label="events")
+    streams = data.draw(st.sampled_from(["a", "ab"]), label="streams")
+    inputs = {"i": [("a", True)], "j": [("b", True)]} if len(streams) > 1 else {"i": [("a", True)]}
+    who = st.sampled_from([INGESTER, REDUCER, 0, 1])
+    deaths = data.draw(st.dictionaries(st.integers(1, 200), who, max_size=4), label="deaths")
+    deaths[data.draw(st.integers(1, 200))] = INGESTER
+    seed = data.draw(st.integers(0, 1 << 16), label="seed")
+    rig = Rig(inputs, [["generic"]] * 2, seed=seed, policy=PATIENT, credit=60)
+    trigger_map = uniform(list(streams), n, data.draw(st.integers(1, 5)))
+    play(rig, trigger_map, {s: series(s, n) for s in streams}, deaths, data.draw(st.integers(1, 30), label="back"))
+    whole_or_named(rig, n)

@@ -165,7 +165,7 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
     directory = settings.spill.directory or settings.output.directory / SPILL
     spill = Spill(directory.absolute(), settings.spill.max_bytes, keep)
     data = DataHub(context, DATA_URL, MAX_WORD)
-    offered = [StreamInfo(i.name, i.typ, i.numbered) for i in inputs.values()]
+    offered = [StreamInfo(i.name, i.typ, i.numbered, i.numbered and len(i.connections) == 1) for i in inputs.values()]
     hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")
     control = _connect(settings, context, hello)
 

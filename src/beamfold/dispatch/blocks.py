@@ -285,6 +285,10 @@ class Dispatcher:
         """How much the workers have done is not known any more: look at it event by event."""
         self._uneven.update(range(len(self._workers)))
 
+    def assigned(self) -> list[Block]:
+        """All blocks that are remembered."""
+        return [Block(lo, hi, worker) for lo, hi, worker in self._routes.all() if worker != UNASSIGNED]
+
     def dropped(self) -> list[Run]:
         """Virtual workers that are dropped, and may not be terminal yet."""
         return self._blocks(DROPPED)

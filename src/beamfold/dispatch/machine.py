@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import msgspec
+
 from beamfold.app.declared import hash_of
 from beamfold.dispatch import recording
 from beamfold.dispatch.entries import entries_of
@@ -63,6 +65,7 @@ from beamfold.protocols.messages import (
     Parameters,
     PartsDone,
     Refused,
+    Rejoined,
     Release,
     StreamEnded,
     StreamSeen,
@@ -320,7 +323,7 @@ class ControllerMachine:
         if hello.error:
             actions.append(Note("error", f"{service.key}: {hello.error}"))
         self._introduced.pop(peer, None)
-        return actions + self._take_place(service) + self._recover(now)
+        return actions + self._take_place(service, now) + self._recover(now)
 
     def _gone(self, message: Gone, now: float) -> list[Action]:
         """A process ended."""
@@ -338,8 +341,8 @@ class ControllerMachine:
         return [Note("error", text), *self._lose(service, text, now, message)]
 
     def _lose(self, service: Service, text: str, now: float, gone: Gone | None = None) -> list[Action]:
-        """A service is lost. Others do the work of a worker, and a reducer is waited for; without an ingester a scan
-        cannot be completed."""
+        """A service is lost. Others do the work of a worker, a reducer is waited for, and an ingester whose streams
+        another one can go on with; otherwise the scan cannot be completed."""
         actions: list[Action] = []
         for scan in (self._next, self.scan):
             if scan is None or not scan.active or service.key not in scan.services:
@@ -350,6 +353,9 @@ class ControllerMachine:
                 continue
             if service.hello.role == "reducer":
                 self._lose_reducer(scan, service, text, now)
+                continue
+            if self._resumable(scan, service):
+                actions += self._lose_ingester(scan, service, text, now)
                 continue
             scan.errors.append(text)
             actions += self._abort(scan, "failed", text, now)
@@ -383,6 +389,44 @@ class ControllerMachine:
                 scan.waiting.add(service.key)
             return
         scan.report.loss(service.key, how, now, 0)
+
+    def _resumable(self, scan: Scan, service: Service) -> bool:
+        """Whether another ingester can go on with what this one read for the scan, or nothing more is read."""
+        if scan.phase in (Phase.FINISHING, Phase.REDUCING):
+            return True
+        infos = [info for info in service.hello.streams if info.name in scan.map.streams]
+        return scan.phase in (Phase.RUNNING, Phase.DRAINING) and all(info.resumes for info in infos)
+
+    def _lose_ingester(self, scan: Scan, service: Service, how: str, now: float) -> list[Action]:
+        names = [info.name for info in service.hello.streams]
+        scan.lose_ingester(service.key, how, now, names)
+        if self._fencing is None or service.key in scan.sent:
+            return []
+        scan.sent[service.key] = 0
+        return self._fence_set(scan)
+
+    def _replace_ingester(self, scan: Scan, service: Service, now: float) -> list[Action]:
+        if service.key not in scan.ingesters_lost or not scan.assigning:
+            return []
+        del scan.ingesters_lost[service.key]
+        if not self._resumable(scan, service):
+            return self._abort(scan, "failed", f"{service.key} was lost, and nobody can go on with its streams", now)
+        series = scan.series(info.name for info in service.hello.streams)
+        return [Send(service.peer, msgspec.structs.replace(self._arming(scan), resume=series))]
+
+    def _seat_ingester(self, scan: Scan, service: Service, message: Armed, now: float) -> list[Action]:
+        """An ingester goes on with streams of one that was lost: it learns what that one was told, workers of it."""
+        if message.error:
+            return self._abort(scan, "failed", f"{service.key}: {message.error}", now)
+        peer, number, hello = service.peer, scan.number, service.hello
+        actions: list[Action] = [Send(peer, change) for change in scan.changes]
+        actions.append(Send(peer, Assign(number, scan.dispatcher.assigned(), *scan.standing)))
+        if scan.closing and scan.last_data_event is not None:
+            actions.append(Send(peer, Close(number, scan.last_data_event)))
+        for me, place in enumerate(scan.places):
+            if service.key in place.unaware:
+                actions.append(Send(peer, Fill(number, me, _uuid(place.peer))))
+        return actions + [Send(worker, Rejoined(number, _info(hello))) for _, worker in scan.places.here()]
 
     def _replace_reducer(self, scan: Scan, service: Service) -> list[Action]:
         if service.key not in scan.services or scan.reducer_lost is None:
@@ -483,6 +527,7 @@ class ControllerMachine:
         ticks = [i.tick_interval for i in recovery.workers.values() if i.tick_interval is not None]
         scan.tick_interval = min(ticks, default=None)
         for inventory in recovery.ingesters.values():
+            scan.frames_before.update(dict.fromkeys(inventory.arm.resume, 0))
             for missing in inventory.missing:
                 scan.missing(missing)
             for ended in inventory.ended:
@@ -514,8 +559,9 @@ class ControllerMachine:
         actions: list[Action] = [Note("warning", f"scan {number} of another controller is taken up")]
         actions.append(RecordScan(scan.scan_id, {"number": number, "state": "running", "started": scan.started}))
         there = {s.key for s in self.services.values() if s.peer in recovery.ingesters}
-        if absent := sorted(key for key in scan.services if key.startswith("ingester ") and key not in there):
-            return [*actions, *self._abort(scan, "failed", f"{absent[0]} was lost", now)]
+        for info in recovery.arm.ingesters:
+            if (key := f"ingester {info.name}") not in there:
+                scan.lose_ingester(key, f"{key} was lost", now, info.streams)
         actions += [Send(peer, change) for peer in self._peers_of(scan) for change in changes]
         routers = self._routers(scan)
         for me, place in enumerate(scan.places):
@@ -539,7 +585,7 @@ class ControllerMachine:
         for service in strays:
             actions += self._dismiss(service)
         for service in fresh:
-            actions += self._take_place(service)
+            actions += self._take_place(service, now)
         actions += recording.blocks(
             scan, [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
         )
@@ -563,12 +609,14 @@ class ControllerMachine:
         """Who has to know which process is which worker, as far as they know of the scan."""
         return [s for role in ("ingester", "reducer") if role not in scan.unarmed for s in self._needed(scan, role)]
 
-    def _take_place(self, service: Service) -> list[Action]:
+    def _take_place(self, service: Service, now: float) -> list[Action]:
         """A service is here: it takes part in scans that have lost the one of its name."""
         actions: list[Action] = []
         for scan in (self.scan, self._next):
             if scan is not None and scan.active and service.hello.role == "reducer":
                 actions += self._replace_reducer(scan, service)
+            if scan is not None and scan.active and service.hello.role == "ingester":
+                actions += self._replace_ingester(scan, service, now)
             if service.hello.role != "worker" or scan is None or not (scan.assigning or scan.phase is Phase.ARMING):
                 continue
             me = scan.places.named(service.hello.name)
@@ -601,6 +649,11 @@ class ControllerMachine:
         if scan.closing and scan.last_data_event is not None:
             actions.append(Send(peer, Close(scan.number, scan.last_data_event)))
         actions += [Send(peer, Moved(scan.number, s.hello.url)) for s in self._needed(scan, "reducer")]
+        for s in self._needed(scan, "ingester"):
+            streams = [i.name for i in s.hello.streams]
+            actions.append(
+                Send(peer, Rejoined(scan.number, IngesterInfo(s.hello.name, s.hello.url, streams, s.hello.arena)))
+            )
         blocks = scan.dispatcher.fill(me)
         actions += self._assigned(scan, blocks, now) if blocks else [self._to_worker(scan, me, [])]
         if scan.concluded:
@@ -614,6 +667,9 @@ class ControllerMachine:
         if scan.phase is Phase.ARMING and scan.waiting and now - scan.waiting_since >= ARM_PATIENCE:
             text = f"not ready for the scan within {ARM_PATIENCE:g} s: {', '.join(sorted(scan.waiting))}"
             return self._abort(scan, "failed", text, now)
+        for key, since in scan.ingesters_lost.items():
+            if scan.assigning and now - since >= patience:
+                return self._abort(scan, "failed", f"{key} was lost, and no other came within {patience:g} s", now)
         if scan.reducer_lost is not None and now - scan.reducer_lost >= patience:
             return self._abort(scan, "failed", f"the reducer was lost, and no other came within {patience:g} s", now)
         for me in scan.places.overdue(now, patience):
@@ -753,10 +809,7 @@ class ControllerMachine:
             scan.scan_id,
             scan.map.to_wire(),
             [WorkerInfo(p.name, sorted(p.tags), _uuid(p.peer)) for p in scan.places],
-            [
-                IngesterInfo(s.hello.name, s.hello.url, [i.name for i in s.hello.streams], s.hello.arena)
-                for s in self._needed(scan, "ingester")
-            ],
+            [_info(s.hello) for s in self._needed(scan, "ingester")],
             reducer[0].hello.url if reducer else "",
             scan.version,
             scan.values,
@@ -846,6 +899,8 @@ class ControllerMachine:
         scan = self.scan
         if scan is None:
             return actions
+        if scan.frames_before and scan.active:
+            actions += self._close_if_ended(scan, now)
         if scan.assigning and now - scan.told_at >= TELL_INTERVAL and scan.standing != scan.told:
             actions += self._tell(scan, now)
         return actions + self._tick(scan, now)
@@ -866,7 +921,7 @@ class ControllerMachine:
                 scan.done(message, now)
                 return [*recording.ticks(scan, message.ticks), *recording.combined(scan, message.combined)]
             case StreamSeen():
-                scan.seen(message)
+                scan.seen(message, now)
                 told = self._tell_shown(scan, now) if now - scan.told_at >= TELL_INTERVAL else []
                 return told + self._relieve(scan, now)
             case FramesMissing():
@@ -897,6 +952,8 @@ class ControllerMachine:
             return self._seat(scan, me, message, now)
         if service.hello.role == "reducer" and scan.phase is not Phase.ARMING:
             return self._seat_reducer(scan, service, message, now)
+        if service.hello.role == "ingester" and scan.assigning:
+            return self._seat_ingester(scan, service, message, now)
         if service.key not in scan.waiting:
             return []
         scan.waiting.discard(service.key)
@@ -989,6 +1046,8 @@ class ControllerMachine:
                 continue
             scan.unanswered = False
             scan.dispatcher.settle(scan.frontier)
+            if scan.frames_before:
+                actions += self._close_if_ended(scan, now)
             actions += self._assign(scan, now)
             if scan.over:
                 release = Release(scan.number, scan.over.runs())
@@ -1011,7 +1070,9 @@ class ControllerMachine:
 
     def _close_if_ended(self, scan: Scan, now: float) -> list[Action]:
         """All series ended: an endless scan ends there, and so does one whose streams all end before its map."""
-        if scan.phase is not Phase.RUNNING or set(scan.ended_streams) < set(scan.report.streams):
+        if scan.phase is not Phase.RUNNING:
+            return []
+        if set(scan.ended_streams) < set(scan.report.streams) and not scan.all_came(now):
             return []
         return self._close(scan, scan.last_reached(), now)
 
@@ -1022,7 +1083,8 @@ class ControllerMachine:
         scan.halted.update(message.streams)
         if scan.waiting:
             return []
-        return self._close(scan, max((last for last, _ in scan.halted.values()), default=0), now)
+        done = scan.reached - 1 if scan.frames_before else 0  # an ingester that was lost may have been further
+        return self._close(scan, max([done, *(last for last, _ in scan.halted.values())]), now)
 
     def _close(self, scan: Scan, last: int, now: float) -> list[Action]:
         scan.phase = Phase.DRAINING
@@ -1051,11 +1113,17 @@ class ControllerMachine:
         if self._fencing is None or message.version != self._fencing[0]:
             return []
         scan.sent[service.key] = message.sent
+        return self._fence_set(scan)
+
+    def _fence_set(self, scan: Scan) -> list[Action]:
+        """Set the fence, once all ingesters have said how far they were."""
+        assert self._fencing is not None
         ingesters = self._needed(scan, "ingester")
         if set(scan.sent) < {s.key for s in ingesters}:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
-        (version, values), from_event = self._fencing, max(scan.sent.values()) + 1
+        lost = max(scan.last.values(), default=0) if scan.frames_before else 0  # they may have sent all that they had
+        (version, values), from_event = self._fencing, max(lost, *scan.sent.values()) + 1
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)
         scan.changes.append(update)
@@ -1195,6 +1263,11 @@ def _remember(known: dict[Any, Any], item: Any, value: Any = None) -> None:
     known[item] = value
     while len(known) > KEEP_LOST:
         del known[next(iter(known))]
+
+
+def _info(hello: Hello) -> IngesterInfo:
+    """What workers have to know of an ingester."""
+    return IngesterInfo(hello.name, hello.url, [i.name for i in hello.streams], hello.arena)
 
 
 def _uuid(peer: bytes | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from beamfold.protocols.messages import (
     Parameters,
     PartsDone,
     Run,
+    Series,
     StreamEnded,
     StreamSeen,
 )
@@ -34,6 +35,9 @@ MAX_TROUBLES = 200
 
 DEATHS = 2
 """Processes that ended while they worked on one event, from which on it is not tried again."""
+
+SILENCE = 10.0
+"""Seconds for which a stream whose ingester was lost may be silent while all others have ended."""
 
 MAX_RECENT = 1000
 """Blocks of assignments that are remembered for people; more than are under way at once."""
@@ -105,6 +109,10 @@ class Scan:
     overload: Overload = field(default_factory=Overload)
     changes: list[Parameters] = field(default_factory=list)
     reducer_lost: float | None = None
+    ingesters_lost: dict[str, float] = field(default_factory=dict)
+    bases: dict[str, int] = field(default_factory=dict)
+    frames_before: dict[str, int] = field(default_factory=dict)  # of ingesters that were lost
+    heard: dict[str, float] = field(default_factory=dict)  # when a stream went on the last time
     deaths: dict[int, int] = field(default_factory=dict)
     poison: list[int] = field(default_factory=list)
     phase: Phase = Phase.ARMING
@@ -196,12 +204,15 @@ class Scan:
 
     # -- what the services say -------------------------------------------------------------------------------
 
-    def seen(self, message: StreamSeen) -> None:
+    def seen(self, message: StreamSeen, now: float) -> None:
         """A stream's counters."""
+        if message.last_event != self.last.get(message.stream):
+            self.heard[message.stream] = now
         self.shown = max(self.shown, message.last_event)
         stream = self.report.streams.get(message.stream)
         if stream is not None:
-            stream.phase, stream.frames = message.phase, message.frames
+            self.bases[message.stream] = message.base
+            stream.phase, stream.frames = message.phase, message.frames + self.frames_before.get(message.stream, 0)
             stream.discarded, stream.malformed = message.discarded, message.malformed
             stream.duplicates, stream.spilled, stream.paused = message.duplicates, message.spilled, message.paused
             stream.payload_bytes = message.payload_bytes
@@ -210,13 +221,36 @@ class Scan:
             if message.phase != "waiting":
                 self.last[message.stream] = message.last_event
 
+    def lose_ingester(self, key: str, how: str, now: float, streams: Iterable[str]) -> None:
+        """Frames that it had are gone; another one is to go on with its streams."""
+        self.ingesters_lost[key] = now
+        self.report.loss(key, how, now, 0)
+        for name in streams:
+            if (stream := self.report.streams.get(name)) is not None:
+                self.frames_before[name] = stream.frames
+
+    def series(self, streams: Iterable[str]) -> dict[str, Series]:
+        """Where these streams are, for an ingester that goes on with them."""
+        found = {}
+        for name in streams:
+            if name not in self.map.streams:
+                continue
+            if name not in self.bases or self.report.streams[name].phase == "waiting":
+                found[name] = Series(0, None)
+                continue
+            ended, last = self.ended_streams.get(name), self.last.get(name, 0)
+            over = ended is not None or last >= self._last_cell(self.map.streams.index(name)) > 0
+            found[name] = Series(self.frontier, self.bases[name], last if over else None)
+        return found
+
     def ended(self, message: StreamEnded) -> None:
         """A series end."""
         stream = self.report.streams.get(message.stream)
         if stream is None:
             return
         self.shown = max(self.shown, message.last_event)
-        stream.phase, stream.frames, stream.surplus = "ended", message.frames, message.surplus
+        frames = message.frames + self.frames_before.get(message.stream, 0)
+        stream.phase, stream.frames, stream.surplus = "ended", frames, message.surplus
         self.ended_streams[message.stream] = message
 
     def complete(self) -> int:
@@ -235,9 +269,30 @@ class Scan:
             return []
         return sorted(name for name in self.overload.full if self.last.get(name, -1) >= self.frontier)
 
-    def last_reached(self) -> int:
-        """Every series ended: the last data event that happened. All of the plan when every stream served it whole."""
+    def all_came(self, now: float) -> bool:
+        """Whether all that can come has come, although the end of a series has not: it went with its ingester.
+
+        All events of the plan are terminal, or all other series have ended and those are silent.
+        """
+        if not self.frames_before:
+            return False
         last = self.last_data_event
+        if last is not None and self.frontier > last:
+            return True
+        open_ = [name for name in self.map.streams if name not in self.ended_streams]
+        silent = all(name in self.frames_before and now - self.heard.get(name, now) >= SILENCE for name in open_)
+        return bool(self.ended_streams) and silent
+
+    def last_reached(self) -> int:
+        """Every series ended: the last data event that happened. All of the plan when every stream served it whole.
+
+        Where frames went with an ingester nobody can say what they were of: then it is all of a plan, and all that is
+        done of an endless map.
+        """
+        last = self.last_data_event
+        if self.frames_before:
+            ends = [end.last_event for end in self.ended_streams.values()]
+            return last if last is not None else max([*ends, *self.last.values(), self.reached - 1])
         ends = [self.ended_streams[name].last_event for name in self.map.streams]
         if last is not None and all(end >= self._last_cell(index) for index, end in enumerate(ends)):
             return last

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -34,6 +34,7 @@ from beamfold.protocols.messages import (
     Message,
     Release,
     Run,
+    Series,
     StreamEnded,
     StreamSeen,
     Trouble,
@@ -176,6 +177,7 @@ class _Stream:
     paused: bool = False
     full: bool = False
     waits: bool = False
+    unsure: bool = False  # whether its start has come, perhaps to another ingester
     discarded: int = 0
     surplus: int = 0
     malformed: int = 0
@@ -225,6 +227,43 @@ class IngestMachine:
         self._no_room = False
 
     # -- what happens ----------------------------------------------------------------------------------------
+
+    def resume(self, series: Mapping[str, Series]) -> list[Action]:
+        """Go on where another ingester ended, whose frames are gone. Before anything else is said.
+
+        A frame that comes next shows what lies between; where nothing more is to come all of that is missing.
+        """
+        actions: list[Action] = []
+        for index, state in self._streams.items():
+            known = series.get(state.spec.name)
+            if known is None:
+                continue
+            if known.base is None:
+                state.unsure = True
+                continue
+            state.base, state.phase = known.base, "running"
+            # What was broadcast is gone, too: a worker that joins later need not wait for it.
+            state.cast_gaps.append(([(0, known.event)], False))
+            end = self._data_end(state)
+            state.next = state.cursor = max(self.map.ordinal_at(index, known.event), 1)
+            if end is not None:
+                state.next = state.cursor = min(state.next, end)
+            if known.event == 0:
+                self._gap(state, 0, 1, False, actions)
+            if known.last is not None:
+                state.phase = "ended"
+                last = self.map.ordinal_at(index, known.last + 1)
+                if state.next < last:
+                    self._gap(state, state.next, last, False, actions)
+                    state.next = last
+                if end is None or state.next < end:
+                    self._gap(state, state.next, end, True, actions)
+        self._route_all_streams()
+        return actions
+
+    def _route_all_streams(self) -> None:
+        for state in self._streams.values():
+            self._route(state)
 
     def feed(self, stream: int, items: Iterable[Item], stamp: float = UNTIMED) -> list[Action]:
         """Frames of one stream arrived; `stamp` says when they were taken from the detector's socket."""
@@ -410,6 +449,7 @@ class IngestMachine:
             retention.spilled_bytes,
             full=state.full,
             payload_bytes=state.payload_bytes,
+            base=state.base,
         )
 
     # -- numbering -------------------------------------------------------------------------------------------
@@ -425,6 +465,8 @@ class IngestMachine:
 
     def _data(self, state: _Stream, item: Data, actions: list[Action]) -> None:
         frames = item.frames
+        if state.unsure and item.numbers is not None:
+            self._begin(state, actions)
         if state.phase != "running":
             state.discarded += len(frames)
             return
@@ -497,7 +539,15 @@ class IngestMachine:
             )
         state.surplus += frames
 
+    def _begin(self, state: _Stream, actions: list[Action]) -> None:
+        """The start went to an ingester that is gone: go on if the first frame's number is known all the same."""
+        if state.phase == "waiting" and state.spec.base is not None:
+            state.base, state.phase, state.next, state.cursor = state.spec.base, "running", 1, 1
+            self._gap(state, 0, 1, False, actions)
+
     def _end(self, state: _Stream, item: End, actions: list[Action]) -> None:
+        if state.unsure:
+            self._begin(state, actions)
         if state.phase != "running":
             state.discarded += 1
             return
@@ -569,8 +619,7 @@ class IngestMachine:
 
     def _everything(self) -> list[Action]:
         actions: list[Action] = []
-        for state in self._streams.values():
-            self._route(state)
+        self._route_all_streams()
         self._flush(actions)
         self._resume(actions)
         return actions

@@ -204,6 +204,7 @@ class IngesterService:
         self._arena = arena
         self._readers = Readers(arena, self._poller)
         self._refused = 0
+        self._reading = False
         for item in self._inputs.values():
             self._watch(item)
         self._handlers: dict[type, Callable[..., None]] = {
@@ -232,6 +233,10 @@ class IngesterService:
             ready = dict(self._poller.poll(self._wait_ms()))
             for message in self._control.receive():
                 self._handle(message)
+            if self._control.welcomed and not self._reading:
+                self._reading = True
+                for item in self._inputs.values():
+                    self._watch(item)
             if self._data.socket in ready:
                 self._hear_workers()
             self._readers.look(ready)
@@ -478,7 +483,8 @@ class IngesterService:
         """Poll the sockets that are to be read, and no others."""
         merge = self._merge(item)
         for index, connection in enumerate(item.connections):
-            wanted = not item.paused and (merge is None or merge.wants(index))
+            # Before the controller has said what there is to do nobody knows what a frame is for.
+            wanted = self._control.welcomed and not item.paused and (merge is None or merge.wants(index))
             socket = connection.source.socket
             if socket is None or wanted == connection.polled:
                 continue
@@ -536,6 +542,8 @@ class IngesterService:
             self._watch(self._inputs[name])
         self._control.scans = list(self._scans)
         self._control.send(Armed(message.scan))
+        if message.resume:
+            self._do(self._scans[message.scan], partial(machine.resume, message.resume))
 
     def _merges(self, trigger_map: TriggerMap, specs: Iterable[StreamSpec]) -> dict[str, Merge]:
         found: dict[str, Merge] = {}
@@ -553,6 +561,10 @@ class IngesterService:
     def _open_dumps(self, message: Arm, specs: list[StreamSpec]) -> Dumps | None:
         if not message.record and not message.dump_prefix:
             return None
+        if message.resume:
+            text = "its dumps end where the one before it ended"
+            self._control.send(Trouble(message.scan, f"ingester {self._control.hello.name}", text))
+            return None
         streams = {s.index: (s.name, self._inputs[s.name].typ) for s in specs}
         return Dumps(streams, dump_paths(message, self._control.hello.name, [s.name for s in specs]))
 
@@ -564,8 +576,9 @@ class IngesterService:
         scan = self._scans.get(message.scan)
         if scan is None or not 0 <= message.worker < len(scan.workers):
             return
-        scan.workers[message.worker] = message.uuid.encode()
-        self._do(scan, partial(scan.machine.fill, message.worker, bool(message.uuid)))
+        if (uuid := message.uuid.encode()) != scan.workers[message.worker]:  # it may be said twice
+            scan.workers[message.worker] = uuid
+            self._do(scan, partial(scan.machine.fill, message.worker, bool(uuid)))
         if message.uuid:
             self._control.send(Filled(message.scan, message.worker, message.uuid))
 

@@ -278,7 +278,7 @@ class RecordedReplay:
 
     def _finish(self) -> None:
         for seen in self._ingest.progress():
-            self._scan.seen(seen)
+            self._scan.seen(seen, 0.0)
         self._verdict_of_live()
         last = max((self._scan.map.n_events or 1) - 1, 0)
         failures = self._crew.finish(last)

@@ -18,11 +18,28 @@ Run: TypeAlias = tuple[int, int]
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
-    """A stream as its ingester offers it: `numbered` says whether its frames carry their number."""
+    """A stream as its ingester offers it: `numbered` says whether its frames carry their number.
+
+    Where it `resumes`, another ingester can go on with its series.
+    """
 
     name: str
     typ: str
     numbered: bool
+    resumes: bool = False
+
+
+class Series(msgspec.Struct, frozen=True):
+    """Where a series is, for an ingester that goes on with it.
+
+    All events before `event` are terminal. `base` is the number of the series' first frame, None where nobody knows of
+    a start: then that may have come, or is still to come. `last` is the highest event of its frames when nothing more
+    is to come, None while the series goes on.
+    """
+
+    event: int
+    base: int | None
+    last: int | None = None
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
@@ -129,7 +146,7 @@ class StreamSeen(Message, frozen=True):
 
     `shelved` bytes are retained on disk, `spilled` ones have ever been put there; reading was `paused` for so many
     seconds. `full`: what is retained has come close to its bound, and is not far enough below it yet.
-    `payload_bytes` have all frames together that were kept.
+    `payload_bytes` have all frames together that were kept. `base` is the number of the series' first frame.
     """
 
     scan: int
@@ -146,6 +163,7 @@ class StreamSeen(Message, frozen=True):
     paused: float = 0.0
     full: bool = False
     payload_bytes: int = 0
+    base: int = 0
 
 
 class StreamEnded(Message, frozen=True):
@@ -286,7 +304,8 @@ class Arm(Message, frozen=True):
     """Get ready for a scan. `map` is TriggerMap.to_wire(); `parameters` are raw bytes by name.
 
     `declared` describes the app's parameters; then comes the run file's policy. `record` is the folder of the scan's
-    recording, `dump_prefix` what the absolute paths of further dumps begin with; "": there is none.
+    recording, `dump_prefix` what the absolute paths of further dumps begin with; "": there is none. An ingester that
+    takes the place of another one gets to `resume` that one's streams.
     """
 
     scan: int
@@ -304,6 +323,7 @@ class Arm(Message, frozen=True):
     record: str = ""
     dump_prefix: str = ""
     overload: str = "spill"
+    resume: dict[str, Series] = {}
 
 
 DROPPED = -2
@@ -358,6 +378,13 @@ class Moved(Message, frozen=True):
 
     scan: int
     url: str
+
+
+class Rejoined(Message, frozen=True):
+    """To workers: another ingester has these streams now. What the one before has not sent will not come."""
+
+    scan: int
+    ingester: IngesterInfo
 
 
 class Vacate(Message, frozen=True):
@@ -503,6 +530,7 @@ ToService: TypeAlias = (
     | Assign
     | Fill
     | Moved
+    | Rejoined
     | Vacate
     | Release
     | Drop

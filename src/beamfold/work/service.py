@@ -54,6 +54,7 @@ from beamfold.protocols.messages import (
     Inventory,
     Moved,
     Parameters,
+    Rejoined,
     Shutdown,
     StreamInfo,
     Tick,
@@ -94,7 +95,7 @@ LINGER_MS = 2000
 class _Flow:
     """Credit of one stream: what came in, what was used up, what was given back."""
 
-    __slots__ = ("credit", "frames_in", "frames_used", "link", "payload_in", "returned")
+    __slots__ = ("credit", "frames_in", "frames_used", "heard", "link", "payload_in", "returned")
 
     def __init__(self, link: DataLink, credit: int) -> None:
         self.link = link
@@ -103,6 +104,7 @@ class _Flow:
         self.frames_used = 0
         self.payload_in = 0
         self.returned = 0
+        self.heard = False  # of the ingester, since it was given credit
 
     def owed(self) -> int:
         """Bytes of credit to give back: as much as the frames that were used weighed on average."""
@@ -183,6 +185,7 @@ class WorkerService:
             Tick: self._tick,
             Finish: self._finish,
             Moved: self._moved,
+            Rejoined: self._rejoined,
             End: self._end,
         }
 
@@ -285,12 +288,15 @@ class WorkerService:
         if isinstance(header, FrameBatch) and 0 <= header.stream < len(scan.flows):
             frames = decode_frames(header, parts[1:], slots)
             flow = scan.flows[header.stream]
+            flow.heard = True
             flow.frames_in += header.n
             flow.payload_in += sum(map(len, parts)) - len(parts[0]) + sum(map(len, slots))
             events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
             stamps = scan.timing.taken(header, time.time())
             scan.machine.frames(header.stream, header.version, events, k, frames, header.closed, stamps)
         elif isinstance(header, Gap):
+            if 0 <= header.stream < len(scan.flows):
+                scan.flows[header.stream].heard = True
             scan.machine.gap(header.stream, header.runs, header.tail, header.closed)
         elif isinstance(header, Grant):
             self._granted(scan, header.stream, header.credit)
@@ -511,6 +517,24 @@ class WorkerService:
             self._links.pop(scan.reducer.url).close()
         scan.greeted, scan.result_credit = False, 0
         self._greet(scan, message.url)
+
+    def _rejoined(self, message: Rejoined) -> None:
+        """Frames of some streams come from another process now, which knows of no credit yet."""
+        scan = self._scan
+        assert scan is not None
+        for index, name in enumerate(scan.machine.map.streams):
+            if name not in message.ingester.streams:
+                continue
+            old, same = scan.flows[index].link, scan.flows[index].link.url == message.ingester.url
+            if same and scan.flows[index].heard:
+                continue  # else it may not have been armed when it was given credit
+            if not same and self._links.get(old.url) is old:
+                self._poller.unregister(old.socket)
+                del self._links[old.url]
+                self._arenas.pop(old.url, None)
+                old.close()
+            flow = scan.flows[index] = _Flow(self._ingester(message.ingester), scan.flows[index].credit)
+            flow.link.send([encode_header(Grant(scan.arm.scan, index, flow.credit))])
 
     def _tick(self, message: Tick) -> None:
         assert self._scan is not None
