@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from beamfold.dispatch.machine import ControllerMachine, Policy, RecordScan, Reply, Send
@@ -32,6 +33,7 @@ from beamfold.protocols.envelopes import (
     unpack_positions,
 )
 from beamfold.reduce.machine import ReduceMachine
+from beamfold.reduce.told import Told
 from beamfold.work.machine import Part, WorkMachine
 
 VERSION = "test"
@@ -84,6 +86,7 @@ class RigWorker:
     me: int = -1
     dead: bool = False
     reducer: str = ""
+    greeted: bool = False
     unconfirmed: deque[Any] = field(default_factory=deque)
     versions: list[tuple[int, int]] = field(default_factory=list)
 
@@ -117,7 +120,16 @@ class Rig:
         self.reducer = "reducer"
         self.log: list[Any] = []  # the result log of the present scan
         self.log_of = 0
+        self.told_all = Told()
+        self.closed = False
         self.unsaid: dict[str, list[Any]] = {}  # what the reducer has not yet confirmed
+        self.policy = policy
+        self.controller_dead = False
+        self.gone: list[Any] = []
+        self.hellos: dict[str, m.Hello] = {}
+        self.arms: dict[tuple[str, int], m.Arm] = {}
+        self.changes: dict[tuple[str, int], list[m.Parameters]] = {}
+        self.closes: dict[tuple[str, int], int] = {}
         self.pids: dict[str, int] = {}
         self.held_back: set[str] = set()  # workers that do not get to work
         self.paused: dict[str, set[int]] = {}
@@ -165,6 +177,8 @@ class Rig:
 
     def _unread(self, src: str, dst: str) -> bool:
         """Whether this is a detector whose ingester has no room and does not read it, or has nobody who reads it."""
+        if dst == "controller" and self.controller_dead:
+            return True
         if src == "self":
             return dst in self.held_back
         return src.startswith("detector ") and bool(self.paused.get(src.removeprefix("detector ")))
@@ -187,6 +201,15 @@ class Rig:
         assert waiting or not left, f"not read any more, with messages waiting: {left}"
 
     def _deliver(self, src: str, dst: str, payload: Any) -> None:
+        if isinstance(payload, m.Arm):
+            self.arms[dst, payload.scan] = payload
+        elif isinstance(payload, m.Close):
+            self.closes[dst, payload.scan] = payload.last_event
+        elif isinstance(payload, m.Parameters):
+            known = self.changes.setdefault((dst, payload.scan), [])
+            if known and payload.version <= known[-1].version:
+                return
+            known.append(payload)
         if dst == "controller":
             self._perform(self.controller.receive(src.encode(), payload, self.now))
         elif dst in self.ingest:
@@ -196,8 +219,13 @@ class Rig:
                 self._to_reducer(src, payload)
         else:
             w = next((w for w in self.workers if w.name == dst), None)
-            if w is not None and not w.dead and (payload != ("logged", w.scan) or src == w.reducer):
+            if w is not None and not w.dead and self._heard(src, w, payload):
                 self._to_worker(w, payload)
+
+    @staticmethod
+    def _heard(src: str, w: RigWorker, payload: Any) -> bool:
+        """Whether a worker still listens to who says this: not to a reducer that it left."""
+        return payload not in (("logged", w.scan), ("greeting", w.scan)) or src == w.reducer
 
     def _perform(self, actions: list[Any]) -> None:
         for action in actions:
@@ -213,7 +241,8 @@ class Rig:
     def _hello(self, role: str, name: str, place: str = "", **more: Any) -> None:
         self.pids[name] = len(self.pids) + 1
         about = (role, place or name, name, VERSION, self.pids[name], "here")
-        self.post(name, "controller", m.Hello(*about, url=name, **more))
+        self.hellos[name] = m.Hello(*about, url=name, **more)
+        self.post(name, "controller", self.hellos[name])
 
     # -- death -----------------------------------------------------------------------------------------------
 
@@ -244,7 +273,51 @@ class Rig:
         self.reducer = f"reducer.{self.born}"
         self._hello("reducer", self.reducer, "reducer")
 
+    def kill_controller(self) -> None:
+        """The controller ends; some of what it sent, and of what it was sent, is on its way all the same."""
+        self.controller_dead = True
+        for (src, dst), queue in self.channels.items():
+            if "controller" in (src, dst):
+                left = self.random.randint(0, len(queue))
+                while len(queue) > left:
+                    queue.pop()
+
+    def replace_controller(self) -> None:
+        """A new one looks at the ledger, and hears of the others by and by."""
+        known: dict[str, dict[str, Any]] = {}
+        for record in self.records:
+            known.setdefault(record.scan_id, {}).update(record.fields)
+        numbers = [r["number"] for r in known.values() if "number" in r]
+        old = self.controller
+        self.controller = ControllerMachine(
+            VERSION,
+            2,
+            policy=self.policy,
+            values=old.values,
+            version=old.version,
+            first_scan=max(numbers, default=0) + 1,
+            known=known,
+        )
+        self.controller.reports.update(old.reports)
+        self.controller_dead = False
+        alive = [*self.ingest, *(w.name for w in self.workers if not w.dead), *([self.reducer] if self.reducer else [])]
+        for name in alive:
+            self.post(name, "controller", m.Beat())
+        for message in self.gone:
+            self._to_controller(message)
+
+    def _introduce(self, name: str, inventories: list[m.Inventory]) -> None:
+        scans = [inventory.scan for inventory in inventories]
+        self.post(name, "controller", msgspec.structs.replace(self.hellos[name], scans=scans))
+        for inventory in inventories:
+            self.post(name, "controller", inventory)
+
     def _supervise(self, message: Any) -> None:
+        self.gone.append(message)
+        if not self.controller_dead:
+            self._to_controller(message)
+
+    def _to_controller(self, message: Any) -> None:
         if b"supervisor" not in self.controller._peers:
             self._perform(
                 self.controller.receive(
@@ -335,6 +408,22 @@ class Rig:
             )
             self.post(name, "controller", m.Armed(payload.scan))
             return
+        if isinstance(payload, m.Introduce):
+            self._introduce(
+                name,
+                [
+                    m.Inventory(
+                        number,
+                        self.arms[name, number],
+                        fillers=self.arm_workers[name, number],
+                        changes=self.changes.get((name, number), []),
+                        closed=self.closes.get((name, number)),
+                        **machine.inventory(),
+                    )
+                    for number, machine in scans.items()
+                ],
+            )
+            return
         machine = scans.get(getattr(payload, "scan", -1))
         if machine is None:
             return
@@ -405,7 +494,14 @@ class Rig:
             for i, s in enumerate(trigger_map.streams):
                 self.post(w.name, self.stream_of[s], (payload.scan, w.me, i, self.credit))
             self.post(w.name, "controller", m.Armed(payload.scan))
-            w.reducer, w.unconfirmed = payload.reducer_url, deque()
+            w.reducer, w.unconfirmed, w.greeted = payload.reducer_url, deque(), False
+            self.post(w.name, w.reducer, ("greeting", payload.scan))
+            return
+        if isinstance(payload, tuple) and payload[0] == "greeting":
+            if payload[1] == w.scan and not w.greeted:
+                w.greeted = True
+                for results in w.unconfirmed:
+                    self.post(w.name, w.reducer, results)
             return
         if isinstance(payload, tuple) and payload[0] == "logged":
             if payload[1] == w.scan:
@@ -413,6 +509,30 @@ class Rig:
             return
         if payload == "work":
             self._work(w)
+            return
+        if isinstance(payload, m.Introduce):
+            number = w.scan
+            known = (
+                []
+                if w.machine is None
+                else [
+                    m.Inventory(
+                        number,
+                        self.arms[w.name, number],
+                        blocks=w.machine.blocks,
+                        changes=self.changes.get((w.name, number), []),
+                        closed=self.closes.get((w.name, number)),
+                    )
+                ]
+            )
+            self._introduce(w.name, known)
+            return
+        if isinstance(payload, m.Welcome):
+            return
+        if isinstance(payload, m.Refused):  # its process ends, and its supervisor starts another one
+            number = self.workers.index(w)
+            self.kill(number)
+            self.replace(number)
             return
         if isinstance(payload, tuple):
             scan, action = payload
@@ -433,10 +553,9 @@ class Rig:
                     w.versions.append((payload.from_event, payload.version))
                     w.machine.parameters(payload.version)
                 case m.Moved():
-                    if w.reducer != payload.url:
-                        w.reducer = payload.url
-                        for results in w.unconfirmed:
-                            self.post(w.name, w.reducer, results)
+                    if w.reducer != payload.url or not w.greeted:
+                        w.reducer, w.greeted = payload.url, False
+                        self.post(w.name, w.reducer, ("greeting", w.scan))
                 case m.Finish():
                     self.post(w.name, "controller", m.Finished(payload.scan))
                 case m.End():
@@ -475,10 +594,31 @@ class Rig:
         ks = pack_positions(np.array([p.k for p in parts], dtype=np.int16))
         results = (w.scan, done, events, ks, [int(s) for s in states])
         w.unconfirmed.append(results)
-        self.post(w.name, w.reducer, results)
+        if w.greeted:
+            self.post(w.name, w.reducer, results)
         self.post("self", w.name, "work")
 
     def _to_reducer(self, src: str, payload: Any) -> None:
+        if isinstance(payload, m.Introduce):
+            number = self.reduce_scan
+            known = (
+                []
+                if self.reduce is None
+                else [
+                    m.Inventory(
+                        number,
+                        self.arms[self.reducer, number],
+                        fillers=self.fillers,
+                        changes=self.changes.get((self.reducer, number), []),
+                        closed=self.closes.get((self.reducer, number)),
+                        done=self.told_all.inventory(number),
+                    )
+                ]
+            )
+            self._introduce(self.reducer, known)
+            return
+        if isinstance(payload, m.Welcome):
+            return
         if isinstance(payload, m.Arm):
             self.reduce_map = TriggerMap.from_wire(payload.map)
             targets = [
@@ -490,7 +630,7 @@ class Rig:
             )
             self.reduce_scan, self.told_finished, self.closed = payload.scan, False, False
             self.fillers = [w.uuid for w in payload.workers]
-            self.folded = []
+            self.folded, self.told_all = [], Told()
             if self.log_of != payload.scan:
                 self.log, self.log_of = [], payload.scan
             completed: list[Any] = []
@@ -499,9 +639,13 @@ class Rig:
             self.post(self.reducer, "controller", m.Armed(payload.scan))
             if self.log:
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, inventory=True)
-                self.post(self.reducer, "controller", told)
+                self._tell(told)
                 self._fold()
         elif isinstance(payload, tuple):
+            if payload[0] == "greeting":
+                if payload[1] == self.reduce_scan and self.reduce is not None:
+                    self.post(self.reducer, src, payload)
+                return
             scan, done = payload[:2]
             if scan == self.reduce_scan and self.fillers[done[0].worker] != src:
                 return
@@ -515,22 +659,24 @@ class Rig:
                 else:
                     self.unsaid.setdefault(src, []).append(("logged", scan))
                 done = m.PartsDone(scan, completed, count, self.reduce.frontier, closed=self.closed)
-                self.post(self.reducer, "controller", done)
+                self._tell(done)
                 self._fold()
         elif self.reduce is not None and payload.scan == self.reduce_scan:
             if isinstance(payload, m.Close):
+                if self.closed:
+                    return
                 assert self.reduce_map is not None
                 self.reduce_map = self.reduce_map.closed_at(payload.last_event)
                 completed = self.reduce.close(self.reduce_map)
                 self.closed = True
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=True)
-                self.post(self.reducer, "controller", told)
+                self._tell(told)
                 self._fold()
             elif isinstance(payload, m.Drop):
                 self.log.append(payload)
                 completed = self._dropped(payload)
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
-                self.post(self.reducer, "controller", told)
+                self._tell(told)
                 self._fold()
             elif isinstance(payload, m.Fill):
                 self.fillers[payload.worker] = payload.uuid
@@ -539,13 +685,17 @@ class Rig:
             elif isinstance(payload, m.Vacate):
                 completed = self.reduce.vacate(payload.worker)
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
-                self.post(self.reducer, "controller", told)
+                self._tell(told)
                 self._fold()
             elif isinstance(payload, m.Finish):
                 out = self.reduce.out_of_order
                 self.post(self.reducer, "controller", m.Finished(payload.scan, out_of_order=out))
             elif isinstance(payload, m.End):
                 self.reduce = None
+
+    def _tell(self, message: m.PartsDone) -> None:
+        self.told_all.add(message)
+        self.post(self.reducer, "controller", message)
 
     def _logged(self, payload: Any) -> tuple[dict[int, int], list[Any]]:
         _, done, packed, positions, states = payload
@@ -570,4 +720,4 @@ class Rig:
         if self.reduce.finished and not self.told_finished:
             self.told_finished = True
             done = m.PartsDone(self.reduce_scan, [], {}, self.reduce.frontier, closed=self.closed, finished=True)
-            self.post(self.reducer, "controller", done)
+            self._tell(done)

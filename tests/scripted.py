@@ -28,6 +28,7 @@ class Control:
     def __init__(self, *steps: Step | Until) -> None:
         self.socket = always_readable()
         self.hello = Hello("service", "name", "w0", "version", 1, "host")
+        self.scans: list[int] = []
         self.steps = list(steps)
         self.sent: list[Any] = []
         self.announced: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import numpy as np
 
 from beamfold.testing.simulators import stins_series
@@ -65,7 +66,9 @@ def pids(deployment: Deployment, name: str) -> list[int]:
 
 def all_here(deployment: Deployment) -> None:
     def here() -> bool:
-        config = deployment.get("config").json()
+        config = ask(deployment, "config")
+        if config is None:
+            return False
         workers = len(config["workers"]) == 2 and len(pids(deployment, "worker-")) == 2
         return workers and config["reducer"] is not None and len(pids(deployment, "reducer")) == 1
 
@@ -73,19 +76,50 @@ def all_here(deployment: Deployment) -> None:
 
 
 class Sender(threading.Thread):
-    """A detector of its own: so many frames at this rate (None: as fast as it goes)."""
+    """A detector of its own: so many frames at this rate (None: as fast as it goes), and the series' `end`."""
 
-    def __init__(self, deployment: Deployment, frames: list[Any], rate: float | None) -> None:
+    def __init__(self, deployment: Deployment, frames: list[Any], rate: float | None, *, end: bool = True) -> None:
         super().__init__(daemon=True)
-        self._deployment, self._frames, self._rate = deployment, frames, rate
+        self._deployment, self._rate = deployment, rate
+        self._messages = list(stins_series(frames))[: None if end else -1]
         self.start()
 
     def run(self) -> None:
         began = time.monotonic()
-        for i, message in enumerate(stins_series(self._frames)):
+        for i, message in enumerate(self._messages):
             if self._rate is not None:
                 time.sleep(max(0.0, began + i / self._rate - time.monotonic()))
             self._deployment.send("x", [message])
+
+
+def ask(deployment: Deployment, path: str) -> Any:
+    """What the controller answers; None while there is none, or it does not know."""
+    try:
+        answer = deployment.get(path)
+    except httpx.TransportError:
+        return None
+    return answer.json() if answer.status_code == 200 else None
+
+
+def wait_reached(deployment: Deployment, events: int) -> None:
+    """Until so many events of the present scan are done, whoever is the controller."""
+
+    def reached() -> bool:
+        progress = ask(deployment, "progress")
+        return progress is not None and progress["completed_events"] >= events
+
+    wait_until(reached, f"{events} events")
+
+
+def wait_ended(deployment: Deployment, number: str) -> dict[str, Any]:
+    """The report of a scan, once it has ended, whoever is the controller."""
+
+    def ended() -> Any:
+        report = ask(deployment, f"scans/{number}/report")
+        return report if report and report["ended"] else None
+
+    found: dict[str, Any] = wait_until(ended, f"the end of scan {number}")
+    return found
 
 
 def scan(
@@ -96,6 +130,6 @@ def scan(
     sender = Sender(deployment, frames, rate)
     if disturb is not None:
         disturb()
-    report = deployment.wait_ended(number)
+    report = wait_ended(deployment, number)
     sender.join()
     return report

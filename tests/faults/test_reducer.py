@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from faults.harm import APP, COMPLAINTS, frame, pids, scan, undisturbed
+from faults.harm import APP, COMPLAINTS, frame, pids, scan, undisturbed, wait_reached
 from flow.deployment import Deployment, Stream, wait_until
 
 
@@ -26,7 +26,7 @@ def test_a_reducer_that_ends_is_replaced_and_every_part_is_folded_once(
 ) -> None:
     def kill() -> None:
         for moment in moments:
-            deployment.wait_reached(moment)
+            wait_reached(deployment, moment)
             (pid,) = pids(deployment, "reducer")
             os.kill(pid, number)
 
@@ -38,7 +38,7 @@ def test_a_reducer_that_ends_is_replaced_and_every_part_is_folded_once(
 
 def test_reducer_and_workers_may_end_together(deployment: Deployment) -> None:
     def kill() -> None:
-        deployment.wait_reached(100)
+        wait_reached(deployment, 100)
         for pid in [*pids(deployment, "reducer"), *pids(deployment, "worker-")]:
             os.kill(pid, signal.SIGKILL)
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from faults.harm import ABORT, APP, COMPLAINTS, EXIT, HANG, LOCK, frame, pids, scan, undisturbed
+from faults.harm import ABORT, APP, COMPLAINTS, EXIT, HANG, LOCK, frame, pids, scan, undisturbed, wait_reached
 from flow.deployment import Deployment, Stream
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    sections = {"workers": {"count": 2, "time_limit": 2.0, "lease": 1.0}}
+    sections = {"workers": {"count": 2, "time_limit": 1.0, "lease": 1.0}}
     folder = tmp_path_factory.mktemp("workers")
     with Deployment(folder, APP, {"x": Stream()}, sections=sections, complaints=COMPLAINTS) as deployment:
         yield deployment
@@ -28,7 +28,7 @@ def test_kill_9_of_a_worker_loses_nothing_and_doubles_nothing(
     def kill() -> None:
         for seed in range(2):
             chance = random.Random(seed)
-            deployment.wait_reached(int(n * (seed + chance.random()) / 2.2) + 2)
+            wait_reached(deployment, int(n * (seed + chance.random()) / 2.2) + 2)
             os.kill(chance.choice(pids(deployment, "worker-")), signal.SIGKILL)
 
     report = scan(deployment, [frame(i) for i in range(n)], rate, kill)
@@ -39,7 +39,7 @@ def test_kill_9_of_a_worker_loses_nothing_and_doubles_nothing(
 
 def test_all_workers_may_be_killed_at_once(deployment: Deployment) -> None:
     def kill() -> None:
-        deployment.wait_reached(100)
+        wait_reached(deployment, 100)
         for pid in pids(deployment, "worker-"):
             os.kill(pid, signal.SIGKILL)
 
@@ -50,7 +50,7 @@ def test_all_workers_may_be_killed_at_once(deployment: Deployment) -> None:
 
 def test_a_worker_that_is_told_to_end_drains_and_nothing_is_lost(deployment: Deployment) -> None:
     def term() -> None:
-        deployment.wait_reached(100)
+        wait_reached(deployment, 100)
         os.kill(pids(deployment, "worker-")[0], signal.SIGTERM)
 
     report = scan(deployment, [frame(i) for i in range(300)], 400.0, term)
@@ -61,7 +61,7 @@ def test_a_worker_that_is_told_to_end_drains_and_nothing_is_lost(deployment: Dep
 
 def test_a_worker_stopped_past_its_lease_is_replaced_and_changes_nothing(deployment: Deployment) -> None:
     def stop() -> None:
-        deployment.wait_reached(100)
+        wait_reached(deployment, 100)
         os.kill(pids(deployment, "worker-")[0], signal.SIGSTOP)
 
     report = scan(deployment, [frame(i) for i in range(300)], 400.0, stop)
@@ -80,7 +80,7 @@ def test_an_event_whose_user_code_ends_or_hangs_its_process_fails_and_the_scan_g
     assert "was not tried again" in report["failures"][0]["traceback"]
     assert len(report["losses"]) == 2
     if what in (HANG, LOCK):
-        assert "did not come back from event 50 within 2 s" in report["losses"][0]["how"]
+        assert "did not come back from event 50 within 1 s" in report["losses"][0]["how"]
     state = deployment.state()
     state["order"].sort()  # the hole may be there for longer than folding waits for it; that is recorded
     assert state == undisturbed(200, {50})

@@ -30,13 +30,19 @@ def play(rig: Rig, trigger_map: Any, streams: dict[str, list[Any]], deaths: dict
         for who in births.pop(steps, []):
             if who == REDUCER:
                 rig.replace_reducer()
+            elif who == CONTROLLER:
+                rig.replace_controller()
             else:
                 rig.replace(who)
         who = deaths.get(steps)
-        if who is None or (not rig.reducer if who == REDUCER else rig.workers[who].dead):
+        if who is None or (who == CONTROLLER and rig.controller_dead):
+            continue
+        if not rig.reducer if who == REDUCER else who >= 0 and rig.workers[who].dead:
             continue
         if who == REDUCER:
             rig.kill_reducer()
+        elif who == CONTROLLER:
+            rig.kill_controller()
         else:
             rig.kill(who)
         births.setdefault(steps + back, []).append(who)
@@ -153,6 +159,7 @@ def test_an_event_that_ends_its_process_twice_is_poison() -> None:
 
 
 REDUCER = -1
+CONTROLLER = -2
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -160,6 +167,16 @@ REDUCER = -1
 def test_a_killed_reducer_changes_nothing(seed: int, at: int) -> None:
     rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
     play(rig, uniform(["a", "b"], 40), {"a": series("a", 40), "b": series("b", 40)}, {at: REDUCER})
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    assert rig.report["ended"] == "finished"
+    assert [f.event for f in rig.folded] == [0, 0, *range(1, 41), 41, 41]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("at", [1, 10, 30, 60, 100, 140])
+def test_a_killed_controller_changes_nothing(seed: int, at: int) -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    play(rig, uniform(["a", "b"], 40), {"a": series("a", 40), "b": series("b", 40)}, {at: CONTROLLER})
     assert rig.report["summary"] == "40 events: 40 reduced"
     assert rig.report["ended"] == "finished"
     assert [f.event for f in rig.folded] == [0, 0, *range(1, 41), 41, 41]

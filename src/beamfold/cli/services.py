@@ -54,6 +54,9 @@ RESULT_LOGS = ".results"
 SPILL = ".spill"
 """Folder of spilled frames, which have no names there, below the output folder."""
 
+KNOWN_SCANS = 10
+"""Newest scans of the ledger that a controller looks at when it begins: services may still be at work on one."""
+
 INTERRUPTED = 130
 
 
@@ -349,7 +352,7 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int) -> Any:
 
     version, values = ledger.parameters()
     wanted = {**values, **settings.raw_parameters()}
-    newest = ledger.scans(1, ("number",))
+    newest = ledger.scans(KNOWN_SCANS, ("number", "state", "started", "finished", "map"))
     policy = settings.policy
     return ControllerMachine(
         version_of("beamfold"),
@@ -371,4 +374,5 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int) -> Any:
         values=wanted,
         version=version + 1 if wanted != values else version,
         first_scan=newest[0][1].get("number", 0) + 1 if newest else 1,
+        known=dict(newest),
     )

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version as version_of
@@ -31,7 +32,7 @@ from beamfold.dispatch.service import LEASE
 from beamfold.ledger.embedded import EmbeddedStore
 from beamfold.ledger.redis import RedisLedger
 from beamfold.model.errors import BeamfoldError, ConfigError, LedgerUnavailable
-from beamfold.protocols.messages import Beat, Gone, Hello
+from beamfold.protocols.messages import Beat, Gone, Hello, Introduce
 from beamfold.transport.control import Context, ControlChannel
 
 GRACE = 3.0
@@ -57,6 +58,9 @@ FIRST_PAUSE = 0.25
 
 LONGEST_PAUSE = 10.0
 """Seconds before it at most."""
+
+KEEP_GONE = 100
+"""Ends of services that are told to a controller that is new."""
 
 SHOWN_LINES = 5
 """Last lines of a child that are shown again when it ended unexpectedly."""
@@ -89,6 +93,7 @@ class Supervisor:
         self.reducer_url = ""
         self.children: list[Child] = []
         self._guards: dict[Child, Guard] = {}
+        self._gone: deque[Gone] = deque(maxlen=KEEP_GONE)
         self._show = show
         self._token = uuid.uuid4().hex
         self._store = EmbeddedStore() if own_store or settings.store.url is None else None
@@ -119,7 +124,7 @@ class Supervisor:
         await self.stop()
 
     async def wait(self) -> None:
-        """Never returns; BeamfoldError when the controller or the store ended, and the run with it."""
+        """Never returns; BeamfoldError when the store ended, and the run with it."""
         await self._fatal.wait()
         raise BeamfoldError(self._why)
 
@@ -333,12 +338,13 @@ class Supervisor:
         text = f"{child.title} (pid {child.pid}) ended: {how}"
         last = list(child.lines)[-SHOWN_LINES:]
         self._show("\n".join([f"beamfold: {text}", *(f"    {line}" for line in last)]))
-        if child.role == FIRST or not self._up:
+        if not self._up:
             why = last[-1].removeprefix("beamfold: ") if last and "killed" not in how else text
-            self._fail(why if child.role != FIRST or not self._up else text)
-        elif self._channel is not None:
+            self._fail(why)
+        elif child.role != FIRST and self._channel is not None:
             scan, event = guard.at if guard is not None else (0, -1)
-            self._channel.send(Gone(child.role, child.name, how, child.pid, scan, event))
+            self._gone.append(Gone(child.role, child.name, how, child.pid, scan, event))
+            self._channel.send(self._gone[-1])
 
     async def _replace(self, child: Child, store: str) -> Child:
         """Start a service again."""
@@ -359,7 +365,9 @@ class Supervisor:
         assert self._channel is not None
         while True:
             try:
-                self._channel.receive()
+                if any(isinstance(message, Introduce) for message in self._channel.receive()):
+                    for gone in self._gone:  # what was told to a controller that is gone itself
+                        self._channel.send(gone)
             except ConfigError as error:
                 self._fail(str(error))
             self._channel.beat(Beat)

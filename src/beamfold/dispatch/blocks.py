@@ -249,6 +249,35 @@ class Dispatcher:
         self._offer(worker)
         return blocks
 
+    def restore(self, assigned: Iterable[tuple[int, int, int | None]], here: Iterable[int]) -> None:
+        """Go on with what another controller had assigned: (lo, hi, logical worker or DROPPED) without a hole.
+
+        With None, or a worker that is not in `here`, they are to be assigned again.
+        """
+        assigned, here = list(assigned), set(here)
+        self.attempt += 1
+        self.next_virtual = max((hi for _, hi, _ in assigned), default=0)
+        for number, worker in enumerate(self._workers):
+            worker.here, worker.again = number in here, True
+        end = self.map.n_virtual
+        for lo, hi, owner in assigned:
+            hi = hi if end is None else min(hi, end)
+            if lo >= hi:
+                continue
+            if owner == DROPPED:
+                self._routes.add(lo, hi, DROPPED)
+            elif owner is not None and owner in here:
+                for a, b in [(lo, hi)] if self.map.plain_run(lo) >= hi else [(v, v + 1) for v in range(lo, hi)]:
+                    self._take(a, b, owner)
+            else:
+                self._routes.add(lo, hi, UNASSIGNED)
+                for run in self._undone(lo, hi):
+                    waits = owner is not None and owner >= 0 and self._passed(run[0])
+                    (self._kept.setdefault(owner or 0, []) if waits else self._again).append(run)
+        for number in here:
+            self._workers[number].assigned = self._workers[number].done + self._left(number)
+            self._offer(number)
+
     def recount(self) -> None:
         """How much the workers have done is not known any more: look at it event by event."""
         for worker in self._workers:

@@ -9,6 +9,7 @@ since the epoch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,9 +20,10 @@ from beamfold.dispatch import recording
 from beamfold.dispatch.entries import entries_of
 from beamfold.dispatch.load import LoadHistory, plain_stats
 from beamfold.dispatch.overload import Overload
-from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of
+from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
+from beamfold.dispatch.recovery import Recovery
 from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.dispatch.tally import Tally, tally_of
 from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
@@ -54,6 +56,7 @@ from beamfold.protocols.messages import (
     Hello,
     IngesterInfo,
     Introduce,
+    Inventory,
     Logs,
     Message,
     Moved,
@@ -74,6 +77,9 @@ from beamfold.protocols.messages import (
 
 MAX_RECORDED_MAP = 256 << 10
 """Bytes of a written map, packed, that the ledger keeps: it keeps them for a thousand scans."""
+
+ASK_AGAIN = 0.5
+"""Seconds after which somebody whom the controller does not know is asked again who that is."""
 
 KEEP_LOST = 10_000
 """Processes that were lost and are remembered, so that they are not taken for new ones."""
@@ -177,7 +183,11 @@ class Policy:
 
 
 class ControllerMachine:
-    """All that the controller knows. `values` are the raw parameters to begin with, at version `version`."""
+    """All that the controller knows. `values` are the raw parameters to begin with, at version `version`.
+
+    `known` is what the ledger has of the newest scans: services may be at work on one of them that another controller
+    has begun. That one is taken up.
+    """
 
     def __init__(
         self,
@@ -188,6 +198,7 @@ class ControllerMachine:
         values: dict[str, bytes] | None = None,
         version: int = 0,
         first_scan: int = 1,
+        known: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> None:
         self._software = software
         self._epoch = epoch
@@ -204,6 +215,9 @@ class ControllerMachine:
         self._ended = Tally()
         self._fencing: tuple[int, dict[str, bytes]] | None = None
         self._fence_again = False
+        self._known = known
+        self._recovery: Recovery | None = None
+        self._introduced: dict[Any, float] = {}  # peers, and when they were asked who they are
         self._lost: dict[Any, None] = {}  # peers
         self._unmet: dict[Any, None] = {}  # keys and process numbers: their end was told before their beginning
 
@@ -231,6 +245,9 @@ class ControllerMachine:
             return self._hello(peer, message, now)
         key = self._peers.get(peer)
         if key is None:
+            if now - self._introduced.get(peer, -math.inf) < ASK_AGAIN:
+                return []
+            _remember(self._introduced, peer, now)
             return [Send(peer, Introduce())]
         service = self.services[key]
         service.seen = now
@@ -241,6 +258,11 @@ class ControllerMachine:
         if isinstance(message, Gone):
             own = (message.role, message.name) == (service.hello.role, service.hello.name)
             return self._gone(message, now) if own or service.hello.role == SUPERVISOR else []
+        if isinstance(message, Inventory):
+            return self._inventory(service, message, now)
+        if self._recovery is not None and message.scan == self._recovery.arm.scan:
+            self._recovery.later.append((peer, message))
+            return []
         scan = next((s for s in (self.scan, self._next) if s is not None and s.number == message.scan), None)
         if scan is None or not scan.active or key not in scan.services:
             return []
@@ -294,7 +316,8 @@ class ControllerMachine:
             actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
         if hello.error:
             actions.append(Note("error", f"{service.key}: {hello.error}"))
-        return actions + self._take_place(service)
+        self._introduced.pop(peer, None)
+        return actions + self._take_place(service) + self._recover(now)
 
     def _gone(self, message: Gone, now: float) -> list[Action]:
         """A process ended."""
@@ -384,6 +407,154 @@ class ControllerMachine:
         if scan.phase is Phase.REDUCING:
             actions.append(Send(peer, Finish(number)))
         return actions
+
+    # -- a scan that another controller has begun ------------------------------------------------------------
+
+    def _inventory(self, service: Service, message: Inventory, now: float) -> list[Action]:
+        """A service is at work on a scan that this controller does not know."""
+        if not sound(service.hello, message):
+            return [Note("warning", f"{service.key} said what cannot be (Inventory); it was ignored")]
+        scan_id, recovery = message.arm.scan_id, self._recovery
+        if any(s is not None and s.active and s.number == message.scan for s in (self.scan, self._next)):
+            return []
+        over = scan_id in self.reports or "finished" in self._known.get(scan_id, {})
+        if over or (self.scan is not None and self.scan.active) or (recovery and recovery.arm.scan != message.scan):
+            return [Send(service.peer, End(message.scan))]
+        if recovery is None:
+            recovery = self._recovery = Recovery(message.arm, now)
+        recovery.add(service.hello.role, service.peer, message)
+        return self._recover(now)
+
+    def _recover(self, now: float) -> list[Action]:
+        """Take the scan up as soon as all who have a part in it have said what they know, or are late."""
+        recovery = self._recovery
+        if recovery is None:
+            return []
+        told = {*recovery.ingesters, *recovery.workers, *recovery.reducers}
+        number = recovery.arm.scan
+        fresh = [s for s in self.services.values() if not (s.gone or s.peer in told or number in s.hello.scans)]
+        if not (recovery.complete(s.key for s in fresh) or recovery.overdue(now)):
+            return []
+        self._recovery = None
+        try:
+            scan = self._restored(recovery, now)
+        except BeamfoldError as error:
+            ends: list[Action] = [Send(peer, End(recovery.arm.scan)) for peer in told]
+            return [Note("error", f"a scan cannot be taken up: {error}"), *ends]
+        actions = self._take_up(scan, recovery, fresh, now)
+        return actions + [a for peer, message in recovery.later for a in self._receive(peer, message, now)]
+
+    def _restored(self, recovery: Recovery, now: float) -> Scan:
+        arm = recovery.arm
+        known = self._known.get(arm.scan_id, {})
+        self._number = max(self._number, arm.scan)
+        numbered = {i.name: i.numbered for s in self._of("ingester") for i in s.hello.streams}
+        trigger_map = TriggerMap.from_wire(arm.map)
+        kept = known.get("map")
+        places = Places((w.name, frozenset(w.tags), None) for w in arm.workers)
+        reducers = [s.key for s in self._of("reducer")] or ["reducer reducer"]
+        others = [*(f"ingester {i.name}" for i in arm.ingesters), *(f"worker {w.name}" for w in arm.workers)]
+        scan = Scan(
+            arm.scan,
+            arm.scan_id,
+            trigger_map,
+            None,
+            places,
+            {name: "numbered" if numbered.get(name, True) else "counted" for name in trigger_map.streams},
+            arm.version,
+            float(known.get("started", now)),
+            arm.parameters,
+            frozenset([*others, reducers[0]]),
+            WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None,
+            arm.record,
+            arm.dump_prefix,
+            Overload(arm.overload, self._policy.sample_every),
+        )
+        scan.unarmed, scan.phase, scan.changes = [], Phase.RUNNING, recovery.changes()
+        for me in range(len(places)):
+            if (peer := recovery.filler(me)) is not None:
+                places.fill(me, peer, set())
+                places[me].here = True
+            else:
+                places.lose(me, now)
+        ticks = [i.tick_interval for i in recovery.workers.values() if i.tick_interval is not None]
+        scan.tick_interval = min(ticks, default=None)
+        for inventory in recovery.ingesters.values():
+            for missing in inventory.missing:
+                scan.missing(missing)
+            for ended in inventory.ended:
+                scan.ended(ended)
+        if (closed := recovery.closed()) is not None:
+            scan.close(closed, cut=set(scan.ended_streams) < set(trigger_map.streams))
+        for inventory in recovery.reducers.values():
+            if inventory.done is not None:
+                scan.done(inventory.done, now)
+        here = [me for me, _ in places.here()]
+        scan.dispatcher.restore([(a.lo, a.hi, a.worker) for a in recovery.assigned()], here)
+        return scan
+
+    def _take_up(self, scan: Scan, recovery: Recovery, fresh: list[Service], now: float) -> list[Action]:
+        """Tell everybody what only some may know, and go on."""
+        number, changes = scan.number, scan.changes
+        self.scan = scan
+        self._here.clear()
+        armed = recovery.reducers and all(place.here for place in scan.places)
+        recorded = self._known.get(scan.scan_id, {}).get("state") == "running"
+        if not (scan.dispatcher.next_virtual or armed or recorded):
+            return self._abort(scan, "failed", "the controller ended while the scan was armed", now)
+        scan.report.loss("controller", "another one took the scan up", now, 0)
+        scan.report.version(self._version_record(scan.version, scan.values, 0))
+        for change in changes:
+            scan.report.version(self._version_record(change.version, change.values, change.from_event))
+        if changes and changes[-1].version > self.version:
+            self.version, self.values = changes[-1].version, changes[-1].values
+        actions: list[Action] = [Note("warning", f"scan {number} of another controller is taken up")]
+        actions.append(RecordScan(scan.scan_id, {"number": number, "state": "running", "started": scan.started}))
+        there = {s.key for s in self.services.values() if s.peer in recovery.ingesters}
+        if absent := sorted(key for key in scan.services if key.startswith("ingester ") and key not in there):
+            return [*actions, *self._abort(scan, "failed", f"{absent[0]} was lost", now)]
+        actions += [Send(peer, change) for peer in self._peers_of(scan) for change in changes]
+        routers = self._routers(scan)
+        for me, place in enumerate(scan.places):
+            if place.peer is None:
+                actions += [Send(s.peer, Fill(number, me, "")) for s in routers]
+        if scan.closing and scan.last_data_event is not None:
+            scan.phase = Phase.DRAINING
+            actions += [Send(peer, Close(number, scan.last_data_event)) for peer in self._peers_of(scan)]
+        elif any(i.halted for i in recovery.ingesters.values()):
+            scan.stopped, scan.phase, scan.waiting = (
+                True,
+                Phase.HALTING,
+                {s.key for s in self._needed(scan, "ingester")},
+            )
+            actions += [Send(s.peer, Halt(number)) for s in self._needed(scan, "ingester")]
+        if dropped := scan.dispatcher.dropped():
+            actions += [Send(s.peer, Drop(number, dropped)) for s in self._needed(scan, "reducer")]
+        if not recovery.reducers:
+            scan.reducer_lost = now
+        strays = [s for s in self.services.values() if s.peer in recovery.workers and scan.places.of(s.peer) is None]
+        for service in strays:
+            actions += self._dismiss(service)
+        for service in fresh:
+            actions += self._take_place(service)
+        actions += recording.blocks(
+            scan, [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
+        )
+        if any(i.holding for i in recovery.ingesters.values()):
+            actions += self.set_parameters({}, now)
+        scan.unanswered = True
+        actions += self._answer_done(now) + self._tell(scan, now) if scan.assigning else []
+        return actions + self._close_if_ended(scan, now)
+
+    def _dismiss(self, service: Service) -> list[Action]:
+        """A worker of whose place not all are certain: what it has said and will say cannot be told from what another
+        one in this place says, so it has to become another process."""
+        text = f"nobody knows for certain what {service.key} has to do, because a controller ended: start it anew"
+        service.gone = text
+        self._here.clear()
+        self._peers.pop(service.peer, None)
+        _remember(self._lost, service.peer)
+        return [Send(service.peer, Refused(text)), Note("warning", text)]
 
     def _routers(self, scan: Scan) -> list[Service]:
         """Who has to know which process is which worker, as far as they know of the scan."""
@@ -500,6 +671,8 @@ class ControllerMachine:
 
     def _prepare(self, plan: Plan, now: float) -> Scan:
         workers, reducers, streams = self._of("worker"), self._of("reducer"), self.streams()
+        if self._recovery is not None:
+            raise ScanError("this controller is new and takes up the scan of another one: submit again in a moment")
         if not reducers:
             raise ScanError("no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again")
         tags = [frozenset(s.hello.tags) for s in workers]
@@ -659,7 +832,7 @@ class ControllerMachine:
 
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
-        actions: list[Action] = []
+        actions = self._recover(now)
         for scan in (self._next, self.scan):
             if scan is not None and scan.active:
                 actions += self._vacate(scan, now)
@@ -1010,9 +1183,9 @@ def _ending(report: dict[str, Any]) -> Note:
     return Note("warning" if report["failures"] or report["troubles"] or report["ended"] == "failed" else "info", text)
 
 
-def _remember(known: dict[Any, None], item: Any) -> None:
+def _remember(known: dict[Any, Any], item: Any, value: Any = None) -> None:
     """Add to what is remembered, of which there is a bound."""
-    known[item] = None
+    known[item] = value
     while len(known) > KEEP_LOST:
         del known[next(iter(known))]
 

@@ -21,6 +21,7 @@ from beamfold.protocols.messages import (
     FramesMissing,
     Halted,
     Hello,
+    Inventory,
     PartsDone,
     Run,
     StreamEnded,
@@ -68,6 +69,22 @@ def fault_of(hello: Hello) -> str:
     except ParameterError as error:
         return f"{hello.role} {hello.name}: {error}"
     return ""
+
+
+def sound(hello: Hello, inventory: Inventory) -> bool:
+    """Whether what a service says to know of a scan is what a service of its kind can know."""
+    workers, arm = len(inventory.arm.workers), inventory.arm
+    blocks = all(0 <= lo < hi <= _NO_END and -workers - 3 <= w < workers for lo, hi, w in inventory.blocks)
+    if arm.scan != inventory.scan or not blocks:
+        return False
+    match hello.role:
+        case "ingester":
+            return len(inventory.fillers) == workers and hello.name in {i.name for i in arm.ingesters}
+        case "reducer":
+            return len(inventory.fillers) == workers and inventory.done is not None
+        case "worker":
+            return hello.uuid in {w.uuid for w in arm.workers}
+    return False
 
 
 def credible(scan: Scan, hello: Hello, message: Any) -> bool:

@@ -32,7 +32,7 @@ class Place:
 class Places:
     """The places of one scan, in the order of their numbers."""
 
-    def __init__(self, workers: Iterable[tuple[str, frozenset[str], bytes]] = ()) -> None:
+    def __init__(self, workers: Iterable[tuple[str, frozenset[str], bytes | None]] = ()) -> None:
         self._places = [Place(name, tags, peer) for name, tags, peer in workers]
 
     def __getitem__(self, worker: int) -> Place:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from beamfold.model.routes import Routes
 from beamfold.protocols.messages import Arm, Inventory, Parameters, Run
@@ -30,14 +31,15 @@ class Assigned:
 
 @dataclass(slots=True)
 class Recovery:
-    """What the services have said of one scan, by their peers. `present` are the others that are here, by their keys:
-    they know nothing of it, because they are new."""
+    """What the services have said of one scan, by their peers, and what they said `later`, while others were waited
+    for."""
 
     arm: Arm
     since: float
     ingesters: dict[bytes, Inventory] = field(default_factory=dict)
     workers: dict[bytes, Inventory] = field(default_factory=dict)
     reducers: dict[bytes, Inventory] = field(default_factory=dict)
+    later: list[tuple[bytes, Any]] = field(default_factory=list)
 
     def add(self, role: str, peer: bytes, inventory: Inventory) -> None:
         """A service said what it knows."""

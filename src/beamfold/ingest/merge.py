@@ -21,7 +21,7 @@ and what it brought before a start, an end or a lower number is a `Stray`. If it
 rather than taken for others.
 
 At most about `limit` bytes are held: beyond them an input is read (`wants`) only while it is the one that others wait
-for. That one is always read, so nothing waits for ever.
+for. Where no input is read any more, the largest heap of doubted messages goes, as strays; so nothing waits for ever.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ class Merge:
         elif self._since is None or self._next != first:
             self._since = now
         items = self._done()
-        if self.nbytes > self._limit and self._relieve():
+        if self.nbytes >= self._limit and self._relieve():
             items += self._done()
         return items
 
@@ -385,18 +385,20 @@ class Merge:
             source.queue, source.shown = [], -1
 
     def _relieve(self) -> bool:
-        """Too much is held: let go of what is only doubted. Whether there is such."""
-        if self._phase == "before":
-            doubted = self._inputs if all(s.queue for s in self._inputs) else []
-        else:
-            doubted = [s for s in self._inputs if s.queue and not (s.known or s.over)]
-            doubted.sort(key=lambda s: sum(map(_size, s.queue)))
-            doubted = doubted[-1:]
-        for source in doubted:
-            if source.end() is not None:
-                self._stop = math.inf
-            self._stray(source)
-        return bool(doubted)
+        """Let go of what is only doubted where no socket is read any more because of it; whether there was such.
+
+        What is expected next is behind what is not read, or lost: an older series is more likely than a loss.
+        """
+        if any(self.wants(i) and not source.silent for i, source in enumerate(self._inputs)):
+            return False
+        doubted = [s for s in self._inputs if s.queue and not (s.known or s.over)]
+        if not doubted:
+            return False
+        largest = max(doubted, key=lambda s: sum(map(_size, s.queue)))
+        if largest.end() is not None:
+            self._stop = math.inf
+        self._stray(largest)
+        return True
 
     # -- waiting ---------------------------------------------------------------------------------------------
 

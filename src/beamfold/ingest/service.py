@@ -144,7 +144,11 @@ class _Armed:
         dumps: Dumps | None,
         shelves: list[DiskShelf],
         merges: dict[str, Merge],
+        arm: Arm,
     ) -> None:
+        self.arm = arm
+        self.changes: list[Parameters] = []
+        self.closed: int | None = None
         self.machine = machine
         self.streams = streams
         self.workers = workers
@@ -527,9 +531,10 @@ class IngesterService:
         for scan in self._scans.values():
             self._flush(scan, streams)
         merges = self._merges(trigger_map, specs)
-        self._scans[message.scan] = _Armed(machine, streams, workers, dumps, shelves, merges)
+        self._scans[message.scan] = _Armed(machine, streams, workers, dumps, shelves, merges, message)
         for name in merges:
             self._watch(self._inputs[name])
+        self._control.scans = list(self._scans)
         self._control.send(Armed(message.scan))
 
     def _merges(self, trigger_map: TriggerMap, specs: Iterable[StreamSpec]) -> dict[str, Merge]:
@@ -589,7 +594,8 @@ class IngesterService:
             self._do(scan, scan.machine.halt)
 
     def _close(self, message: Close) -> None:
-        if (scan := self._scans.get(message.scan)) is not None:
+        if (scan := self._scans.get(message.scan)) is not None and scan.closed is None:
+            scan.closed = message.last_event
             self._do(scan, partial(scan.machine.close, message.last_event))
             self._dump(scan, Dumps.flush)  # nothing more comes: what goes wrong now can still be told in the report
 
@@ -599,11 +605,13 @@ class IngesterService:
 
     def _parameters(self, message: Parameters) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
+            scan.changes.append(message)
             self._do(scan, partial(scan.machine.set_version, message.version, message.from_event))
 
     def _end(self, message: End) -> None:
         self._control.beat(self._beat, at_once=True)
         scan = self._scans.pop(message.scan, None)
+        self._control.scans = list(self._scans)
         if scan is None:
             return
         self._dump(scan, Dumps.close)

@@ -84,8 +84,16 @@ class Gap(msgspec.Struct, frozen=True, tag="gap", array_like=True):
     closed: bool = False
 
 
+RESULTS = -1
+GREETING = -2
+
+
 class Grant(msgspec.Struct, frozen=True, tag="grant", array_like=True):
-    """Reader to writer: `credit` more bytes of this stream may be sent to me (a stream of results: -1)."""
+    """Reader to writer: `credit` more bytes of this stream may be sent to me.
+
+    Of results the stream is RESULTS, and the credit is that of batches that are in the log, in their order; or
+    GREETING: a worker is there, and the reducer answers with the first credit.
+    """
 
     scan: int
     stream: int

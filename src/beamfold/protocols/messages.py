@@ -69,7 +69,8 @@ class Hello(Message, frozen=True):
     """First message of a service: what it is and offers. `url` is its data address, `http` its HTTP address.
 
     `error` is why its app cannot be used (a wrong class path, say); such a service is listed but not given work.
-    `arena` is the address of the shared memory that it puts large frames into.
+    `arena` is the address of the shared memory that it puts large frames into. What it knows of `scans`, for which
+    another controller armed it, it says next.
     """
 
     role: str
@@ -85,6 +86,7 @@ class Hello(Message, frozen=True):
     parameters: list[dict[str, Any]] = []
     error: str = ""
     arena: str = ""
+    scans: list[int] = []
 
 
 class Beat(Message, frozen=True):

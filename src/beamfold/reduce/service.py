@@ -30,6 +30,8 @@ from beamfold.model.runs import MAX_RUNS
 from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
+    GREETING,
+    RESULTS,
     Grant,
     ResultBatch,
     decode_header,
@@ -48,6 +50,8 @@ from beamfold.protocols.messages import (
     Finish,
     Finished,
     FoldFailed,
+    Introduce,
+    Inventory,
     Parameters,
     PartsDone,
     Shutdown,
@@ -62,6 +66,7 @@ from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
 from beamfold.reduce.timing import BatchTiming
+from beamfold.reduce.told import Told
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import DataHub
 from beamfold.transport.pace import Pace
@@ -137,6 +142,9 @@ class _Scan:
         self.finished_told = False
         self.done = self.nothing_done()
         self.told = 0.0
+        self.told_all = Told()
+        self.changes: list[Parameters] = []
+        self.last_event: int | None = None  # of the closed map
         self.duplicates = 0
 
     def nothing_done(self) -> Done:
@@ -199,6 +207,7 @@ class ReducerService:
         self._poller.register(data.socket, POLLIN)
         self._poller.register(self._wake_read, POLLIN)
         self._handlers: dict[type, Callable[..., None]] = {
+            Introduce: self._introduce,
             Arm: self._arm,
             Close: self._close,
             Drop: self._drop_parts,
@@ -271,7 +280,7 @@ class ReducerService:
         handler = self._handlers.get(type(message))
         if handler is None:
             return
-        if isinstance(message, Arm) or (self._scan is not None and self._scan.arm.scan == message.scan):  # type: ignore[union-attr]
+        if isinstance(message, Arm | Introduce) or (self._scan is not None and self._scan.arm.scan == message.scan):  # type: ignore[union-attr]
             handler(message)
 
     # -- results ---------------------------------------------------------------------------------------------
@@ -292,6 +301,27 @@ class ReducerService:
             if self._refused(scan, batch) or self._log(scan, header, batch, parts[1:]):
                 self._credit(scan, bytes(parts[0]), batch.size)
 
+    def _tell(self, scan: _Scan, message: PartsDone) -> None:
+        scan.told_all.add(message)
+        self._control.send(message)
+
+    def _introduce(self, message: Introduce) -> None:
+        """A controller that does not know this reducer: it may go on with what another one began."""
+        if (scan := self._scan) is None:
+            return
+        self._tell_done(scan)  # nobody takes note of it, but then it is in the inventory
+        number = scan.arm.scan
+        self._control.send(
+            Inventory(
+                number,
+                scan.arm,
+                fillers=[uuid.decode() for uuid in scan.fillers],
+                changes=scan.changes,
+                closed=scan.last_event,
+                done=scan.told_all.inventory(number),
+            )
+        )
+
     @staticmethod
     def _tell_at(scan: _Scan) -> float:
         """When to tell of what is done."""
@@ -305,7 +335,7 @@ class ReducerService:
         duplicates, scan.duplicates = scan.duplicates, scan.machine.duplicates
         new = scan.machine.duplicates - duplicates
         message = scan.done.message(scan.arm.scan, scan.machine.frontier, scan.closed, new)
-        self._control.send(msgspec.structs.replace(message, inventory=True) if inventory else message)
+        self._tell(scan, msgspec.structs.replace(message, inventory=True) if inventory else message)
         scan.done = scan.nothing_done()
 
     def _batch(self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]) -> _Batch:
@@ -360,7 +390,7 @@ class ReducerService:
     def _greet(self, peer: bytes, number: int) -> None:
         """A worker is ready to send results of a scan: it gets its credit."""
         if self._scan is not None and self._scan.arm.scan == number:
-            self._data.send(peer, [encode_header(Grant(number, -1, CREDIT_BYTES))])
+            self._data.send(peer, [encode_header(Grant(number, GREETING, CREDIT_BYTES))])
 
     def _credit(self, scan: _Scan, peer: bytes, size: int) -> None:
         """Give credit back, unless folding lags so far behind that the workers had better wait."""
@@ -369,7 +399,7 @@ class ReducerService:
             scan.withheld[peer] = owed
             return
         scan.withheld[peer] = 0
-        self._data.send(peer, [encode_header(Grant(scan.arm.scan, -1, owed))])
+        self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed))])
 
     # -- folding ---------------------------------------------------------------------------------------------
 
@@ -436,15 +466,13 @@ class ReducerService:
         for peer, owed in scan.withheld.items():
             if owed * 4 >= CREDIT_BYTES:
                 scan.withheld[peer] = 0
-                self._data.send(peer, [encode_header(Grant(scan.arm.scan, -1, owed))])
+                self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed))])
 
     def _tell_finished(self, scan: _Scan) -> None:
         if not scan.finished_told and scan.machine.finished:
             scan.finished_told = True
             self._tell_done(scan)
-            self._control.send(
-                PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, closed=scan.closed, finished=True)
-            )
+            self._tell(scan, PartsDone(scan.arm.scan, [], {}, scan.machine.frontier, closed=scan.closed, finished=True))
         if scan.finish:
             scan.finish = False
             self._do_finish(scan)
@@ -466,6 +494,7 @@ class ReducerService:
             self._control.send(Armed(message.scan, f"the result log cannot be read: {error}"))
             return
         self._scan, self._shown, self._cached = scan, scan.folder, None
+        self._control.scans = [message.scan]
         self._control.send(Armed(message.scan))
         if taken_up:
             scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
@@ -526,11 +555,14 @@ class ReducerService:
     def _close(self, message: Close) -> None:
         scan = self._scan
         assert scan is not None
+        if scan.closed:
+            return
         self._tell_done(scan)  # by the map as it was
+        scan.last_event = message.last_event
         scan.map = scan.map.closed_at(message.last_event)
         completed = scan.machine.close(scan.map)
         scan.closed = True
-        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
+        self._tell(scan, PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
 
     def _drop_parts(self, message: Drop) -> None:
         scan = self._scan
@@ -545,7 +577,7 @@ class ReducerService:
 
     def _tell_terminal(self, scan: _Scan, completed: list[tuple[int, int, int]]) -> None:
         """Events became terminal although nobody has done their parts."""
-        self._control.send(PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=scan.closed))
+        self._tell(scan, PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=scan.closed))
 
     def _fill(self, message: Fill) -> None:
         """Another process is logical worker `worker`: what the one before may still send comes too late."""
@@ -568,6 +600,9 @@ class ReducerService:
         scan = self._scan
         assert scan is not None
         history = scan.folder.parameters
+        if message.version <= history.latest.version:
+            return  # said again, by a controller that cannot know who knows it
+        scan.changes.append(message)
         try:
             values = ParameterSet.build(self._declared, message.values, message.version)
         except ParameterError as error:  # they were checked by what the class declared when this reducer came up
@@ -619,6 +654,7 @@ class ReducerService:
         scan.log.close()
         shutil.rmtree(self._directory / scan.arm.scan_id, ignore_errors=True)
         self._scan = None
+        self._control.scans = []
 
     def _tidy(self, scan_id: str) -> None:
         """Remove the logs of scans that nobody takes up any more: their reducers ended before the scans did."""

@@ -65,6 +65,8 @@ class ControlChannel:
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)
         self.socket.connect(url)
         self.welcomed = False
+        self.scans: list[int] = []
+        """The scans that the service is armed for, as it says to a controller that does not know it."""
         self._logs = logs
         self._next_beat = 0.0
         self.send(hello)
@@ -92,7 +94,7 @@ class ControlChannel:
             except CodecError:
                 continue  # a stranger on this port cannot harm: what is no message is dropped
             if isinstance(message, Introduce):
-                self.send(self.hello)
+                self.send(msgspec.structs.replace(self.hello, scans=self.scans))
                 out.append(message)
             elif isinstance(message, Welcome):
                 self.welcomed = True

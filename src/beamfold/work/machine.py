@@ -215,6 +215,8 @@ class WorkMachine:
 
     def close(self, last_event: int) -> None:
         """The map ends with this data event. What will not come is said again, for good."""
+        if self._closed:
+            return
         self.map = self.map.closed_at(last_event)
         self._closed = True
         self._barrier = self.map.next_broadcast(self._passed + 1, self._groups)
@@ -254,6 +256,11 @@ class WorkMachine:
             else:
                 self._held.append(part)
         return out
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """Its virtual workers, as far as they are remembered."""
+        return self._routes.all()
 
     @property
     def waiting(self) -> int:

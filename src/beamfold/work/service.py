@@ -23,6 +23,8 @@ from beamfold.model.runs import as_runs
 from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
+    GREETING,
+    RESULTS,
     Attach,
     FrameBatch,
     Gap,
@@ -48,6 +50,8 @@ from beamfold.protocols.messages import (
     Finished,
     Gone,
     IngesterInfo,
+    Introduce,
+    Inventory,
     Moved,
     Parameters,
     Shutdown,
@@ -86,9 +90,6 @@ RECEIVE_BYTES = 16 << 20
 LINGER_MS = 2000
 """Milliseconds that the last results have to leave when the worker ends."""
 
-RESULT_STREAM = -1
-"""The stream number under which a reducer grants credit for results."""
-
 
 class _Flow:
     """Credit of one stream: what came in, what was used up, what was given back."""
@@ -124,6 +125,9 @@ class _Scan:
         self.result_credit = 0
         self.greeted = False
         self.finish = False
+        self.changes: list[Parameters] = []
+        self.closed: int | None = None
+        self.tick_interval: float | None = None
         self.armed = time.monotonic()
         self.events = 0
         self.last_event = 0
@@ -170,6 +174,7 @@ class WorkerService:
         self._poller = Poller()
         self._poller.register(control.socket, POLLIN)
         self._handlers: dict[type, Callable[..., None]] = {
+            Introduce: self._introduce,
             Arm: self._arm,
             Assign: self._assign,
             Close: self._close,
@@ -240,9 +245,23 @@ class WorkerService:
             return
         handler = self._handlers.get(type(message))
         scan = self._scan
-        if handler is None or not (isinstance(message, Arm) or (scan and scan.arm.scan == message.scan)):  # type: ignore[union-attr]
+        if handler is None or not (isinstance(message, Arm | Introduce) or (scan and scan.arm.scan == message.scan)):  # type: ignore[union-attr]
             return
         handler(message)
+
+    def _introduce(self, message: Introduce) -> None:
+        """A controller that does not know this worker: it may go on with what another one began."""
+        if (scan := self._scan) is not None:
+            self._control.send(
+                Inventory(
+                    scan.arm.scan,
+                    scan.arm,
+                    blocks=scan.machine.blocks,
+                    changes=scan.changes,
+                    closed=scan.closed,
+                    tick_interval=scan.tick_interval,
+                )
+            )
 
     # -- data ------------------------------------------------------------------------------------------------
 
@@ -274,13 +293,14 @@ class WorkerService:
         elif isinstance(header, Gap):
             scan.machine.gap(header.stream, header.runs, header.tail, header.closed)
         elif isinstance(header, Grant):
-            self._granted(scan, header.credit)
+            self._granted(scan, header.stream, header.credit)
 
-    def _granted(self, scan: _Scan, credit: int) -> None:
+    def _granted(self, scan: _Scan, stream: int, credit: int) -> None:
         """The reducer's first credit, by which it says that it is there; or some of it back for what it has logged."""
-        if scan.greeted:
+        if stream == RESULTS and scan.greeted:
             scan.unconfirmed.confirm(credit)
             scan.result_credit += credit
+        if stream != GREETING or scan.greeted:
             return
         scan.greeted, scan.result_credit = True, credit
         assert scan.reducer is not None
@@ -375,6 +395,8 @@ class WorkerService:
             flow.link.send([encode_header(Grant(message.scan, index, credit))])
         if message.reducer_url:
             self._greet(self._scan, message.reducer_url)
+        self._scan.tick_interval = interval
+        self._control.scans = [message.scan]
         self._control.send(Armed(message.scan, tick_interval=interval))
 
     def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
@@ -451,6 +473,7 @@ class WorkerService:
 
     def _close(self, message: Close) -> None:
         assert self._scan is not None
+        self._scan.closed = message.last_event
         self._scan.machine.close(message.last_event)
 
     def _conclude(self, message: Conclude) -> None:
@@ -460,6 +483,9 @@ class WorkerService:
     def _parameters(self, message: Parameters) -> None:
         assert self._scan is not None
         history = self._scan.runner.parameters
+        if message.version <= history.latest.version:
+            return  # said again, by a controller that cannot know who knows it
+        self._scan.changes.append(message)
         try:
             values = ParameterSet.build(self._declared, message.values, message.version)
         except ParameterError as error:  # they were checked by what the class declared when this worker came up
@@ -471,14 +497,16 @@ class WorkerService:
 
     def _greet(self, scan: _Scan, url: str) -> None:
         scan.reducer = self._link(url)
-        scan.reducer.send([encode_header(Grant(scan.arm.scan, RESULT_STREAM, 0))])
+        scan.reducer.send([encode_header(Grant(scan.arm.scan, GREETING, 0))])
 
     def _moved(self, message: Moved) -> None:
         scan = self._scan
         assert scan is not None
+        if scan.reducer is not None and scan.reducer.url == message.url:
+            if not scan.greeted:  # it was not armed yet when this worker greeted it
+                self._greet(scan, message.url)
+            return
         if scan.reducer is not None:
-            if scan.reducer.url == message.url:
-                return
             self._poller.unregister(scan.reducer.socket)
             self._links.pop(scan.reducer.url).close()
         scan.greeted, scan.result_credit = False, 0
@@ -508,3 +536,4 @@ class WorkerService:
 
     def _drop(self) -> None:
         self._scan = None
+        self._control.scans = []

@@ -16,6 +16,7 @@ from beamfold.model.latency import Latencies, Stage
 from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.envelopes import (
+    GREETING,
     Grant,
     ResultBatch,
     decode_header,
@@ -176,7 +177,7 @@ def test_results_say_when_their_frames_came_and_what_user_code_took(links: dict[
     control = run(
         App,
         arm(MAP),
-        lambda: links["inproc://reducer"].arrived.append([encode_header(Grant(1, -1, 1 << 20))]),
+        lambda: links["inproc://reducer"].arrived.append([encode_header(Grant(1, GREETING, 1 << 20))]),
         Assign(1, [Block(0, 10, 0)], 10),
         lambda: arrive(0, 1, -1, 8.0),
         lambda: arrive(1, 2, 0, 8.0),
@@ -230,7 +231,7 @@ def test_times_are_left_out_where_a_part_that_came_twice_is_combined(links: dict
     run(
         Combines,
         arm(MAP),
-        lambda: links["inproc://reducer"].arrived.append([encode_header(Grant(1, -1, 1 << 20))]),
+        lambda: links["inproc://reducer"].arrived.append([encode_header(Grant(1, GREETING, 1 << 20))]),
         Assign(1, [Block(0, 10, 0)], 10),
         all_at_once,
         Until(lambda: any(h.combined for h in results())),
