@@ -19,12 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import h5py
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from beamfold.testing.simulators import stins_series
 from beamfold.testing.wire import Message
@@ -35,33 +37,56 @@ from flow.deployment import PATIENCE, Deployment, Stream, wait_until
 
 APP = {
     "worker.py": """
-class Worker:
+import time
+
+class Single:
     def __init__(self, **kwargs):
         self.cast = -1
 
     def process_event(self, event, parameters=None):
-        seen = {}
+        seen, work, fold = {}, 0, 0
         for name, stream in event.streams.items():
             message = stream.parse()
             if message.htype == "image":
-                number, cast, scan = message.data.tolist()
-                seen[name] = [number, scan]
+                number, cast, scan, work, fold = message.data[:5].tolist()
+                whole = bool((message.data[5:] == number).all())
+                seen[name] = [number if whole else -1, scan]
                 if cast:
                     self.cast = event.event_number
-        return {"seen": seen, "p": int(parameters["p"].data), "cast": self.cast}
+        if work:
+            time.sleep(work / 1e6)
+        row = {"event": event.event_number, "seen": seen, "p": int(parameters["p"].data), "cast": self.cast}
+        return {"rows": [row], "fold": fold}
+
+class Combining(Single):
+    def process_events(self, events, parameters=None):
+        return [self.process_event(event, parameters) for event in events]
+
+    def combine(self, results, parameters=None):
+        return {"rows": [row for result in results for row in result["rows"]], "fold": results[0]["fold"]}
+
+class Worker(Single):
+    pass
 """,
     "reducer.py": """
-import json
+import json, time
 
 class Reducer:
     def __init__(self, **kwargs):
-        self.publish = {"rows": []}
+        self.publish = {"rows": [], "end": -1}
 
     def process_result(self, result, parameters=None):
-        row = {"event": result.event_number, "worker": result.worker, "q": int(parameters["p"].data), **result.payload}
-        self.publish["rows"].append(json.dumps(row))
+        if result.payload["fold"]:
+            time.sleep(result.payload["fold"] / 1e6)
+        for row in result.payload["rows"]:
+            row = {"worker": result.worker, "q": int(parameters["p"].data), **row}
+            self.publish["rows"].append(json.dumps(row))
+
+    def finish(self, parameters=None):
+        self.publish["end"] = len(self.publish["rows"])
 """,
 }
+COMBINING = APP["worker.py"].replace("class Worker(Single)", "class Worker(Combining)")
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 TOLD = [*COMPLAINTS, r"^\S+ (?:error|critical) .*\bended\b", r"the control store"]
 LATE = 0.5
@@ -69,6 +94,14 @@ LATE = 0.5
 
 LOG_LINES = 60
 """Last lines of a deployment's log that are shown with a history that failed."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the app's reducer published: its rows, and how many of them it had when its `finish` was called last."""
+
+    lines: list[str]
+    end: int
 
 
 class Chaos:
@@ -95,6 +128,7 @@ class Chaos:
     def play(self, history: History) -> list[str]:
         """Play a history; all that was wrong with its end."""
         wait_until(self._all_here, f"all services before scan {history.seed}")
+        self.deployment.write({"worker.py": COMBINING if history.combines else APP["worker.py"]})
         play = _Play(self, history)
         try:
             report = play.run()
@@ -105,18 +139,27 @@ class Chaos:
         self.counts["parts done again"] += report["redone"]
         self.counts["services lost in mid-scan"] += len(report["losses"])
         values = Values(play.first, tuple(play.values), play.due)
-        found = [f"on disk: {v}" for v in violations(history.events, values, _stored(report, history.seed), report)]
+
+        def wrong(where: str, left: Left) -> list[str]:
+            rows = _rows(left.lines, history.seed)
+            found = violations(history.events, values, rows, report, ordered=not history.combines)
+            if left.end != len(rows):
+                found.append(f"finish: it was called after {left.end} of {len(rows)} results")
+            return [f"{where}: {text}" for text in found]
+
+        found = wrong("on disk", _stored(report))
         published = self._published()
         if published is None and play.reducer_harmed > report["finished"] - LATE:
             self.counts["states that went with their reducer"] += 1  # what is on disk stays
             return found
-        rows = _rows(published or [], history.seed)
-        return found + [f"published: {v}" for v in violations(history.events, values, rows, report)]
+        return found + wrong("published", published or Left([], -1))
 
-    def _published(self) -> list[str] | None:
+    def _published(self) -> Left | None:
+        """What the reducer publishes; None where there is none, or one that was started after the scan."""
         with suppress(httpx.TransportError, AssertionError):
-            return (self.deployment.state() or {}).get("rows")
-        return None  # there is no reducer, or one that was started after the scan
+            if state := self.deployment.state():
+                return Left(state["rows"], state["end"])
+        return None
 
     # -- doing harm ------------------------------------------------------------------------------------------
 
@@ -209,7 +252,7 @@ class _Play:
         history = self._history
         time.sleep(history.delays[name])
         casts = {e.frames.get(name) for e in history.events if e.cast}
-        frames = (np.array([n, n in casts, history.seed], dtype=np.int64) for n in range(history.counts[name]))
+        frames = (_frame(n, n in casts, history) for n in range(history.counts[name]))
         messages = [m for n, m in enumerate(stins_series(frames), -1) if n not in history.lost[name]]
         self._deployment.dealers[name].send(self._noticing_the_last(messages), history.rate)
 
@@ -242,6 +285,13 @@ class _Play:
             raise AssertionError(f"{error}; {self._deployment.report(scan)}") from error
 
 
+def _frame(number: int, cast: bool, history: History) -> NDArray[np.int64]:
+    """Says all over which frame it is, and of which scan, whether it is broadcast, and how long it takes."""
+    frame = np.full(history.size, number, dtype=np.int64)
+    frame[1:5] = cast, history.seed, round(history.work * 1e6), round(history.fold * 1e6)
+    return frame
+
+
 def _thread(target: Callable[..., None], *args: Any) -> threading.Thread:
     thread = threading.Thread(target=target, args=args, daemon=True)
     thread.start()
@@ -252,9 +302,9 @@ def _is(name: str, who: str) -> bool:
     return name == who or (who == STORE and "server" in name)
 
 
-def _stored(report: dict[str, Any], seed: int) -> list[Row]:
+def _stored(report: dict[str, Any]) -> Left:
     with h5py.File(report["result_file"]) as file:
-        return _rows(file["rows"].asstr()[:] if len(file["rows"]) else [], seed)
+        return Left(list(file["rows"].asstr()[:]) if len(file["rows"]) else [], int(file["end"][()]))
 
 
 def _rows(lines: Iterable[str], seed: int) -> list[Row]:

@@ -39,15 +39,25 @@ class Values:
     due: int = 0
 
 
-def violations(events: Sequence[Planned], values: Values, rows: Sequence[Row], report: Mapping[str, Any]) -> list[str]:
-    """All that is wrong with a scan of these data events (1 to N), as its app and its report tell it."""
+def violations(
+    events: Sequence[Planned],
+    values: Values,
+    rows: Sequence[Row],
+    report: Mapping[str, Any],
+    *,
+    ordered: bool = True,
+) -> list[str]:
+    """All that is wrong with a scan of these data events (1 to N), as its app and its report tell it.
+
+    Results are `ordered` by event unless workers combined some that have others between them.
+    """
     failed = in_runs(report["runs"].get("failed", []))
     found = [
         *_states(events, report, failed),
         *_frames_named(events, report),
         *_history(values, report),
         *_once(events, rows, report["workers"], failed),
-        *_order(events, rows, report),
+        *(_order(events, rows, report) if ordered else ()),
         *_versions(rows, report),
         *_broadcasts_seen(events, rows, failed),
     ]

@@ -11,6 +11,9 @@ WORKERS = ("worker-0", "worker-1", "worker-2")
 LEASE = 1.0
 """Seconds that a worker may be stopped before its supervisor takes it for lost."""
 
+SMALL, LARGE = 8, 12_000
+"""Numbers of 8 bytes in a frame: large ones go to workers through shared memory."""
+
 STORE, CONTROLLER = "store", "controller"
 ROLES = ("worker", "reducer", CONTROLLER, STORE)
 
@@ -39,7 +42,9 @@ class Planned:
 class History:
     """One scan. `events` are the data events, 1 to N; `counts` how many frames each stream's detector takes, of which
     the `lost` ones are not sent; `rate` per second (None: as fast as it goes), `delays` seconds before each stream's
-    first one. `changes` are times at which a parameter is set."""
+    first one; a frame has `size` numbers of 8 bytes. User code takes `work` seconds per event at the worker, which
+    `combines` results where it may, and `fold` seconds per result at the reducer. A parameter is set at the times in
+    `changes`."""
 
     seed: int
     kind: str
@@ -49,13 +54,20 @@ class History:
     lost: dict[str, frozenset[int]]
     rate: float | None
     delays: dict[str, float]
+    size: int
+    work: float = 0.0
+    fold: float = 0.0
+    combines: bool = False
     changes: tuple[float, ...] = ()
     harms: tuple[Harm, ...] = field(default=())
 
     @property
     def title(self) -> str:
         rate = "full speed" if self.rate is None else f"{self.rate:g} Hz"
-        return f"{self.kind}, {len(self.counts)} streams, {len(self.events)} events, {rate}"
+        large = f" of {self.size >> 7} KiB" if self.size > SMALL else ""
+        user = (", slow worker" if self.work else "") + (", slow reducer" if self.fold else "")
+        combines = ", combined" if self.combines else ""
+        return f"{self.kind}, {len(self.counts)} streams, {len(self.events)} events{large}, {rate}{user}{combines}"
 
 
 def draw(seed: int, roles: Sequence[str] = ("worker", "reducer")) -> History:
@@ -69,11 +81,16 @@ def draw(seed: int, roles: Sequence[str] = ("worker", "reducer")) -> History:
         kind = "batches"
     trigger_map, shapes = _map(chance, kind, streams, n)
     counts, lost, events = _frames(chance, streams, shapes)
-    lasts = n / rate if rate is not None else 0.4
+    work, fold = chance.choice([(0.0, 0.0), (0.0, 0.0), (0.003, 0.0), (0.0, 0.0005)]) if n < 2000 else (0.0, 0.0)
+    lasts = max(n / rate if rate is not None else 0.4, n * work / len(WORKERS), n * fold)
     changes = sorted(chance.uniform(0.0, lasts) for _ in range(chance.choice([0, 0, 1, 2, 3])))
     delays = {name: chance.choice([0.0, 0.0, chance.uniform(0.0, 0.3)]) for name in streams}
     harms = _harms(chance, roles, lasts)
-    return History(seed, kind, trigger_map, events, counts, lost, rate, delays, tuple(changes), harms)
+    size = LARGE if n < 2000 and chance.random() < 0.3 else SMALL
+    combines = chance.random() < 0.25
+    return History(
+        seed, kind, trigger_map, events, counts, lost, rate, delays, size, work, fold, combines, tuple(changes), harms
+    )
 
 
 _Shape = tuple[tuple[tuple[str, ...], ...], bool]
