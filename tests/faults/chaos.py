@@ -116,6 +116,7 @@ class Chaos:
         )
         self.counts: Counter[str] = Counter()
         self._value = 0
+        self.possible = {0}
         self._doomed: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -130,6 +131,8 @@ class Chaos:
         wait_until(self._all_here, f"all services before scan {history.seed}")
         self.deployment.write({"worker.py": COMBINING if history.combines else APP["worker.py"]})
         play = _Play(self, history)
+        if play.first not in self.possible:
+            return [f"parameters: p is {play.first} between two scans, and was set to {self.possible}"]
         try:
             report = play.run()
         except (AssertionError, httpx.TransportError) as error:
@@ -179,15 +182,19 @@ class Chaos:
             os.kill(pid, signal.SIGCONT)
         return True
 
-    def set_parameter(self) -> int | None:
-        """Give the parameter another value, unless that is refused just now: 503 while nothing can be recorded."""
+    def set_parameter(self) -> tuple[int, bool] | None:
+        """Give the parameter another value; which, and whether that was confirmed. None: it was refused."""
         self._value += 1
         try:
             answer = self.deployment.post("parameter/p", content=str(self._value).encode())
         except httpx.TransportError:
-            return None  # whether it was taken nobody knows
+            self.possible.add(self._value)  # whether it was taken nobody knows
+            return self._value, False
         assert answer.status_code in (200, 503), answer.text
-        return self._value if answer.status_code == 200 else None
+        if answer.status_code == 503:
+            return None  # nothing can be recorded just now
+        self.possible = {self._value}
+        return self._value, True
 
     def _all_here(self) -> bool:
         """Whether all services that the controller knows of live, and nobody else is about to go."""
@@ -265,9 +272,10 @@ class _Play:
         began = time.monotonic()
         for at in self._history.changes:
             time.sleep(max(0.0, began + at - time.monotonic()))
-            if (value := self._chaos.set_parameter()) is not None:
+            if (done := self._chaos.set_parameter()) is not None:
+                value, confirmed = done
                 self.values.append(value)
-                if not self._sent.is_set():
+                if confirmed and not self._sent.is_set():
                     self.due = value
 
     def _report(self, scan: str) -> dict[str, Any]:
