@@ -63,7 +63,6 @@ class _Worker:
     ahead: float = WINDOW
     dry: bool = False
     here: bool = True
-    again: bool = False  # it was assigned what others had begun: nobody can say beforehand how much of that is left
 
     def rate(self, parts: int, now: float) -> None:
         """More parts are done. Once in a while, the window follows the rate since then.
@@ -165,6 +164,7 @@ class Dispatcher:
         self._routes = Routes()
         self._again: list[Run] = []
         self._kept: dict[int, list[Run]] = {}
+        self._uneven: set[int] = set()  # they have what others had begun: how much of that is left is looked up
         self.attempt = 0
         self.next_virtual = 0
 
@@ -184,8 +184,9 @@ class Dispatcher:
     def settle(self, frontier: int) -> None:
         """Events below `frontier` are terminal: what was assigned of them is forgotten."""
         self._routes.forget_before(self.map.virtual_over(frontier))
-        for number, worker in enumerate(self._workers):
-            if worker.again and worker.here and worker.room <= 0:
+        for number in self._uneven:
+            worker = self._workers[number]
+            if worker.here and worker.room <= 0:
                 worker.assigned = worker.done + self._left(number)
                 self._offer(number)
 
@@ -239,7 +240,8 @@ class Dispatcher:
 
     def fill(self, worker: int) -> list[Block]:
         """Somebody fills this place again. Returns what has waited for that: it has to know of this first."""
-        self._workers[worker] = _Worker(self._workers[worker].tags, again=True)
+        self._workers[worker] = _Worker(self._workers[worker].tags)
+        self._uneven.add(worker)
         blocks = [
             Block(lo, hi, worker, self.attempt) for run in self._kept.pop(worker, []) for lo, hi in self._undone(*run)
         ]
@@ -258,7 +260,8 @@ class Dispatcher:
         self.attempt += 1
         self.next_virtual = max((hi for _, hi, _ in assigned), default=0)
         for number, worker in enumerate(self._workers):
-            worker.here, worker.again = number in here, True
+            worker.here = number in here
+        self._uneven.update(here)
         end = self.map.n_virtual
         for lo, hi, owner in assigned:
             hi = hi if end is None else min(hi, end)
@@ -280,8 +283,7 @@ class Dispatcher:
 
     def recount(self) -> None:
         """How much the workers have done is not known any more: look at it event by event."""
-        for worker in self._workers:
-            worker.again = True
+        self._uneven.update(range(len(self._workers)))
 
     def dropped(self) -> list[Run]:
         """Virtual workers that are dropped, and may not be terminal yet."""
@@ -347,7 +349,7 @@ class Dispatcher:
                     break
                 end = min(hi, lo + self._size(lo, worker, self.map.n_virtual))
                 self._take(lo, end, worker)
-                self._workers[worker].again = True
+                self._uneven.add(worker)
                 self._workers[worker].assigned = self._workers[worker].done + self._left(worker)
                 blocks.append(Block(lo, end, worker, self.attempt))
                 lo = end

@@ -78,6 +78,9 @@ from beamfold.protocols.messages import (
 MAX_RECORDED_MAP = 256 << 10
 """Bytes of a written map, packed, that the ledger keeps: it keeps them for a thousand scans."""
 
+ARM_PATIENCE = 120.0
+"""Seconds in which services have to be ready for a scan: an app may be imported from a slow disk."""
+
 ASK_AGAIN = 0.5
 """Seconds after which somebody whom the controller does not know is asked again who that is."""
 
@@ -608,6 +611,9 @@ class ControllerMachine:
         """Places that nobody filled in time are given up, as long as others can do the work."""
         actions: list[Action] = []
         patience = self._policy.replace_patience
+        if scan.phase is Phase.ARMING and scan.waiting and now - scan.waiting_since >= ARM_PATIENCE:
+            text = f"not ready for the scan within {ARM_PATIENCE:g} s: {', '.join(sorted(scan.waiting))}"
+            return self._abort(scan, "failed", text, now)
         if scan.reducer_lost is not None and now - scan.reducer_lost >= patience:
             return self._abort(scan, "failed", f"the reducer was lost, and no other came within {patience:g} s", now)
         for me in scan.places.overdue(now, patience):
@@ -727,6 +733,7 @@ class ControllerMachine:
             return self._run(scan, now)
         if scan is self._next and scan.unarmed[0] != "ingester":
             return self._reply(scan)
+        scan.waiting_since = now
         return self._arm(scan, scan.unarmed.pop(0))
 
     def _arm(self, scan: Scan, role: str) -> list[Action]:

@@ -111,6 +111,7 @@ class Scan:
     unarmed: list[str] = field(default_factory=lambda: ["ingester", "reducer", "worker"])
     planned: int | None = None
     waiting: set[str] = field(default_factory=set)
+    waiting_since: float = math.inf
     errors: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     halted: dict[str, tuple[int, bool]] = field(default_factory=dict)

@@ -27,7 +27,7 @@ from beamfold.dispatch.machine import (
 from beamfold.dispatch.notes import Notes
 from beamfold.dispatch.scan import Plan
 from beamfold.ledger.base import Ledger
-from beamfold.model.errors import LedgerUnavailable, ScanError
+from beamfold.model.errors import ConfigError, LedgerUnavailable, ScanError
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.transport.control import ControlHub
 
@@ -76,6 +76,7 @@ class ControllerService:
         self._log = structlog.get_logger("controller")
         self.notes = Notes()
         self._running = True
+        self._superseded = False
         self._wake = asyncio.Event()
 
     # -- the loop --------------------------------------------------------------------------------------------
@@ -94,6 +95,8 @@ class ControllerService:
                 self._drain()
                 self._perform(self.machine.tick(self._clock()))
                 self._look_at_files()
+                if self._superseded:
+                    raise ConfigError("another controller has taken this one's place: it ends")
                 if self._writer.error is not None:
                     raise RuntimeError("the ledger is not written any more") from self._writer.error
                 if time.monotonic() >= renew:
@@ -130,8 +133,13 @@ class ControllerService:
         if self._writer.behind > MAX_BEHIND:
             return  # the store is away: that we were alive meanwhile must not drive out what is to be recorded
         info = {"control": self.hub.url, "http": self.http}
-        self._writer.put(lambda ledger: ledger.renew_owner(self._token, LEASE))
+        self._writer.put(self._keep_role)
         self._writer.put(lambda ledger: ledger.announce("controller", "controller", info, LEASE))
+
+    def _keep_role(self, ledger: Ledger) -> None:
+        """Renew the lease; one that was lost is taken again (the store may have been wiped), unless somebody has it."""
+        if not (ledger.renew_owner(self._token, LEASE) or ledger.acquire_owner(self._token, LEASE)):
+            self._superseded = True
 
     def _drain(self) -> None:
         """Take what is here, but not what comes meanwhile: people's requests get their turn before that.

@@ -418,6 +418,15 @@ def test_a_worker_that_is_not_replaced_in_time_ends_the_arming() -> None:
     assert "no other took its place within 30 s" in str(replies(actions)[1])
 
 
+def test_a_service_that_never_gets_ready_is_named_and_not_waited_for_for_ever() -> None:
+    bench = Bench()
+    bench.submit()
+    bench.armed("i", "j", "r", "w1")
+    actions = bench.machine.tick(bench.now + 121)
+    assert "not ready for the scan within 120 s: worker w0" in str(replies(actions)[1])
+    assert bench.reports[0]["ended"] == "failed"
+
+
 def test_a_worker_that_is_lost_at_its_end_is_not_waited_for() -> None:
     bench = Bench()
     phase_after(bench, Phase.FINISHING)

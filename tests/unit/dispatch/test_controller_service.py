@@ -14,7 +14,7 @@ from beamfold.dispatch import service as module
 from beamfold.dispatch.machine import ControllerMachine, Send
 from beamfold.dispatch.service import ControllerService
 from beamfold.ledger.memory import MemoryLedger
-from beamfold.model.errors import LedgerUnavailable
+from beamfold.model.errors import ConfigError, LedgerUnavailable
 from beamfold.protocols.messages import Beat, Hello, Introduce
 from scripted import always_readable
 
@@ -124,3 +124,33 @@ def test_a_store_that_is_away_is_not_told_for_ever_that_we_live() -> None:
         return waiting
 
     assert asyncio.run(run()) <= module.MAX_BEHIND + 2
+
+
+def test_a_controller_whose_role_another_one_has_taken_ends() -> None:
+    """It was away for longer than its lease; whether the role is still its own is looked at, not only renewed."""
+    ledger = MemoryLedger()
+
+    async def run() -> None:
+        service = controller(list, ledger)
+        ledger.acquire_owner("t", 0.001)
+        await asyncio.sleep(0.01)
+        assert ledger.acquire_owner("another", 10)
+        await service.run()
+
+    with pytest.raises(ConfigError, match="another controller has taken this one's place"):
+        asyncio.run(run())
+
+
+def test_a_role_that_a_wiped_store_has_forgotten_is_taken_again() -> None:
+    ledger = MemoryLedger()
+
+    async def run() -> None:
+        service = controller(list, ledger)
+        task = asyncio.create_task(service.run())
+        while ledger.acquire_owner("another", 10) is not None:
+            ledger.release_owner("another")
+            await asyncio.sleep(0)
+        service.shutdown()
+        await task
+
+    asyncio.run(run())
