@@ -1,7 +1,8 @@
-# One word each: `make demo`, `make test`, `make check`, `make bench`, `make clean`.
+# One word each: `make demo`, `make test`, `make check`, `make bench`, `make chaos`, `make clean`.
 #
 #   make demo ARGS=--serve           what follows ARGS= goes to the command
 #   make test ARGS="-k runs -x"
+#   make chaos ARGS="--scans 500 --seed 1"
 #   make test PYTHON=python3.12      another interpreter: the environment is made anew for it
 #
 # Each makes what it needs in .venv, once: with uv where there is one, else with venv and pip.
@@ -25,7 +26,7 @@ $(READY): FORCE
 endif
 endif
 
-.PHONY: demo test check bench clean FORCE
+.PHONY: demo test check bench chaos clean FORCE
 
 demo: $(READY)
 	$(BIN)/beamfold demo $(ARGS)
@@ -35,6 +36,9 @@ test: $(PEERS)
 
 bench: $(PEERS)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+chaos: $(READY)
+	cd tests && ../$(BIN)/python -m faults.chaos $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

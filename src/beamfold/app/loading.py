@@ -150,7 +150,8 @@ def _make_way(target: _Target, kept: Path | None) -> None:
         for name in modules_in(other):
             if _find(name.partition(".")[0], target.folder) is not None:
                 forget(name)
-    for name in sorted(n for n in sys.modules if n == top or n.startswith(f"{top}.")):
+    # Copied: the thread that serves people may import something just now.
+    for name in sorted(n for n in list(sys.modules) if n == top or n.startswith(f"{top}.")):
         if not _belongs(sys.modules[name], target):
             sys.modules.pop(name)
     entry = str(target.folder)

@@ -35,6 +35,7 @@ Record = Annotated[
 Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]
 Token = Annotated[str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")]
+Again = Annotated[bool, typer.Option("--again", hidden=True, help="It takes the place of one that ended.")]
 
 
 def told(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -81,7 +82,13 @@ def run(runfile: RunFilePath, store: Store = None, record: Record = None) -> int
 
 
 def _service(
-    role: str, runfile: Path, name: str | None, store: str | None, parent: int | None, token: str | None
+    role: str,
+    runfile: Path,
+    name: str | None,
+    store: str | None,
+    parent: int | None,
+    token: str | None = None,
+    again: bool = False,
 ) -> int:
     from beamfold.cli.process import follow_parent
 
@@ -89,37 +96,42 @@ def _service(
         follow_parent(parent)
     from beamfold.cli.services import run_service
 
-    return run_service(role, runfile, name=name, store=store, supervised=parent is not None, token=token)
+    return run_service(role, runfile, name=name, store=store, supervised=parent is not None, token=token, again=again)
 
 
 @app.command()
 @told
 def controller(
-    runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None, token: Token = None
+    runfile: RunFilePath,
+    name: Name = None,
+    store: Store = None,
+    parent: Parent = None,
+    token: Token = None,
+    again: Again = False,
 ) -> int:
     """Start the controller alone."""
-    return _service("controller", runfile, name, store, parent, token)
+    return _service("controller", runfile, name, store, parent, token, again)
 
 
 @app.command()
 @told
 def ingester(runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None) -> int:
     """Start one ingester alone: --name says which of the run file's."""
-    return _service("ingester", runfile, name, store, parent, None)
+    return _service("ingester", runfile, name, store, parent)
 
 
 @app.command()
 @told
 def worker(runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None) -> int:
     """Start one worker alone (worker-0, worker-1, …)."""
-    return _service("worker", runfile, name, store, parent, None)
+    return _service("worker", runfile, name, store, parent)
 
 
 @app.command()
 @told
 def reducer(runfile: RunFilePath, name: Name = None, store: Store = None, parent: Parent = None) -> int:
     """Start the reducer alone."""
-    return _service("reducer", runfile, name, store, parent, None)
+    return _service("reducer", runfile, name, store, parent)
 
 
 @app.command()

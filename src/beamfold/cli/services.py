@@ -74,11 +74,12 @@ def run_service(
     store: str | None,
     supervised: bool,
     token: str | None = None,
+    again: bool = False,
 ) -> int:
     """Run one service until it is told to stop; returns the exit code.
 
     `supervised`: only SIGTERM ends it, Ctrl-C is the supervisor's. `token`: what the controller's role is
-    held with already. Raises ConfigError for what the run file cannot mean.
+    held with already, `again`: by a controller that ended. Raises ConfigError for what the run file cannot mean.
     """
     if store is not None:
         os.environ[STORE_VARIABLE] = store
@@ -86,7 +87,7 @@ def run_service(
     name = name or _only_name(settings, role)
     logs.set_up(name, collect=role != "controller")
     if role == "controller":
-        return _run_controller(settings, token, supervised)
+        return _run_controller(settings, token, supervised, again)
     context = Context()
     try:
         make = {"ingester": _ingester, "worker": _worker, "reducer": _reducer}[role]
@@ -298,17 +299,17 @@ def _app_types(settings: RunFile, reducer: type) -> TypeTable:
 # -- controller ----------------------------------------------------------------------------------------------
 
 
-def _run_controller(settings: RunFile, token: str | None, supervised: bool) -> int:
+def _run_controller(settings: RunFile, token: str | None, supervised: bool, again: bool) -> int:
     ledger = open_ledger(settings)
     token = token or uuid.uuid4().hex
     try:
         epoch = claim(ledger, token, settings.run.name, structlog.get_logger().info)
-        return asyncio.run(_control(settings, ledger, token, epoch, supervised))
+        return asyncio.run(_control(settings, ledger, token, epoch, supervised, again))
     finally:
         ledger.close()
 
 
-async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, supervised: bool) -> int:
+async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, supervised: bool, again: bool) -> int:
     from beamfold.dispatch.service import ControllerService
     from beamfold.publish.controller_http import build_controller_app
     from beamfold.publish.serve import HttpServer
@@ -318,7 +319,7 @@ async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, su
     code = 0
     try:
         hub = ControlHub(context, settings.controller.control)
-        service = ControllerService(hub, ledger, _machine(settings, ledger, epoch), token=token)
+        service = ControllerService(hub, ledger, _machine(settings, ledger, epoch, again), token=token)
         server = HttpServer(build_controller_app(service), *split_host_port(settings.controller.http))
         service.http = server.url
         structlog.get_logger().info(f"listening on {server.url}, services connect to {hub.url}")
@@ -343,16 +344,19 @@ async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, su
     return code
 
 
-def _machine(settings: RunFile, ledger: Ledger, epoch: int) -> Any:
+def _machine(settings: RunFile, ledger: Ledger, epoch: int, again: bool = False) -> Any:
     """The controller machine, going on from what the ledger has.
 
-    Where the run file sets a parameter it holds; others are as they were left.
+    Where the run file sets a parameter it holds as a run begins; others are as they were left. So are all of them where
+    this controller takes the place of one that ended: started `again`, or while a scan is under way.
     """
     from beamfold.dispatch.machine import ControllerMachine, Policy
 
     version, values = ledger.parameters()
-    wanted = {**values, **settings.raw_parameters()}
     newest = ledger.scans(KNOWN_SCANS, ("number", "state", "started", "finished", "map"))
+    again = again or bool(newest and newest[0][1].get("state") in ("arming", "running"))
+    first = settings.raw_parameters()
+    wanted = {**first, **values} if again else {**values, **first}
     policy = settings.policy
     return ControllerMachine(
         version_of("beamfold"),

@@ -242,7 +242,7 @@ class Supervisor:
     async def _spawn(self, role: str, name: str, store: str) -> Child:
         arguments = ["beamfold", role, str(self.settings.path), "--name", name, "--parent", str(os.getpid())]
         if role == FIRST:
-            arguments += ["--token", self._token]
+            arguments += ["--token", self._token, *(["--again"] if self._up else [])]
         env, inherit = self._environment(store), []
         guard = None
         if role == "worker":

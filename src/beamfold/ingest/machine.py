@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from beamfold.ingest.arrivals import Arrivals
 from beamfold.ingest.retention import Frame, Retention, Shelf, fit
 from beamfold.model.routes import UNASSIGNED, Routes
-from beamfold.model.runs import RunSet, as_runs
+from beamfold.model.runs import MAX_RUNS, RunSet, as_runs
 from beamfold.model.triggermap import EVERYBODY, Route, TriggerMap
 from beamfold.protocols.items import Data, End, Item, Start, Stray
 from beamfold.protocols.messages import (
@@ -417,7 +417,11 @@ class IngestMachine:
         """What a new controller has to know; the words are those of `Inventory`."""
         streams = self._streams.values()
         ended = [StreamEnded(self.scan, s.spec.name, s.frames, self._last_event(s), s.surplus) for s in streams]
-        missing = [FramesMissing(self.scan, s.spec.name, self._missing_events(s)) for s in streams if s.missing]
+        missing = [
+            FramesMissing(self.scan, s.spec.name, [run for lo, hi in s.missing for run in self._events(s, lo, hi)])
+            for s in streams
+            if s.missing
+        ]
         return {
             "blocks": self._routes.all(),
             "halted": self._halted,
@@ -426,8 +430,12 @@ class IngestMachine:
             "missing": missing,
         }
 
-    def _missing_events(self, state: _Stream) -> list[Run]:
-        return [run for lo, hi in state.missing for run in as_runs(self.map.events(state.spec.index, lo, hi))]
+    def _events(self, state: _Stream, lo: int, hi: int) -> list[Run]:
+        """The events of the stream's messages lo..hi-1; between them there may be some that have none of it."""
+        first, end = (int(self.map.events(state.spec.index, at, at + 1)[0]) for at in (lo, hi - 1))
+        if end - first == hi - 1 - lo:
+            return [(first, end + 1)]  # however many: as long as the map is
+        return as_runs(self.map.events(state.spec.index, lo, hi))[:MAX_RUNS]
 
     def progress(self) -> list[StreamSeen]:
         """How far every stream has come, for status and page."""
@@ -596,8 +604,8 @@ class IngestMachine:
         state.gaps.append((runs, tail))
         attached = [w for w in range(len(self._workers)) if (w, index) in self._credit]
         actions.extend(SendGap(worker, index, runs, tail, self._closed) for worker in attached)
-        if not tail:
-            actions.append(Tell(FramesMissing(self.scan, state.spec.name, runs)))
+        if hi is not None and not tail:
+            actions.append(Tell(FramesMissing(self.scan, state.spec.name, self._events(state, lo, hi))))
 
     def _last_event(self, state: _Stream) -> int:
         """Highest event with a data frame of this stream; 0 when there is none.

@@ -364,3 +364,16 @@ def test_modules_of_a_class_that_was_not_loaded_by_us() -> None:
     made.__module__ = "not_imported"
     with pytest.raises(AppError, match="'not_imported' of Made is not imported"):
         modules_of(made)
+
+
+def test_other_threads_may_import_meanwhile(app: Folder) -> None:
+    """The thread that serves people imports what it needs when it is asked for it first."""
+
+    class Imported(str):
+        def startswith(self, *_: object) -> bool:  # type: ignore[override]
+            sys.modules[f"imported_{len(sys.modules)}"] = types.ModuleType("imported")
+            return False
+
+    app.write(worker="class Worker:\n    pass\n")
+    sys.modules[Imported("just_now")] = types.ModuleType("just_now")
+    assert load_class("worker.py:Worker", app.path).__name__ == "Worker"

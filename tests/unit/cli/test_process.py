@@ -67,3 +67,15 @@ def test_a_controller_goes_on_from_the_ledger(settings: RunFile) -> None:
     ledger.put_parameters(5, later.values, None, None)
     assert services._machine(settings, ledger, 3).version == 5
     assert later._number == 8  # the next scan is the ninth
+
+
+def test_a_controller_in_the_place_of_one_that_ended_keeps_what_people_have_set(settings: RunFile) -> None:
+    ledger = MemoryLedger()
+    ledger.put_parameters(4, {"gain": b"3", "other": b"x"}, None, None)
+    again = services._machine(settings, ledger, 2, again=True)
+    assert (again.version, again.values) == (4, {"gain": b"3", "other": b"x"})
+    ledger.put_scan("id", {"number": 8, "state": "running"})
+    elsewhere = services._machine(settings, ledger, 3)  # whoever started it
+    assert (elsewhere.version, elsewhere.values) == (4, {"gain": b"3", "other": b"x"})
+    ledger.put_scan("id", {"state": "finished"})
+    assert services._machine(settings, ledger, 4).values["gain"] == b"2"

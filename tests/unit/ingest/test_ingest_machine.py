@@ -146,6 +146,13 @@ def test_a_gap_is_told_once_a_later_frame_shows_it_and_not_before() -> None:
     assert [e for e, _ in bench.got(0)] == [0, 1, 2, 5, 6, 9]
 
 
+def test_an_event_that_has_no_frame_by_the_map_is_not_among_the_missing_ones() -> None:
+    bench = Bench(sequence([own(0), own(0), None, own(0), own(0)]), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 3))
+    assert [t.runs for t in bench.told(m.FramesMissing)] == [[(2, 3), (4, 5)]]
+    assert [missing.runs for missing in bench.machine.inventory()["missing"]] == [[(2, 3), (4, 5)]]
+
+
 @pytest.mark.parametrize("events", [None, 1 << 53])
 def test_a_damaged_number_far_ahead_costs_its_frame_and_no_other(events: int | None) -> None:
     bench = Bench(uniform(events), assigned=[Block(0, 1 << 50, 0)])
