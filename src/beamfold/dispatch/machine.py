@@ -314,6 +314,8 @@ class ControllerMachine:
                 text = f"another {service.key} took this one's place: give every service a name of its own"
                 actions += [Send(old.peer, Refused(text)), *self._lose(old, text, now)]
                 _remember(self._lost, old.peer)
+                if self._recovery is not None:
+                    self._recovery.forget(old.peer)
         self.services[service.key] = service
         self._peers[peer] = service.key
         self._here.clear()
@@ -337,6 +339,8 @@ class ControllerMachine:
         service.gone = message.how
         self._here.clear()
         self._peers.pop(service.peer, None)
+        if self._recovery is not None:
+            self._recovery.forget(service.peer)
         _remember(self._lost, service.peer)
         return [Note("error", text), *self._lose(service, text, now, message)]
 
@@ -589,7 +593,9 @@ class ControllerMachine:
         actions += recording.blocks(
             scan, [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
         )
-        if any(i.holding for i in recovery.ingesters.values()):
+        if self.version > (changes[-1].version if changes else scan.version):
+            actions += self._fence(scan)  # it was taken, and perhaps no ingester has heard of it
+        elif any(i.holding for i in recovery.ingesters.values()):
             actions += self.set_parameters({}, now)
         scan.unanswered = True
         actions += self._answer_done(now) + self._tell(scan, now) if scan.assigning else []

@@ -45,6 +45,12 @@ class Recovery:
         """A service said what it knows."""
         {"ingester": self.ingesters, "worker": self.workers, "reducer": self.reducers}[role][peer] = inventory
 
+    def forget(self, peer: bytes) -> None:
+        """This service is lost; what it knew is known to others, or gone with it."""
+        for known in (self.ingesters, self.workers, self.reducers):
+            known.pop(peer, None)
+        self.later = [(who, message) for who, message in self.later if who != peer]
+
     @property
     def all(self) -> list[Inventory]:
         """What everybody said."""
