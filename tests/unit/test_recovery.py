@@ -282,3 +282,56 @@ def test_whatever_dies_with_an_ingester_every_event_is_whole_or_named(data: st.D
     trigger_map = uniform(list(streams), n, data.draw(st.integers(1, 5)))
     play(rig, trigger_map, {s: series(s, n) for s in streams}, deaths, data.draw(st.integers(1, 30), label="back"))
     whole_or_named(rig, n)
+
+
+@pytest.mark.parametrize("who", [REDUCER, 0, INGESTER])
+@pytest.mark.parametrize("seed", range(4))
+def test_who_ends_before_the_scan_is_taken_up_is_lost(who: int, seed: int) -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    rig.submit(uniform(["a"], 40))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 40))
+    for _ in range(40):
+        rig.step()
+    rig.kill_controller()
+    rig.replace_controller()
+
+    def said() -> bool:
+        recovery = rig.controller._recovery
+        kinds = {REDUCER: "reducers", INGESTER: "ingesters"}
+        return recovery is not None and bool(getattr(recovery, kinds.get(who, "workers")))
+
+    rig.until(lambda: said() or rig.controller.scan is not None)
+    if who == REDUCER:
+        rig.kill_reducer()
+        rig.replace_reducer()
+    elif who == INGESTER:
+        rig.kill_ingester("i")
+        rig.replace_ingester("i")
+    else:
+        rig.kill(who)
+        rig.replace(who)
+    whole_or_named(rig, 40)
+    if who != INGESTER:
+        assert rig.report["summary"] == "40 events: 40 reduced"
+
+
+def test_parameters_that_were_taken_while_the_controller_died_are_put_in_force() -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"]], policy=PATIENT)
+    rig.submit(uniform(["a"], 40))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 10, end=False))
+    for _ in range(40):
+        rig.step()
+    rig.set_parameter(b"1")
+    for (src, _), queue in rig.channels.items():
+        if src == "controller":
+            queue.clear()  # nobody hears of it
+    rig.kill_controller()
+    rig.replace_controller()
+    while rig.step():
+        pass
+    rig.detector("a", series("a", 40)[4:])
+    rig.settle()
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    assert [v["values"]["p"] for v in rig.report["parameters"]] == ["0", "1"]
