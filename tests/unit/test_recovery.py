@@ -348,3 +348,25 @@ def test_what_a_lost_worker_had_before_a_broadcast_waits_for_its_replacement_als
     assert rig.report["summary"] == "40 events: 40 reduced"
     folded_once(rig, trigger_map)
     casts_in_order(rig, trigger_map)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("at", range(20, 150, 26))
+def test_so_does_what_the_one_before_knew_to_be_lost(at: int, seed: int) -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    trigger_map = compile_map({"parts": {"p": {"a": CAST}}, "sequence": ["p"]})
+    rig.submit(trigger_map)
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 40))
+    for _ in range(at):
+        rig.step()
+    rig.kill(seed % 3)
+    while any(queue for (src, _), queue in rig.channels.items() if src == "controller"):
+        rig.step()
+    rig.kill_controller()
+    rig.replace_controller()
+    rig.replace(seed % 3)
+    rig.settle()
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    folded_once(rig, trigger_map)
+    casts_in_order(rig, trigger_map)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from beamfold.model.routes import Routes
-from beamfold.protocols.messages import Arm, Inventory, Parameters, Run
+from beamfold.protocols.messages import PARKED, Arm, Inventory, Parameters, Run
 
 PATIENCE = 3.0
 """Seconds in which services have to say what they know, from when the first one did."""
@@ -100,7 +100,11 @@ class Recovery:
         for lo, hi in pairwise(edges):
             owners = {r.find(lo) for r in routes}
             worker = owners.pop() if len(owners) == 1 else None
-            if worker in own and own[worker].find(lo) != worker:
+            if worker is not None and worker <= PARKED:
+                worker = PARKED - worker
+                if worker in own:
+                    worker = None  # somebody fills its place, who may have been told or not
+            elif worker in own and own[worker].find(lo) != worker:
                 worker = None
             found.append(Assigned(lo, hi, worker))
         return found

@@ -334,7 +334,7 @@ class IngestMachine:
         for key in [key for key in self._outbox if key[0] == worker]:
             del self._outbox[key]
         for lo, hi in self._routes.blocks(worker):
-            self._routes.add(lo, hi, PARKED)
+            self._routes.add(lo, hi, PARKED - worker)
         if here:
             for index, state in self._streams.items():
                 self._cast_again(worker, index, state)

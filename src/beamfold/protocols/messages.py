@@ -330,7 +330,7 @@ DROPPED = -2
 """The worker of a block that nobody is to process, because there is too much to do."""
 
 PARKED = -3
-"""The worker of a block that an ingester has for nobody until it is assigned again."""
+"""PARKED - w is the worker of a block that an ingester has for nobody until it is assigned again: it was w's."""
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True):
