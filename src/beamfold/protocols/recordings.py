@@ -4,8 +4,8 @@
     map.json         the trigger map as it was written
     STREAM.cbors     an internal dump per stream: every frame that the map had a place for, by event
     history.jsonl    what happened in its order, a line each: `parameters` from an event on, `blocks` of virtual
-                     workers given to workers, `ticks`, results that were `combined` by a worker, batches of results that
-                     were `logged` with what is in them, parts that were `poison`, places of workers that were
+                     workers given to workers, `ticks`, results that were `combined` by a worker, batches of results
+                     that were `logged` with what is in them, parts that were `poison`, places of workers that were
                      `vacated`, and at last the event with which the map was `closed`
     report.json      what became of every event; only once the scan has ended
     result.h5        what was published at the end
@@ -21,8 +21,8 @@ import binascii
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -171,8 +171,8 @@ class Recording:
     (k, lo, hi) of events at one position) of results that became one. `logged` are the batches of results that were
     taken: a part's result is of the worker that is named there, which need not be the one that it was given to last.
     `again` are virtual workers that were given out more than once (lo, hi), `poison` parts (event, k) that failed
-    without another try, `vacated` logical workers that nobody was in the end. `report` is None where the scan did not end;
-    `out_of_order` in it are events that were folded before earlier ones, because those were waited for in vain.
+    without another try, `vacated` logical workers that nobody was in the end. `report` is None where the scan did not
+    end; `out_of_order` in it are events that were folded before earlier ones, which were waited for in vain.
     """
 
     folder: Path

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from beamfold.model.runs import append_event, as_runs
 from beamfold.model.events import Buffer
+from beamfold.model.runs import append_event, as_runs
 from beamfold.protocols.envelopes import POISON, ResultBatch
 from beamfold.protocols.messages import Combined, Failure, Logged, PartsDone, Run
 from beamfold.protocols.recordings import digest
@@ -84,8 +84,9 @@ class Done:
         self._failed += len(failed)
         self._failures += [Failure(event, hook, name, text) for event, hook, text in failed[:MAX_DESCRIBED]]
         if self._recorded:
+            poison = [i for i, _, text in header.failures if text == POISON and fresh[i]]
             ks = np.broadcast_to(batch.k, len(events))
-            self._poison += [(int(events[i]), int(ks[i])) for i, _, text in header.failures if text == POISON and fresh[i]]
+            self._poison += [(int(events[i]), int(ks[i])) for i in poison]
         for i, bits in header.missing:
             if fresh[i]:
                 self._lacks(int(events[i]), bits)
