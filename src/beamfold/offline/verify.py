@@ -19,7 +19,7 @@ from beamfold.model.runs import Run, RunSet
 from beamfold.offline.digests import Digests, first_event
 from beamfold.offline.recorded import RecordedReplay
 from beamfold.offline.replay import play_through, playing
-from beamfold.protocols.recordings import REPORT, RESULT, Recording, read_recording
+from beamfold.protocols.recordings import REPORT, RESULT, Logged, Recording, read_recording
 from beamfold.publish.compare import Difference, compare
 from beamfold.publish.hdf5 import write_hdf5
 from beamfold.publish.tree import snapshot
@@ -28,6 +28,9 @@ NAMES = ("live", "replayed")
 
 MAX_DIFFERENCES = 20
 """Differing leaves that are named."""
+
+MAX_RUNS_SHOWN = 10
+"""Runs of events that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Verdict:
             yield from (f"  {difference.path}: {difference.text}" for difference in self.differences[:MAX_DIFFERENCES])
             if (more := len(self.differences) - MAX_DIFFERENCES) > 0:
                 yield f"  and {more} more"
+        if self.states and self.states not in self.first:
+            yield self.states
         if self.left_out:
             shown = ", ".join(self.left_out[:MAX_DIFFERENCES])
             more = len(self.left_out) - MAX_DIFFERENCES
@@ -167,13 +172,10 @@ def _state(event: int, runs: Mapping[str, Sequence[Run]]) -> str:
 def _first(recording: Recording, digests: Digests, event: int | None, states: str, differs: bool) -> str:
     """Where the live scan and its replay part."""
     batch = digests.differing[0] if digests.differing else None
-    if states and (batch is None or (event is not None and event < first_event(batch))):
+    if states and (batch is None or (event is not None and event <= first_event(batch))):
         return f"the first difference: {states}"
     if batch is not None:
-        at, end = first_event(batch), max(hi for _, _, hi in batch.parts)
-        count = sum(hi - lo for _, lo, hi in batch.parts)
-        which = f"event {at}" if count == 1 else f"one of events {at} to {end - 1}, {count} results that came together"
-        text = f"the first difference: {which}, at {recording.workers[batch.worker][0]}: another result"
+        text = f"the first difference: another result of {_among(recording, digests.differing)}"
         return text if differs or states else f"{text}, though it changed nothing that is published"
     if not recording.logged:
         return "from which event on they differ is not known: this recording has no digests of results"
@@ -188,6 +190,22 @@ def _first(recording: Recording, digests: Digests, event: int | None, states: st
         f"the results of all events are those of the live scan{alone}: it is the reducer that makes another state of "
         f"them. Was it changed, or does it look at the clock or at what is not in the results?{order}"
     )
+
+
+def _among(recording: Recording, batches: Sequence[Logged]) -> str:
+    """Where the first event is that came out otherwise, if in each of these batches at least one did."""
+    lo = first_event(batches[0])
+    hi = min(max(hi for _, _, hi in batch.parts) for batch in batches)
+    near = [batch for batch in batches if first_event(batch) < hi]
+    parts = [(max(lo, a), min(hi, b)) for batch in near for _, a, b in batch.parts]
+    events, where = RunSet(parts), sorted({recording.workers[batch.worker][0] for batch in near})
+    which = f"event {lo}" if events.total == 1 else f"one of the {events.total} events {_shown(events.runs())}"
+    return f"{which}, at {' or '.join(where)}"
+
+
+def _shown(runs: Sequence[Run]) -> str:
+    texts = [str(lo) if hi == lo + 1 else f"{lo} to {hi - 1}" for lo, hi in runs[:MAX_RUNS_SHOWN]]
+    return ", ".join([*texts, "…"] if len(runs) > MAX_RUNS_SHOWN else texts)
 
 
 def _count(n: int, one: str, many: str = "") -> str:

@@ -78,7 +78,9 @@ def _value(file: h5py.File, path: str) -> Array | None:
     else:
         at = next(i for i in _ats(path) if (path[:i] or "/") in file and path[i + 1 :] in file[path[:i] or "/"].attrs)
         value = file[path[:at] or "/"].attrs[path[at + 1 :]]
-    return None if isinstance(value, h5py.Empty) else np.asarray(value)
+    if isinstance(value, h5py.Empty):
+        return None
+    return np.array(value, object) if type(value) in (str, bytes) else np.asarray(value)
 
 
 def _ats(path: str) -> Iterator[int]:
@@ -116,9 +118,8 @@ def _both(one: str, other: str, names: tuple[str, str]) -> str:
 
 
 def _described(value: Array) -> str:
-    if not value.shape:
-        return f"{_shown(value)} ({value.dtype.name})"
-    return f"{value.dtype.name} of shape {value.shape}"
+    name = "text" if value.dtype.hasobject else value.dtype.name
+    return f"{name} of shape {value.shape}" if value.shape else f"{_shown(value)} ({name})"
 
 
 def _shown(value: Any) -> str:
