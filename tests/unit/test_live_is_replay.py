@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -216,8 +217,8 @@ def check_combined(rig: AppRig) -> None:
     assert sorted(found) == sorted(parts)
 
 
-def lossy(seed: int, folder: Path) -> CombiningRig:
-    """A recorded scan in whose middle a worker died, and was replaced."""
+def lossy(seed: int, folder: Path, *, replaced: bool = True) -> CombiningRig:
+    """A recorded scan in whose middle a worker died, and was replaced or not."""
     app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
     policy = Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app)
     rig = CombiningRig({"i": [("a", True)]}, [["generic"]] * 2, seed=seed, policy=policy)
@@ -229,8 +230,10 @@ def lossy(seed: int, folder: Path) -> CombiningRig:
     rig.kill(seed % 2)
     for _ in range(8):
         rig.step()
-    rig.replace(seed % 2)
-    rig.settle()
+    if replaced:
+        rig.replace(seed % 2)
+    for _ in range(1 if replaced else 20):  # time passes, and the place is given up
+        rig.settle()
     return rig
 
 
@@ -261,3 +264,15 @@ def test_what_a_lost_worker_had_combined_is_its_own_though_others_got_its_parts(
         assert digests.differing == [] and digests.same
         by_another += combined_by_another(read_recording(Path(rig.report["recording"])))
     assert by_another, "nothing was given to another worker than the one that had combined it"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_broadcast_to_a_place_that_was_given_up_is_not_processed_in_a_replay(seed: int, tmp_path: Path) -> None:
+    """Its end event was never processed, so its result is not folded."""
+    rig = lossy(seed, tmp_path, replaced=False)
+    folded, report, digests = replayed(rig, tmp_path, COMBINING)
+    assert read_recording(Path(rig.report["recording"])).vacated == {seed % 2}
+    assert [worker for event, worker, _ in folded if event == 61] == [f"w{1 - seed % 2}"]
+    assert folded == rig.publish["folded"]
+    assert report.states == rig.report["states"]
+    assert digests.differing == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,8 +128,9 @@ def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]
 def _in_order(batch: Batch, fresh: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
     """The new parts of a batch in its order, as runs (k, lo, hi)."""
     events, ks = batch.events[fresh], np.broadcast_to(batch.k, len(batch.events))[fresh]
-    at = [0, *(np.flatnonzero((np.diff(events) != 1) | (np.diff(ks) != 0)) + 1).tolist(), len(events)]
-    return [(int(ks[lo]), int(events[lo]), int(events[hi - 1]) + 1) for lo, hi in pairwise(at)]
+    last = np.flatnonzero((np.diff(events) != 1) | (np.diff(ks) != 0))
+    columns = np.append(ks[last], ks[-1]), events[np.append(0, last + 1)], events[np.append(last, -1)] + 1
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _by_position(batch: Batch, lo: int, hi: int) -> list[tuple[int, int, int]]:

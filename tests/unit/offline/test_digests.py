@@ -11,11 +11,12 @@ import pytest
 from beamfold.model.states import EventState
 from beamfold.offline.digests import Digests, first_event
 from beamfold.protocols.codec import TypeTable, encode
-from beamfold.protocols.envelopes import ResultBatch, decode_header
+from beamfold.protocols.envelopes import POISON, ResultBatch, decode_header
 from beamfold.protocols.messages import Logged as Told
 from beamfold.protocols.recordings import Logged
 from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
+from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
 
 NOTHING = TypeTable([])
@@ -104,3 +105,18 @@ def test_batches_without_a_digest_or_beyond_the_end_are_not_compared() -> None:
     digests.add(batch(0, [(4, -1, "end")])[1])
     digests.finish()
     assert (digests.same, digests.differing, digests.without) == (1, [], 2)
+
+
+def test_ticks_and_poison_of_a_batch_that_came_again_are_not_told_again() -> None:
+    """Otherwise a recording would seem to lack lines that say when its workers ticked."""
+    buffer = ResultBuffer(1, 0)
+    buffer.ticks = [1, 2]
+    for event in (1, 2):
+        buffer.fail(Part(event, 0, {}, 0, 0, True), "process_event", POISON)
+    (head, *parts), _ = buffer.take()
+    header = decode_header(head)
+    assert isinstance(header, ResultBatch)
+    done = Done(["a"], ["w0"], recorded=True)
+    done.add(header, Batch(header, parts), np.array([False, True]), [], parts)
+    message = done.message(1, 0, False, 0)
+    assert (message.ticks, message.poison) == ([(2, 0)], [(2, 0)])
