@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from app_rig import AppRig
@@ -181,7 +181,7 @@ def test_live_is_replay_of_an_app_that_combines(data: st.DataObject) -> None:
         check_combined(rig)
 
 
-@RIG
+@settings(RIG, suppress_health_check=[*RIG.suppress_health_check, HealthCheck.filter_too_much])
 @given(st.data())
 def test_live_is_replay_of_a_scan_that_lost_workers(data: st.DataObject) -> None:
     """A part is the worker's whose result was taken, though it was given to another one after that."""
