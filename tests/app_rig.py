@@ -40,11 +40,11 @@ class AppRig(Rig):
         hooks.construct(parameters=first, context={}, state=None)
         return ParameterHistory([(0, first)])
 
-    def _to_worker(self, w: RigWorker, payload: Any) -> None:
+    def _to_worker(self, w: RigWorker, src: str, payload: Any) -> None:
         if isinstance(payload, m.Parameters) and w.machine is not None and payload.scan == w.scan:
             values = ParameterSet.build([], payload.values, payload.version)
             self.runners[w.name].parameters.append(payload.from_event, values)
-        super()._to_worker(w, payload)
+        super()._to_worker(w, src, payload)
         if isinstance(payload, m.Assign) and w.machine is not None and payload.scan == w.scan:
             again = self.runners[w.name].again
             for block in payload.blocks:
