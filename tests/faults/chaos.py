@@ -88,7 +88,7 @@ class Reducer:
 }
 COMBINING = APP["worker.py"].replace("class Worker(Single)", "class Worker(Combining)")
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
-TOLD = [*COMPLAINTS, r"^\S+ (?:error|critical) .*\bended\b", r"the control store"]
+TOLD = [*COMPLAINTS, r"the control store", r"cannot be reached", r"nobody knows for certain"]
 LATE = 0.5
 """Seconds before the end of a scan in which its reducer may have told of the end already."""
 
@@ -128,12 +128,12 @@ class Chaos:
 
     def play(self, history: History) -> list[str]:
         """Play a history; all that was wrong with its end."""
-        wait_until(self._all_here, f"all services before scan {history.seed}")
-        self.deployment.write({"worker.py": COMBINING if history.combines else APP["worker.py"]})
-        play = _Play(self, history)
-        if play.first not in self.possible:
-            return [f"parameters: p is {play.first} between two scans, and was set to {self.possible}"]
         try:
+            wait_until(self._all_here, "all services before the scan")
+            self.deployment.write({"worker.py": COMBINING if history.combines else APP["worker.py"]})
+            play = _Play(self, history)
+            if play.first not in self.possible:
+                return [f"parameters: p is {play.first} between two scans, and was set to {self.possible}"]
             report = play.run()
         except (AssertionError, httpx.TransportError) as error:
             return [f"it does not end: {error}"]
@@ -347,6 +347,14 @@ def main(arguments: list[str]) -> int:
     return 1 if failed or (roles and not harmed) else 0
 
 
+class _Wrong(Exception):
+    """The history of this seed went wrong: what else its deployment complains of is of no interest."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.seed = seed
+
+
 def _play_until_wrong(seeds: Iterable[int], roles: list[str], counts: Counter[str]) -> int | None:
     """The seed of the first history that went wrong."""
     with tempfile.TemporaryDirectory() as folder:
@@ -361,8 +369,10 @@ def _play_until_wrong(seeds: Iterable[int], roles: list[str], counts: Counter[st
                     print(f" ({time.monotonic() - began:.1f} s)", flush=True)
                     if found:
                         _tell(history, roles, found, chaos.deployment.lines)
-                        return seed
+                        raise _Wrong(seed)
             return None
+        except _Wrong as wrong:
+            return wrong.seed
         finally:
             counts.update(chaos.counts)
 

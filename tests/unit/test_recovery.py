@@ -335,3 +335,16 @@ def test_parameters_that_were_taken_while_the_controller_died_are_put_in_force()
     rig.settle()
     assert rig.report["summary"] == "40 events: 40 reduced"
     assert [v["values"]["p"] for v in rig.report["parameters"]] == ["0", "1"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("at", range(20, 150, 26))
+def test_what_a_lost_worker_had_before_a_broadcast_waits_for_its_replacement_also_at_a_new_controller(
+    at: int, seed: int
+) -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    trigger_map = compile_map({"parts": {"p": {"a": CAST}}, "sequence": ["p"]})
+    play(rig, trigger_map, {"a": series("a", 40)}, {at: CONTROLLER, at + 1: seed % 3}, back=12)
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    folded_once(rig, trigger_map)
+    casts_in_order(rig, trigger_map)

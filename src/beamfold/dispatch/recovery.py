@@ -22,7 +22,10 @@ PATIENCE = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """Virtual workers lo..hi-1: the logical worker that has them for everybody (or DROPPED); None: that is not so."""
+    """Virtual workers lo..hi-1: the logical worker that has them for everybody (or DROPPED); None: that is not so.
+
+    Nobody may fill that worker's place: its replacement will do what is before a broadcast that others have seen.
+    """
 
     lo: int
     hi: int
@@ -97,7 +100,7 @@ class Recovery:
         for lo, hi in pairwise(edges):
             owners = {r.find(lo) for r in routes}
             worker = owners.pop() if len(owners) == 1 else None
-            if worker is not None and worker >= 0 and (worker not in own or own[worker].find(lo) != worker):
+            if worker in own and own[worker].find(lo) != worker:
                 worker = None
             found.append(Assigned(lo, hi, worker))
         return found
