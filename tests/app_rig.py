@@ -40,11 +40,16 @@ class AppRig(Rig):
         hooks.construct(parameters=first, context={}, state=None)
         return ParameterHistory([(0, first)])
 
-    def _to_worker(self, w: RigWorker, payload: Any) -> None:
+    def _to_worker(self, w: RigWorker, src: str, payload: Any) -> None:
         if isinstance(payload, m.Parameters) and w.machine is not None and payload.scan == w.scan:
             values = ParameterSet.build([], payload.values, payload.version)
             self.runners[w.name].parameters.append(payload.from_event, values)
-        super()._to_worker(w, payload)
+        super()._to_worker(w, src, payload)
+        if isinstance(payload, m.Assign) and w.machine is not None and payload.scan == w.scan:
+            again = self.runners[w.name].again
+            for block in payload.blocks:
+                for event in w.machine.map.parts_of(block.lo, block.hi)[0].tolist() if block.attempt else []:
+                    again.add(event, event + 1)
         if isinstance(payload, m.Arm):
             hooks, machine = WorkerHooks(self.classes[0]), w.machine
             history = self._construct(hooks, payload)
@@ -78,7 +83,7 @@ class AppRig(Rig):
         elif isinstance(payload, tuple):
             scan, envelope = payload
             if scan == self.reduce_scan and self.reduce is not None:
-                self._take_results(envelope)
+                self._take_results(src, envelope)
                 self._fold()
         else:
             super()._to_reducer(src, payload)
@@ -98,15 +103,19 @@ class AppRig(Rig):
             lambda event: machine.map.next_broadcast(event, EVERYBODY),
         )
 
-    def _take_results(self, envelope: list[Any]) -> None:
+    def _take_results(self, src: str, envelope: list[Any]) -> None:
         header, reduce = decode_header(envelope[0]), self.reduce
         assert isinstance(header, ResultBatch) and reduce is not None and self.reduce_map is not None
         batch = Batch(header, envelope[1:])
-        assert reduce.torn(batch.events, batch.k, batch.combined) is None
+        if self.fillers[batch.worker] != src:
+            return
+        if reduce.torn(batch.events, batch.k, batch.combined) is not None:
+            assert self.born, "nobody else can have done some of it"
+            return
         before = reduce.duplicates
         fresh, completed = reduce.logged(batch, batch.events, batch.k, batch.states, self.now, batch.places)
-        done = Done(self.reduce_map.streams, [w.name for w in self.workers], recorded=True)
-        done.add(header, batch, fresh, completed)
+        done = Done(self.reduce_map.streams, [w.place for w in self.workers], recorded=True)
+        done.add(header, batch, fresh, completed, envelope[1:])
         told = done.message(self.reduce_scan, reduce.frontier, self.closed, reduce.duplicates - before)
         self.post("reducer", "controller", told)
 

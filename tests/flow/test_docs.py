@@ -170,6 +170,7 @@ def test_record_and_replay(reader: Reader) -> None:
     reader.leave()
     assert reader.said.count("100 events: 100 reduced") == 4  # live, again, with a wider region, in two processes
     assert reader.said.count("50 events: 50 reduced") == 2
+    assert "the same: " in reader.said
 
 
 def test_read_the_state(reader: Reader) -> None:

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app_rig import AppRig
@@ -17,10 +18,15 @@ from beamfold.dispatch.files import write_file
 from beamfold.dispatch.machine import Policy
 from beamfold.model.events import StreamData
 from beamfold.model.report import ScanReport
+from beamfold.model.routes import Routes
+from beamfold.model.triggermap import WrittenMap
+from beamfold.offline.digests import Digests
+from beamfold.offline.partruns import PartRuns
 from beamfold.offline.recorded import RecordedReplay
 from beamfold.protocols.dumps import DumpWriter
-from beamfold.protocols.recordings import dump_name, read_recording
+from beamfold.protocols.recordings import Recording, dump_name, read_recording
 from rig import Rig
+from unit.test_scan_in_memory import series
 from unit.test_scan_random import RIG, build, play
 
 APP = """
@@ -78,8 +84,8 @@ class CombiningRig(AppRig):
     classes = (_app["Worker"], _app["Reducer"])
 
 
-def replayed(rig: Rig, folder: Path, app: str = APP) -> tuple[list[Any], ScanReport]:
-    """The recording written to disk, read back, and run again."""
+def replayed(rig: Rig, folder: Path, app: str = APP) -> tuple[list[Any], ScanReport, Digests]:
+    """The recording written to disk, read back, and run again, its results compared with the recorded digests."""
     (folder / "app.py").write_text(app)
     for file in rig.files:
         write_file(file)
@@ -89,9 +95,11 @@ def replayed(rig: Rig, folder: Path, app: str = APP) -> tuple[list[Any], ScanRep
             for event, frame in frames:
                 writer.write(event, {stream: StreamData("T", frame)})
     player = RecordedReplay(read_recording(recorded))
+    digests = player.compare()
     list(player.run())
+    digests.finish()
     assert isinstance(player.publish, dict)
-    return player.publish["folded"], player.report
+    return player.publish["folded"], player.report, digests
 
 
 def live(rig: Rig) -> list[Any]:
@@ -101,8 +109,8 @@ def live(rig: Rig) -> list[Any]:
     return [(f.event, f"w{f.worker}", f.streams, values[f.version]) for f in rig.folded if f.streams and f.event < end]
 
 
-def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig) -> Rig:
-    """A scan that was recorded, of any kind."""
+def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig, *, deadly: bool = False) -> Rig:
+    """A scan that was recorded, of any kind; a deadly one loses workers, and others take their places."""
     app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
     rig, written, numbered = build(data, Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app), make=make)
     trigger_map = written.compile()
@@ -113,8 +121,8 @@ def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig) -> Rig:
         count = trigger_map.frame_count(s)
         series = play(data.draw, stream, count, trigger_map.wrapped, numbered[stream], whole)
         rig.detector(stream, series.items)
-    steps = st.sampled_from(["parameter", "parameter", "stand still", "stop"])
-    for what in data.draw(st.lists(steps, max_size=3), label="then"):
+    steps = st.sampled_from(["parameter", "parameter", "stand still", "stop", *["kill"] * 4 * deadly])
+    for what in data.draw(st.lists(steps, min_size=2 * deadly, max_size=3 + 2 * deadly), label="then"):
         for _ in range(data.draw(st.integers(0, 60))):
             rig.step()
         if what == "parameter":
@@ -123,6 +131,12 @@ def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig) -> Rig:
             rig.held_back = {w.name for w in rig.workers}
             rig.settle(waiting=True)
             rig.held_back.clear()
+        elif what == "kill":
+            who = data.draw(st.integers(0, len(rig.workers) - 1), label="who")
+            rig.kill(who)
+            for _ in range(data.draw(st.integers(0, 20))):
+                rig.step()
+            rig.replace(who)
         else:
             rig.stop()
             break
@@ -135,7 +149,7 @@ def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig) -> Rig:
 def test_live_is_replay(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         rig = recorded(data, Path(name))
-        folded, report = replayed(rig, Path(name))
+        folded, report, _ = replayed(rig, Path(name))
         expected = live(rig)
         assert (folded if rig.in_order else sorted(folded)) == (expected if rig.in_order else sorted(expected))
         assert report.troubles == []
@@ -151,12 +165,29 @@ def test_live_is_replay_of_an_app_that_combines(data: st.DataObject) -> None:
         folder = Path(name)
         rig = recorded(data, folder, CombiningRig)
         assert isinstance(rig, CombiningRig)
-        folded, report = replayed(rig, folder, COMBINING)
+        folded, report, digests = replayed(rig, folder, COMBINING)
+        assert digests.differing == [] and (digests.same or not rig.processed)
         expected = rig.publish["folded"]
         assert (folded if rig.in_order else sorted(folded)) == (expected if rig.in_order else sorted(expected))
         for what in ("states", "events"):
             assert (what, getattr(report, what)) == (what, rig.report[what])
         check_combined(rig)
+
+
+@settings(RIG, suppress_health_check=[*RIG.suppress_health_check, HealthCheck.filter_too_much])
+@given(st.data())
+def test_live_is_replay_of_a_scan_that_lost_workers(data: st.DataObject) -> None:
+    """A part is the worker's whose result was taken, though it was given to another one after that."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rig = recorded(data, folder, CombiningRig, deadly=True)
+        assert isinstance(rig, CombiningRig)
+        folded, report, digests = replayed(rig, folder, COMBINING)
+        expected = rig.publish["folded"]
+        assert (folded if rig.in_order else sorted(folded)) == (expected if rig.in_order else sorted(expected))
+        for what in ("states", "events"):
+            assert (what, getattr(report, what)) == (what, rig.report[what])
+        assert digests.differing == []
 
 
 def check_combined(rig: AppRig) -> None:
@@ -177,3 +208,64 @@ def check_combined(rig: AppRig) -> None:
         assert not any(first < change <= last for change in changes)
     parts = [(p.event, f"w{w}") for w, p in rig.processed if p.call and p.event % 7 != 3 and p.event % 5 != 4]
     assert sorted(found) == sorted(parts)
+
+
+def lossy(seed: int, folder: Path, *, replaced: bool = True) -> CombiningRig:
+    """A recorded scan in whose middle a worker died, and was replaced or not."""
+    app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
+    policy = Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app)
+    rig = CombiningRig({"i": [("a", True)]}, [["generic"]] * 2, seed=seed, policy=policy)
+    written = WrittenMap.of(b'{"streams": ["a"], "events": 60, "batch": 2}')
+    rig.submit(written.compile(), written=written)
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 60))
+    rig.until(lambda: len(rig.processed) > 20)
+    rig.kill(seed % 2)
+    for _ in range(8):
+        rig.step()
+    if replaced:
+        rig.replace(seed % 2)
+    for _ in range(1 if replaced else 20):  # time passes, and the place is given up
+        rig.settle()
+    return rig
+
+
+def combined_by_another(recording: Recording) -> int:
+    """Parts in combined results of another worker than the one that they were given to last."""
+    last = Routes()
+    for block in recording.blocks:
+        last.add(*block)
+    found = 0
+    for worker, parts in recording.combined:
+        for virtual in range(last.end):
+            events, ks = recording.map.parts_of(virtual, virtual + 1)
+            there = [PartRuns([parts]).find(*part) for part in zip(events.tolist(), ks.tolist(), strict=True)]
+            found += sum(each is not None for each in there if last.find(virtual) != worker)
+    return found
+
+
+def test_what_a_lost_worker_had_combined_is_its_own_though_others_got_its_parts(tmp_path: Path) -> None:
+    """Its result came to the log before the controller knew, so that the history gives these parts to another one."""
+    by_another = 0
+    for seed in range(12):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        rig = lossy(seed, folder)
+        folded, report, digests = replayed(rig, folder, COMBINING)
+        assert folded == rig.publish["folded"]
+        assert report.states == rig.report["states"]
+        assert digests.differing == [] and digests.same
+        by_another += combined_by_another(read_recording(Path(rig.report["recording"])))
+    assert by_another, "nothing was given to another worker than the one that had combined it"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_broadcast_to_a_place_that_was_given_up_is_not_processed_in_a_replay(seed: int, tmp_path: Path) -> None:
+    """Its end event was never processed, so its result is not folded."""
+    rig = lossy(seed, tmp_path, replaced=False)
+    folded, report, digests = replayed(rig, tmp_path, COMBINING)
+    assert read_recording(Path(rig.report["recording"])).vacated == {seed % 2}
+    assert [worker for event, worker, _ in folded if event == 61] == [f"w{1 - seed % 2}"]
+    assert folded == rig.publish["folded"]
+    assert report.states == rig.report["states"]
+    assert digests.differing == []

@@ -187,10 +187,14 @@ def replay(
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="Processes that the logical workers are spread over.")
     ] = 1,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare with what was published live: 1, and where, if it differs."),
+    ] = False,
 ) -> int:
     """Run an app over a recorded scan or captured streams, as it would have run live."""
     from beamfold.app.garbage import calm_garbage_collector
     from beamfold.cli.replay import run_replay
 
     calm_garbage_collector()
-    return run_replay([*(more or []), *(files or [])], worker, reducer, parameters, output, workers, processes)
+    return run_replay([*(more or []), *(files or [])], worker, reducer, parameters, output, workers, processes, verify)

@@ -210,10 +210,21 @@ class Dispatcher:
         self._long = {v: long for v, long in self._long.items() if long.worker != worker}
         for lo, hi in self._blocks(worker):
             for run in self._undone(lo, hi):
-                (self._kept.setdefault(worker, []) if self._passed(run[0]) else self._again).append(run)
+                own = self._passed(run[0]) or self._mixed(run)
+                (self._kept.setdefault(worker, []) if own else self._again).append(run)
             self._routes.add(lo, hi, UNASSIGNED)
         self._again.sort()
         return parts
+
+    def _mixed(self, run: Run) -> bool:
+        """Whether something is broadcast in an event of these virtual workers: who has them sees it with that."""
+        events, _ = self.map.parts_of(*run)
+        cast = self.map.next_broadcast(int(events[0]), EVERYBODY) if len(events) else None
+        while cast is not None and cast <= events[-1]:
+            if bool(np.isin(cast, events)):
+                return True
+            cast = self.map.next_broadcast(cast + 1, EVERYBODY)
+        return False
 
     def _passed(self, virtual: int) -> bool:
         """Whether there may be workers that saw a broadcast after the first event of this virtual worker."""

@@ -693,6 +693,7 @@ class ControllerMachine:
                 return [*actions, *self._abort(scan, "failed", f"{text}: {error}", now)]
             scan.trouble(f"worker {place.name}", "it was lost, and no other took its place: what is broadcast went on")
             scan.dispatcher.vacate(me)
+            actions += recording.vacated(scan, me)
             actions += [Send(s.peer, Vacate(scan.number, me)) for s in self._needed(scan, "reducer")]
         return actions + self._assign(scan, now) if actions else []
 
@@ -925,7 +926,7 @@ class ControllerMachine:
         match message:
             case PartsDone():
                 scan.done(message, now)
-                return [*recording.ticks(scan, message.ticks), *recording.combined(scan, message.combined)]
+                return list(recording.logged(scan, message))
             case StreamSeen():
                 scan.seen(message, now)
                 told = self._tell_shown(scan, now) if now - scan.told_at >= TELL_INTERVAL else []

@@ -17,7 +17,7 @@ from beamfold.dispatch.scan import Scan
 from beamfold.model.errors import ParameterError
 from beamfold.model.parameters import name_fault
 from beamfold.model.triggermap import TooLong, WrittenMap, shown
-from beamfold.protocols.messages import Block, Combined, StreamInfo
+from beamfold.protocols.messages import Block, PartsDone, StreamInfo
 from beamfold.protocols.recordings import ABOUT, FORMAT, HISTORY, MAP, REPORT, dump_name, plain_values
 
 
@@ -126,14 +126,23 @@ def blocks(scan: Scan, assigned: Sequence[Block]) -> list[WriteFile]:
     return _line(scan, {"blocks": [[b.lo, b.hi, b.worker] for b in assigned]}) if scan.record else []
 
 
-def ticks(scan: Scan, told: Sequence[tuple[int, int]]) -> list[WriteFile]:
-    """Workers ticked at events."""
-    return _line(scan, {"ticks": told}) if told else []
+def logged(scan: Scan, told: PartsDone) -> list[WriteFile]:
+    """Results are in the result log: when workers ticked, what was combined or given up, whose results are what."""
+    return [
+        *_listed(scan, "ticks", told.ticks),
+        *_listed(scan, "combined", [[c.worker, c.parts] for c in told.combined]),
+        *_listed(scan, "poison", told.poison),
+        *_listed(scan, "logged", [[batch.worker, batch.parts, batch.digest] for batch in told.logged]),
+    ]
 
 
-def combined(scan: Scan, told: Sequence[Combined]) -> list[WriteFile]:
-    """Results of these parts of a worker became one before they were folded."""
-    return _line(scan, {"combined": [[c.worker, c.parts] for c in told]}) if told else []
+def _listed(scan: Scan, key: str, told: Sequence[Any]) -> list[WriteFile]:
+    return _line(scan, {key: told}) if told else []
+
+
+def vacated(scan: Scan, worker: int) -> list[WriteFile]:
+    """Nobody fills the place of a logical worker any more."""
+    return _line(scan, {"vacated": [worker]})
 
 
 def closed(scan: Scan, last_event: int) -> list[WriteFile]:

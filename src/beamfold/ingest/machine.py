@@ -219,6 +219,8 @@ class IngestMachine:
         self._versions: list[tuple[int, int]] = [(0, version)]
         self._dump = dump
         self.spills = spill
+        self._over = RunSet()  # events that are terminal
+        self._own: dict[int, RunSet] = {}  # virtual workers that places had when they were lost
         self._sent_up_to = -1
         self._hold_above: int | None = None
         self._halted = False
@@ -335,6 +337,7 @@ class IngestMachine:
             del self._outbox[key]
         for lo, hi in self._routes.blocks(worker):
             self._routes.add(lo, hi, PARKED - worker)
+            self._own.setdefault(worker, RunSet()).add(lo, hi)
         if here:
             for index, state in self._streams.items():
                 self._cast_again(worker, index, state)
@@ -345,9 +348,25 @@ class IngestMachine:
             if ordinal >= state.cursor:
                 continue
             rows = self.map.route(stream, ordinal, ordinal + 1)
+            event = int(rows.event[0])
+            if event not in self._over and self._had(worker, event):
+                continue  # it goes to the part that the place has in this event, when that is assigned again
             groups = sum(1 << (-1 - g) for g in set(rows.virtual[rows.virtual < 0].tolist()))
             if self._workers[worker] & groups:
                 self._post(worker, stream, np.array([ordinal]), rows.event[:1], -1 - worker)
+
+    def _had(self, worker: int, event: int) -> bool:
+        """Whether a place had a virtual worker in this event when it was lost."""
+        own = self._own.get(worker)
+        if own is None:
+            return False
+        for stream in range(len(self.map.streams)):
+            if self.map.has_cell(stream, event):
+                at = self.map.ordinal_at(stream, event)
+                rows = self.map.route(stream, at, at + 1)
+                if any(virtual in own for virtual in rows.virtual.tolist()):
+                    return True
+        return False
 
     def _casts(self, lo: int, hi: int) -> bool:
         """Whether something is broadcast in events lo..hi-1."""
@@ -360,6 +379,8 @@ class IngestMachine:
         for index, state in self._streams.items():
             for lo, hi in message.runs:
                 state.retention.release(self.map.ordinal_at(index, lo), self.map.ordinal_at(index, hi))
+        for lo, hi in message.runs:
+            self._over.add(lo, hi)
         self._resume(actions)
         if message.runs:
             self._routes.forget_before(self._first_virtual_needed())

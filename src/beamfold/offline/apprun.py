@@ -86,8 +86,11 @@ class App:
         """Construct the reducer. Raises AppError."""
         hooks = ReducerHooks(self._reducer)
         hooks.construct(parameters=self._first, context={}, state=_state("reducer"))
-        types = TypeTable({*modules_of(self._worker), *modules_of(self._reducer)})
-        return Folder(hooks, self.history, types, self.names, self._next_broadcast)
+        return Folder(hooks, self.history, self.types(), self.names, self._next_broadcast)
+
+    def types(self) -> TypeTable:
+        """The app's own types that results may be of."""
+        return TypeTable({*modules_of(self._worker), *modules_of(self._reducer)})
 
 
 def _state(name: str) -> ServiceState:

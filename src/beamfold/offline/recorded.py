@@ -2,7 +2,8 @@
 
 The dumps take the place of the detectors, and the recorded blocks that of the controller's assignments, so that every
 logical worker gets the parts that it had, with the parameters and ticks that were in force; those results are combined
-that were, and all are folded in event order.
+that were, and all are folded in event order. Where workers were lost, a part is processed by the one whose result was
+taken, and not at all where nobody was.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from beamfold.model.states import EventState
 from beamfold.model.triggermap import EVERYBODY
 from beamfold.offline.apprun import App, fold_all
 from beamfold.offline.crew import Crew, LocalCrew
+from beamfold.offline.digests import Digests
+from beamfold.offline.handed import Handed, who_did
+from beamfold.offline.partruns import PartRuns
 from beamfold.offline.together import Together
 from beamfold.protocols.dumps import DumpEvent, read_dump
-from beamfold.protocols.envelopes import ResultBatch, decode_header
+from beamfold.protocols.envelopes import POISON, ResultBatch, decode_header
 from beamfold.protocols.items import Data, End, Start
 from beamfold.protocols.messages import (
     DROPPED,
@@ -111,6 +115,10 @@ class RecordedReplay:
         )
         for event, worker in recording.ticks:
             self._crew.tick_at(worker, event)
+        self._blocks, doers = who_did(recording)
+        self._handed = Handed(doers)
+        self._logged = PartRuns([batch.parts for batch in recording.logged])
+        self._digests: Digests | None = None
         self._together = [
             Together([parts for worker, parts in recording.combined if worker == w]) for w in range(len(names))
         ]
@@ -145,6 +153,19 @@ class RecordedReplay:
         self._close()
         self._finish()
         yield self._scan.states.done
+
+    def call_timer(self) -> bool:
+        """Call the reducer's `timer()` once; False where it has none. Raises what that raises."""
+        if self._folder is None or self._folder.hooks.timer is None:
+            return False
+        self._folder.hooks.run_timer(self._folder.parameters.latest)
+        return True
+
+    def compare(self) -> Digests:
+        """Compare the results that are folded from now on with the recorded digests."""
+        recording = self._recording
+        self._digests = Digests(recording.logged, self._app.types(), recording.closed)
+        return self._digests
 
     # -- frames ----------------------------------------------------------------------------------------------
 
@@ -193,7 +214,7 @@ class RecordedReplay:
         for worker in range(len(self._work)):
             for stream in range(len(self._map.streams)):
                 self._do(self._ingest.grant(worker, stream, PLENTY))
-        self._give([Block(*block) for block in self._recording.blocks])
+        self._give([Block(*block) for block in self._blocks])
 
     def _give(self, blocks: list[Block]) -> None:
         self._assigned = max([self._assigned, *(b.hi for b in blocks)])
@@ -232,6 +253,8 @@ class RecordedReplay:
         self._scan.done(PartsDone(SCAN, completed, {}, self._reduce.frontier, closed=True), 0.0)
         self._do(self._ingest.close(last))
         self._process()
+        for worker, parts in self._handed.rest():
+            self._do_parts(worker, parts)
         for worker, together in enumerate(self._together):
             self._run(worker, together.rest())
         for machine in self._work:
@@ -254,13 +277,35 @@ class RecordedReplay:
             self._do(self._ingest.release(Release(SCAN, [(before, self._reduce.frontier)])))
 
     def _work_on(self, worker: int, parts: list[Part]) -> None:
-        self._run(worker, self._together[worker].batches(parts) if self._crew.combines else [parts])
+        for doer, ready in self._handed.take(worker, parts):
+            self._do_parts(doer, ready)
+
+    def _do_parts(self, worker: int, parts: list[Part]) -> None:
+        if self._recording.poison or worker in self._recording.vacated:
+            parts = [part for part in parts if not self._given_up(worker, part)]
+        if parts:
+            self._run(worker, self._together[worker].batches(parts) if self._crew.combines else [parts])
+
+    def _given_up(self, worker: int, part: Part) -> bool:
+        """Whether this part was not processed live: it was poison, or for a worker that nobody was any more."""
+        if (part.event, part.k) in self._recording.poison:
+            results = ResultBuffer(SCAN, worker)
+            results.fail(part, "process_event", POISON)
+            self._log_envelope(results.take()[0])
+            return True
+        nobody = worker in self._recording.vacated and part.k < 0
+        if not nobody or self._logged.find(part.event, part.k) is not None:
+            return False
+        self._log_envelope(_without_results(worker, [[part]]))
+        return True
 
     def _run(self, worker: int, batches: list[list[Part]]) -> None:
         ran = self._crew.run(worker, batches)
-        envelope = _without_results(worker, batches) if ran is None else ran.envelope
         if ran is not None:
             self.report.troubles += [f"worker {self._app.names[worker]}: {text}" for text in ran.troubles]
+        self._log_envelope(_without_results(worker, batches) if ran is None else ran.envelope)
+
+    def _log_envelope(self, envelope: list[Buffer]) -> None:
         if envelope:
             head, *parts = envelope
             header = decode_header(head)
@@ -268,6 +313,8 @@ class RecordedReplay:
             self._log(header, Batch(header, parts))
 
     def _log(self, header: ResultBatch, batch: Batch) -> None:
+        if self._digests:
+            self._digests.add(batch)
         fresh, completed = self._reduce.logged(batch, batch.events, batch.k, batch.states, 0.0, batch.places)
         done = Done(self._map.streams, self._app.names)
         done.add(header, batch, fresh, completed)

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -195,7 +195,7 @@ def replay(
     raw = read_parameters(parameters) if parameters is not None else {}
     play = partial(_play_captures, worker, reducer, captures, raw, workers or processes, Path.cwd())
     with _crew(play, processes) as crew:
-        return _shown(*play(crew), None, output, progress)
+        return play_through(*play(crew), None, output, progress)
 
 
 def replay_recording(
@@ -213,10 +213,19 @@ def replay_recording(
     most as many as the recording has logical workers. Raises BeamfoldError for what makes the replay impossible.
     """
     recording = read_recording(folder)
+    with playing(recording, app, parameters, processes) as (player, steps):
+        return play_through(player, steps, recording.report.events if recording.report else None, output, progress)
+
+
+@contextmanager
+def playing(
+    recording: Recording, app: tuple[str, str] | None, parameters: Path | None, processes: int
+) -> Iterator[tuple[RecordedReplay, Iterator[int]]]:
+    """The replay of a recording, ready, and its steps. The arguments are those of `replay_recording`."""
     raw = read_parameters(parameters) if parameters is not None else None
     play = partial(_play_recording, recording, app, raw)
     with _crew(play, processes) as crew:
-        return _shown(*play(crew), recording.report.events if recording.report else None, output, progress)
+        yield play(crew)
 
 
 def _crew(play: Play, processes: int) -> AbstractContextManager[Crew]:
@@ -243,7 +252,10 @@ def _play_recording(
     return player, player.run()
 
 
-def _shown(player: Player, steps: Iterable[int], total: int | None, output: Path | None, progress: bool) -> ScanReport:
+def play_through(
+    player: Player, steps: Iterable[int], total: int | None, output: Path | None, progress: bool
+) -> ScanReport:
+    """Take all steps of a replay, with a progress bar (of `total` events) if wanted, and write what it publishes."""
     if progress:
         _with_bar(steps, total)
     else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+from beamfold.offline.partruns import PartRuns
 from beamfold.work.machine import Part
 
 
@@ -15,9 +15,7 @@ class Together:
     """
 
     def __init__(self, combined: Sequence[Sequence[tuple[int, int, int]]]) -> None:
-        runs = sorted((k, lo, hi, number) for number, parts in enumerate(combined) for k, lo, hi in parts)
-        self._begins = [(k, lo) for k, lo, _, _ in runs]
-        self._ends = [(hi, number) for _, _, hi, number in runs]
+        self._runs = PartRuns(combined)
         self._sizes = [sum(hi - lo for _, lo, hi in parts) for parts in combined]
         self._waiting: dict[int, list[Part]] = {}
 
@@ -25,7 +23,7 @@ class Together:
         """What can be processed now that these parts have come, batch by batch."""
         found: list[list[Part]] = []
         for part in parts:
-            number = self._number(part)
+            number = self._runs.find(part.event, part.k)
             if number is None:
                 found.append([part])
                 continue
@@ -39,10 +37,3 @@ class Together:
         """What waits for parts that will not come, because the recording broke off."""
         rest, self._waiting = [*self._waiting.values()], {}
         return rest
-
-    def _number(self, part: Part) -> int | None:
-        at = bisect_right(self._begins, (part.k, part.event)) - 1
-        if at < 0 or self._begins[at][0] != part.k:
-            return None
-        hi, number = self._ends[at]
-        return number if part.event < hi else None

@@ -30,6 +30,12 @@ Places: TypeAlias = NDArray[np.intp]
 INLINE_BYTES = 16384
 """Parts from this size on travel as ZMQ parts of their own: about where a copy costs as much as a part does."""
 
+POISON = (
+    "this event ended the processes that worked on it, more than once, so it was not tried again: a crash in native "
+    "code, too much memory, an exit, or the time limit?"
+)
+"""The text of the failure of a part that was given up without another try."""
+
 _SMALL_RESULT = 1024
 """Bytes of a result, on average of a batch, up to which it is copied rather than viewed."""
 

@@ -75,6 +75,18 @@ class Combined(msgspec.Struct, frozen=True, array_like=True):
     parts: list[tuple[int, int, int]]
 
 
+class Logged(msgspec.Struct, frozen=True, array_like=True):
+    """Parts of one logical worker that a batch brought, in its order: runs (k, lo, hi) of events at one position.
+
+    `digest` is that of all that the batch says of them (see `recordings.digest`), "" where only some of its parts were
+    new: then nobody else has a batch of just these.
+    """
+
+    worker: int
+    parts: list[tuple[int, int, int]]
+    digest: str
+
+
 class Message(msgspec.Struct, frozen=True, tag_field="type"):
     """Base of all control messages."""
 
@@ -215,7 +227,8 @@ class PartsDone(Message, frozen=True):
     """Results are in the result log: events that became terminal (lo, hi, state), and assigned parts done per worker.
 
     Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
-    a stream, by stream; `ticks` (event, logical worker). `combined` says which results were, if the scan is recorded.
+    a stream, by stream; `ticks` (event, logical worker). If the scan is recorded, `combined` says which results were,
+    `logged` which parts whose results are, and `poison` which parts (event, k) were not tried again.
     An `inventory` is all of this from the beginning, from a reducer that took up the result log of one before.
     """
 
@@ -231,6 +244,8 @@ class PartsDone(Message, frozen=True):
     closed: bool = False
     finished: bool = False
     combined: list[Combined] = []
+    logged: list[Logged] = []
+    poison: list[tuple[int, int]] = []
     inventory: bool = False
 
 

@@ -4,8 +4,9 @@
     map.json         the trigger map as it was written
     STREAM.cbors     an internal dump per stream: every frame that the map had a place for, by event
     history.jsonl    what happened in its order, a line each: `parameters` from an event on, `blocks` of virtual
-                     workers given to workers, `ticks`, results that were `combined` by a worker, and at last the event
-                     with which the map was `closed`
+                     workers given to workers, `ticks`, results that were `combined` by a worker, batches of results
+                     that were `logged` with what is in them, parts that were `poison`, places of workers that were
+                     `vacated`, and at last the event with which the map was `closed`
     report.json      what became of every event; only once the scan has ended
     result.h5        what was published at the end
 
@@ -18,15 +19,19 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from beamfold.model.errors import ConfigError, MapError, ParameterError
+from beamfold.model.events import Buffer
 from beamfold.model.parameters import name_fault
 from beamfold.model.routes import Routes
 from beamfold.model.runs import Run
@@ -34,6 +39,9 @@ from beamfold.model.triggermap import LARGEST, TriggerMap, WrittenMap
 from beamfold.protocols.messages import DROPPED
 
 FORMAT = 1
+
+Parts: TypeAlias = list[tuple[int, int, int]]
+"""Runs (k, lo, hi) of events at one position."""
 
 ABOUT = "recording.json"
 MAP = "map.json"
@@ -45,6 +53,19 @@ RESULT = "result.h5"
 def dump_name(stream: str) -> str:
     """The file of a stream's dump: its name, without what a file's name cannot have or hides."""
     return quote(stream, safe=" !#$&'()+,;=@[]^_{}~").replace(".", "%2E", int(stream.startswith("."))) + ".cbors"
+
+
+def digest(states: int | NDArray[np.uint8], sizes: bytes, payload: Iterable[Buffer]) -> str:
+    """Stands for what a batch of results says of its parts, whoever sent it when: 16 hexadecimal digits.
+
+    `states` and `sizes` (uint32) are those of its header, `payload` the parts of its envelope behind that.
+    """
+    n = len(sizes) // 4
+    found = sha256(np.broadcast_to(states, n).astype(np.uint8).tobytes())
+    found.update(sizes)
+    for part in payload:
+        found.update(part)
+    return found.hexdigest()[:16]
 
 
 def is_recording(path: Path) -> bool:
@@ -126,6 +147,18 @@ class _Report(msgspec.Struct):
     parameters_total: int = 0
     ticks_total: int = 0
     combined: int = 0
+    states: dict[str, int] = {}
+    runs: dict[str, list[Run]] = {}
+    losses: list[dict[str, Any]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Parts whose results a batch of logical worker `worker` brought, in its order, and its digest ("": none)."""
+
+    worker: int
+    parts: Parts
+    digest: str
 
 
 @dataclass(slots=True)
@@ -135,8 +168,11 @@ class Recording:
     `closed` is the last data event that the map came to have, None where the scan did not come to its end. `parameters`
     are (version, first event, raw values by name), `blocks` (lo, hi, logical worker or DROPPED) of virtual workers with
     the worker that each was given to last, `ticks` (event, logical worker). `combined` are (logical worker, runs
-    (k, lo, hi) of events at one position) of results that became one. `report` is None where the scan did not end;
-    `out_of_order` in it are events that were folded before earlier ones, because those were waited for in vain.
+    (k, lo, hi) of events at one position) of results that became one. `logged` are the batches of results that were
+    taken: a part's result is of the worker that is named there, which need not be the one that it was given to last.
+    `again` are virtual workers that were given out more than once (lo, hi), `poison` parts (event, k) that failed
+    without another try, `vacated` logical workers that nobody was in the end. `report` is None where the scan did not
+    end; `out_of_order` in it are events that were folded before earlier ones, which were waited for in vain.
     """
 
     folder: Path
@@ -149,7 +185,11 @@ class Recording:
     parameters: list[tuple[int, int, dict[str, bytes]]] = field(default_factory=list)
     blocks: list[tuple[int, int, int]] = field(default_factory=list)
     ticks: list[tuple[int, int]] = field(default_factory=list)
-    combined: list[tuple[int, list[tuple[int, int, int]]]] = field(default_factory=list)
+    combined: list[tuple[int, Parts]] = field(default_factory=list)
+    logged: list[Logged] = field(default_factory=list)
+    again: list[Run] = field(default_factory=list)
+    poison: set[tuple[int, int]] = field(default_factory=set)
+    vacated: set[int] = field(default_factory=set)
     closed: int | None = None
     report: _Report | None = None
 
@@ -191,7 +231,8 @@ def _refuse_missing(found: Recording, report: _Report) -> None:
     """Refuse a recording that has lost a dump, or lines of its history: the scan would look as if it had been so."""
     told = (report.parameters_total, report.ticks_total, report.combined)
     there = (len(found.parameters), len(found.ticks), len(found.combined))
-    if report.parameters_total and told != there:
+    # A controller that took a scan up may count less than the history has: that is told only once.
+    if report.parameters_total and any(here < count for here, count in zip(there, told, strict=True)):
         what = f"{_listed(there)} versions of the parameters, ticks and combined results, not {_listed(told)}"
         raise ConfigError(f"{found.folder / HISTORY} has {what}: lines are missing")
     for name, stream in found.streams.items():
@@ -230,10 +271,11 @@ def _read_history(found: Recording, path: Path) -> None:
         except (KeyError, TypeError, ValueError, AttributeError, MapError, ParameterError) as error:
             raise ConfigError(f"{path}, line {number}: {error!r}") from None
     found.blocks = routes.all()
-    # A reducer that took up the result log of another told all ticks and combined results again.
+    # A reducer that took up the result log of another told all ticks, combined results and batches again.
     found.ticks = list(dict.fromkeys(found.ticks))
     combined = {(worker, tuple(parts)): (worker, parts) for worker, parts in found.combined}
     found.combined = list(combined.values())
+    found.logged = list({(b.worker, tuple(b.parts), b.digest): b for b in found.logged}.values())
     if not found.parameters:
         raise ConfigError(f"{path} does not say with which parameters the scan began")
 
@@ -262,18 +304,30 @@ def _take(found: Recording, routes: Routes, entry: dict[str, Any]) -> None:
             raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
         if lo > routes.end:
             raise ValueError(f"virtual workers before {lo} were given to nobody: a line is missing")
+        if lo < routes.end:
+            found.again.append((lo, min(hi, routes.end)))
         routes.add(lo, hi, worker)
     found.ticks += [(_number(event), _number(worker)) for event, worker in entry.get("ticks", ())]
-    for worker, parts in entry.get("combined", ()):
-        if not (_number(worker) < len(found.workers) and all(_number(k) < 1 << 15 for k, _, _ in parts)):
-            raise ValueError(f"combined results of worker {worker}")
-        if not all(_number(lo) < _number(hi) for _, lo, hi in parts):
-            raise ValueError(f"combined results of no event, of worker {worker}")
-        found.combined.append((worker, [(k, lo, hi) for k, lo, hi in parts]))
+    found.combined += [(worker, _parts(found, worker, parts, 0)) for worker, parts in entry.get("combined", ())]
+    for worker, parts, whole in entry.get("logged", ()):
+        if not isinstance(whole, str):
+            raise ValueError(f"digest {whole!r}")
+        found.logged.append(Logged(worker, _parts(found, worker, parts, -len(found.workers)), whole))
+    found.poison |= {(_number(event), _number(k)) for event, k in entry.get("poison", ())}
+    found.vacated |= set(map(_number, entry.get("vacated", ())))
     if "closed" in entry:
         # A map without a start event may come to have no event at all: it is closed with the one before the first.
         found.closed = -1 if entry["closed"] == -1 else _number(entry["closed"])
         found.map.closed_at(found.closed)
+
+
+def _parts(found: Recording, worker: Any, parts: Any, least: int) -> Parts:
+    """Parts of a worker, at positions from `least` on."""
+    if not (_number(worker) < len(found.workers) and all(type(k) is int and least <= k < 1 << 15 for k, _, _ in parts)):
+        raise ValueError(f"results of worker {worker}")
+    if not all(_number(lo) < _number(hi) for _, lo, hi in parts):
+        raise ValueError(f"results of no event, of worker {worker}")
+    return [(k, lo, hi) for k, lo, hi in parts]
 
 
 def _number(value: Any) -> int:

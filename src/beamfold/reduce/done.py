@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from beamfold.model.events import Buffer
 from beamfold.model.runs import append_event, as_runs
-from beamfold.protocols.envelopes import ResultBatch
-from beamfold.protocols.messages import Combined, Failure, PartsDone, Run
+from beamfold.protocols.envelopes import POISON, ResultBatch
+from beamfold.protocols.messages import Combined, Failure, Logged, PartsDone, Run
+from beamfold.protocols.recordings import digest
 from beamfold.reduce.batch import Batch
 
 MAX_DESCRIBED = 20
@@ -19,7 +21,7 @@ MAX_DESCRIBED = 20
 class Done:
     """Gathers batches of one scan. `streams` are those of its map, `workers` the names of its logical workers.
 
-    With `recorded` the controller wants to know which results were combined.
+    With `recorded` the controller wants to know whose results were taken, what they were, and which were combined.
     """
 
     def __init__(self, streams: Sequence[str], workers: Sequence[str], *, recorded: bool = False) -> None:
@@ -33,6 +35,8 @@ class Done:
         self._ticks: list[tuple[int, int]] = []
         self._recorded = recorded
         self._combined: list[Combined] = []
+        self._logged: list[Logged] = []
+        self._poison: list[tuple[int, int]] = []
 
     @property
     def count(self) -> int:
@@ -48,15 +52,24 @@ class Done:
         batch: Batch,
         fresh: NDArray[np.bool_],
         completed: Sequence[tuple[int, int, int]],
+        payload: Sequence[Buffer] = (),
     ) -> None:
-        """A batch of which the parts in `fresh` were new, and by which these events became terminal."""
+        """A batch of which the parts in `fresh` were new, and by which these events became terminal.
+
+        `payload` is its envelope behind the header.
+        """
         self._completed += completed
         assigned = fresh & np.greater_equal(batch.k, 0)  # nobody assigned broadcasts
         self._parts[batch.worker] = self._parts.get(batch.worker, 0) + int(np.count_nonzero(assigned))
-        self._ticks += [(event, batch.worker) for event in header.ticks]
+        if header.ticks:
+            new = set(batch.events[fresh].tolist())
+            self._ticks += [(event, batch.worker) for event in header.ticks if event in new]
         if self._recorded:
             together = [(lo, hi) for lo, hi in batch.combined.items() if fresh[lo]]
             self._combined += [Combined(batch.worker, _by_position(batch, lo, hi)) for lo, hi in together]
+            if fresh.any():
+                whole = digest(batch.states, header.sizes, payload) if fresh.all() else ""
+                self._logged.append(Logged(batch.worker, _in_order(batch, fresh), whole))
         if header.failures or header.missing:
             self._not_well(header, batch, fresh)
 
@@ -69,6 +82,10 @@ class Done:
         failed = [(int(events[i]), hook, text) for i, hook, text in header.failures if fresh[i]]
         self._failed += len(failed)
         self._failures += [Failure(event, hook, name, text) for event, hook, text in failed[:MAX_DESCRIBED]]
+        if self._recorded:
+            poison = [i for i, _, text in header.failures if text == POISON and fresh[i]]
+            ks = np.broadcast_to(batch.k, len(events))
+            self._poison += [(int(events[i]), int(ks[i])) for i in poison]
         for i, bits in header.missing:
             if fresh[i]:
                 self._lacks(int(events[i]), bits)
@@ -92,6 +109,8 @@ class Done:
             duplicates,
             closed,
             combined=self._combined,
+            logged=self._logged,
+            poison=self._poison,
         )
 
 
@@ -104,6 +123,14 @@ def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]
         else:
             out.append((lo, hi, int(state)))
     return out
+
+
+def _in_order(batch: Batch, fresh: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """The new parts of a batch in its order, as runs (k, lo, hi)."""
+    events, ks = batch.events[fresh], np.broadcast_to(batch.k, len(batch.events))[fresh]
+    last = np.flatnonzero((np.diff(events) != 1) | (np.diff(ks) != 0))
+    columns = np.append(ks[last], ks[-1]), events[np.append(0, last + 1)], events[np.append(last, -1)] + 1
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _by_position(batch: Batch, lo: int, hi: int) -> list[tuple[int, int, int]]:

@@ -368,16 +368,16 @@ class ReducerService:
             # A full disk: these parts are not done and never will be, so the scan ends here and says why.
             self._control.send(Failed(scan.arm.scan, f"the result log cannot be written: {error}"))
             return False
-        self._logged(scan, header, batch)
+        self._logged(scan, header, batch, parts[1:])
         return True
 
-    def _logged(self, scan: _Scan, header: ResultBatch, batch: _Batch) -> None:
+    def _logged(self, scan: _Scan, header: ResultBatch, batch: _Batch, payload: Sequence[Buffer]) -> None:
         """A batch is in the result log: its parts are done."""
         now, places = time.monotonic(), batch.places
         fresh, completed = scan.machine.logged(batch, batch.events, batch.k, batch.states, now, places)
         if header.times is not None:
             batch.timing = BatchTiming(scan.latency, header.times, fresh, time.time(), batch.combined)
-        scan.done.add(header, batch, fresh, completed)
+        scan.done.add(header, batch, fresh, completed, payload)
         batch.left = int(np.count_nonzero(fresh if places is None else fresh[places]))
         if batch.left:
             scan.backlog += batch.size
@@ -549,7 +549,7 @@ class ReducerService:
             assert isinstance(header, ResultBatch)
             batch = _Batch(header, list(parts))
             batch.location = location
-            self._logged(scan, header, batch)
+            self._logged(scan, header, batch, parts[1:])
         return found
 
     def _close(self, message: Close) -> None:

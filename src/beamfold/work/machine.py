@@ -392,6 +392,9 @@ class WorkMachine:
         for gaps in (*self._gaps, *self._hard, *self._tails):
             gaps.discard(0, self._over)
         self._void = {v for v in self._void if v[0] >= settled}
+        for event in [e for e in self._pending if e < settled] if self._track else ():
+            for entry in [p for p in self._pending[event] if p.k >= 0]:
+                self._complete(event, entry)  # others have done it: what it lacks may never come
         self._taken = {t for t in self._taken if t[0] >= settled}
         self._routes.forget_before(self.map.virtual_over(settled))
 

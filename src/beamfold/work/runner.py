@@ -25,14 +25,10 @@ from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState
 from beamfold.model.stretches import NextBroadcast, Stretches, no_broadcast
 from beamfold.protocols.codec import TypeTable, encode
+from beamfold.protocols.envelopes import POISON
 from beamfold.protocols.stamps import Runs
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
-
-POISON = (
-    "this event ended the processes that worked on it, more than once, so it was not tried again: a crash in native "
-    "code, too much memory, an exit, or the time limit?"
-)
 
 
 class Runner:
@@ -42,7 +38,7 @@ class Runner:
     there is of them. `next_broadcast` is the map's, for broadcasts to anybody. With `tick` the next part ticks; events
     in `tick_at` do (a replay knows them). `troubles` are for a person to read; whoever tells them empties the list.
 
-    Parts of events in `again` were another worker's before: they are processed each for itself and not combined, so
+    Parts of events in `again` were another worker's before: they are processed each for itself and combined alone, so
     that it is known of which of them a process dies, and no result stands for parts of which some are done. Those in
     `poison` are not processed. `cursor` says, to whoever may read its memory, what user code is working on.
     """
@@ -106,22 +102,21 @@ class Runner:
         return done
 
     def _carefully(self, parts: Sequence[Part], began: float, deadline: float) -> int:
-        """One after the other, nothing combined, and what is poison not at all: few events are left to such means."""
-        combine, self._combine = self._combine, None
-        try:
-            done = self._singly(parts, began, deadline)
-        finally:
-            self._combine = combine
+        """One after the other, each combined alone, and what is poison not at all: few events need such means."""
+        self._stretches = Stretches(self.parameters, self._next_broadcast)
+        done = self._singly(parts, began, deadline, alone=True)
         self._cursor[AT] = IDLE
         return done
 
     # -- one part at a time ----------------------------------------------------------------------------------
 
-    def _singly(self, parts: Sequence[Part], began: float, deadline: float) -> int:
+    def _singly(self, parts: Sequence[Part], began: float, deadline: float, *, alone: bool = False) -> int:
         clock, one = self._clock, self._one
         now, done = began, 0
         for part in parts:
             one(part)
+            if alone and self._held:
+                self._join_held()
             done += 1
             before, now = now, clock()
             if now >= deadline:

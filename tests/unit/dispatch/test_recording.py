@@ -67,13 +67,16 @@ def test_a_scan_is_recorded_as_it_goes() -> None:
     first = {"version": 0, "from_event": 0, "values": {"p": {"text": "1"}}}
     assert history == [(f"{folder}/history.jsonl", e) for e in ({"parameters": first}, {"blocks": [[0, 1, 0]]})]
     bench.log.clear()
-    bench.say("r", m.PartsDone(1, [(0, 1, 2), (1, 5, 2)], {0: 4}, 5, ticks=[(1, 0)]))
+    logged = [m.Logged(0, [(-1, 0, 1), (0, 1, 5)], "0123456789abcdef")]
+    bench.say("r", m.PartsDone(1, [(0, 1, 2), (1, 5, 2)], {0: 4}, 5, ticks=[(1, 0)], logged=logged, poison=[(2, 0)]))
     bench.log += bench.machine.set_parameters({"p": b"2"}, 2.0)
     bench.say("i", m.FenceReached(1, 1, 4))
     bench.say("i", m.StreamEnded(1, "a", 8, 8))
     second = {"version": 1, "from_event": 5, "values": {"p": {"text": "2"}}}
     assert [e for _, e in bench.written] == [
         {"ticks": [[1, 0]]},
+        {"poison": [[2, 0]]},
+        {"logged": [[0, [[-1, 0, 1], [0, 1, 5]], "0123456789abcdef"]]},
         {"blocks": [[1, 2, 0]]},
         {"parameters": second},
         {"closed": 8},

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beamfold.model.errors import ConfigError
-from beamfold.protocols.recordings import FORMAT, is_recording, plain_values, read_recording
+from beamfold.protocols.recordings import FORMAT, Logged, is_recording, plain_values, read_recording
 
 ABOUT: dict[str, Any] = {
     "format": FORMAT,
@@ -45,6 +45,14 @@ def test_what_happened_is_read_in_its_order(tmp_path: Path) -> None:
     assert is_recording(tmp_path) and not is_recording(tmp_path / "nothing")
 
 
+def test_what_was_done_again_and_told_again_is_there_once(tmp_path: Path) -> None:
+    logged = {"logged": [[0, [[0, 1, 3], [-1, 0, 1]], "ab"], [0, [[0, 4, 5]], ""]]}
+    told = [logged, {"poison": [[3, 0]]}, {"vacated": [0]}, logged, {"poison": [[3, 0]]}]
+    found = read_recording(write(tmp_path, FIRST, {"blocks": [[0, 4, 0]]}, {"blocks": [[1, 3, 0], [4, 5, 0]]}, *told))
+    assert found.logged == [Logged(0, [(0, 1, 3), (-1, 0, 1)], "ab"), Logged(0, [(0, 4, 5)], "")]
+    assert (found.again, found.poison, found.vacated) == ([(1, 3)], {(3, 0)}, {0})
+
+
 def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
     found = read_recording(write(tmp_path, FIRST, {"blocks": [[0, 2, 0]]}, rest='{"blocks": [[2'))
     assert found.blocks == [(0, 2, 0)] and found.closed is None
@@ -67,6 +75,12 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
         ([FIRST, {"combined": [[0, [[0, 2, 2]]]]}], ABOUT, "line 2"),
         ([FIRST, {"combined": [[0, [[-1, 1, 2]]]]}], ABOUT, "line 2"),
         ([FIRST, {"combined": [[0, [[0, 1]]]]}], ABOUT, "line 2"),
+        ([FIRST, {"logged": [[1, [[0, 1, 2]], ""]]}], ABOUT, "line 2"),
+        ([FIRST, {"logged": [[0, [[-2, 1, 2]], ""]]}], ABOUT, "line 2"),
+        ([FIRST, {"logged": [[0, [[0, 1, 2]], 5]]}], ABOUT, "line 2"),
+        ([FIRST, {"logged": [[0, [[0, 1, 2]]]]}], ABOUT, "line 2"),
+        ([FIRST, {"poison": [[1, -1]]}], ABOUT, "line 2"),
+        ([FIRST, {"vacated": [None]}], ABOUT, "line 2"),
         ([FIRST, {"closed": 99}], ABOUT, "line 2"),
         ([FIRST], {**ABOUT, "app": {}}, "not what a recording's should be"),
         ([FIRST], {**ABOUT, "streams": {"b": ABOUT["streams"]["a"]}}, "map.json has streams that .* does not know: a"),

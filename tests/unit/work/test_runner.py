@@ -13,7 +13,7 @@ from beamfold.app.hooks import WorkerHooks
 from beamfold.model.parameters import ParameterHistory, ParameterSet
 from beamfold.model.states import EventState
 from beamfold.protocols.codec import decode
-from beamfold.protocols.envelopes import ResultBatch, decode_header
+from beamfold.protocols.envelopes import POISON, ResultBatch, decode_header
 from beamfold.reduce.batch import Batch
 from beamfold.work.machine import Part
 from beamfold.work.results import ResultBuffer
@@ -323,3 +323,23 @@ def test_a_batch_size_grows_with_the_work_and_not_without_it() -> None:
     size.took(LARGEST, 1.0)
     assert 1 <= size.within(0.1) < LARGEST // 2
     assert size.within(-1.0) == 1
+
+
+@pytest.mark.parametrize("app", [Combining, Both])
+def test_what_another_worker_had_before_is_processed_and_combined_each_for_itself(app: type) -> None:
+    """The reducer sees what `combine` returned, as always, and no result stands for parts of which some are done."""
+    run = runner(app, broadcasts=(3,))
+    run.again.add(2, 3)
+    run.run([part(1), part(2), part(3, -1), part(4)], LONG)
+    header, batch = taken(run)
+    assert payloads(batch) == [([1], [1, 1]), ([2], [1, 4]), ([3], 9), ([4], [1, 16])]
+    assert header.combined == []
+
+
+def test_poison_is_not_tried_again() -> None:
+    run = runner(Combining)
+    run.poison.add(2)
+    run.run([part(1), part(2), part(3)], LONG)
+    header, batch = taken(run)
+    assert payloads(batch) == [([1], [1, 1]), ([3], [1, 9])]
+    assert header.failures == [(1, "process_event", POISON)]

@@ -112,11 +112,19 @@ def _tuple(obj: tuple[Any, ...], walk: Walk, depth: int) -> Ext:
 
 
 def _set(obj: set[Any], walk: Walk, depth: int) -> Ext:
-    return Ext(codes.SET, pack(_items(obj, walk, depth)))
+    return Ext(codes.SET, pack(_sorted(_items(obj, walk, depth))))
 
 
 def _frozenset(obj: frozenset[Any], walk: Walk, depth: int) -> Ext:
-    return Ext(codes.FROZENSET, pack(_items(obj, walk, depth)))
+    return Ext(codes.FROZENSET, pack(_sorted(_items(obj, walk, depth))))
+
+
+def _sorted(items: list[Any]) -> list[Any]:
+    """The items of a set in an order that does not depend on the process: equal sets have equal encodings."""
+    try:
+        return sorted(items)
+    except TypeError:
+        return sorted(items, key=pack)
 
 
 def _dict(obj: dict[Any, Any], walk: Walk, depth: int) -> Any:
