@@ -370,3 +370,28 @@ def test_so_does_what_the_one_before_knew_to_be_lost(at: int, seed: int) -> None
     assert rig.report["summary"] == "40 events: 40 reduced"
     folded_once(rig, trigger_map)
     casts_in_order(rig, trigger_map)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("who", [REDUCER, 0])
+@pytest.mark.parametrize("at", range(0, 24, 2))
+def test_a_service_that_is_killed_while_a_scan_is_armed_changes_nothing(at: int, who: int, seed: int) -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
+    rig.submit(uniform(["a"], 20))
+    for _ in range(at):
+        rig.step()
+    if who == REDUCER:
+        rig.kill_reducer()
+    else:
+        rig.kill(who)
+    for _ in range(3 * seed):
+        rig.step()
+    if who == REDUCER:
+        rig.replace_reducer()
+    else:
+        rig.replace(who)
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 20))
+    rig.settle()
+    assert rig.report["summary"] == "20 events: 20 reduced"
+    assert rig.report["ended"] == "finished"

@@ -805,7 +805,7 @@ class ControllerMachine:
             ready = [p.peer for p in scan.places if p.peer is not None and not p.unaware]
             return [Send(peer, self._arming(scan)) for peer in ready]
         services = self._needed(scan, role)
-        scan.waiting.update(s.key for s in services)
+        scan.waiting.update(key for key in scan.services if key.startswith(f"{role} "))  # also one that is to come back
         return [Send(s.peer, self._arming(scan)) for s in services]
 
     def _arming(self, scan: Scan) -> Arm:
