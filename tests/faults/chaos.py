@@ -307,7 +307,7 @@ def _thread(target: Callable[..., None], *args: Any) -> threading.Thread:
 
 
 def _is(name: str, who: str) -> bool:
-    return name == who or (who == STORE and "server" in name)
+    return name == who or (who == STORE and name == "store.sock")  # its title ends with its socket
 
 
 def _stored(report: dict[str, Any]) -> Left:
