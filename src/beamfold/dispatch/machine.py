@@ -415,6 +415,7 @@ class ControllerMachine:
         del scan.ingesters_lost[service.key]
         if not self._resumable(scan, service):
             return self._abort(scan, "failed", f"{service.key} was lost, and nobody can go on with its streams", now)
+        scan.seating.add(service.key)
         series = scan.series(info.name for info in service.hello.streams)
         return [Send(service.peer, msgspec.structs.replace(self._arming(scan), resume=series))]
 
@@ -438,6 +439,7 @@ class ControllerMachine:
         scan.reducer_lost = None
         if "reducer" in scan.unarmed:
             return []
+        scan.seating.add(service.key)
         unsure = [(me, p.peer) for me, p in enumerate(scan.places) if service.key in p.unaware]
         fills = [Send(service.peer, Fill(scan.number, me, _uuid(peer))) for me, peer in unsure]
         return [Send(service.peer, self._arming(scan)), *fills]
@@ -957,10 +959,10 @@ class ControllerMachine:
         me = scan.places.of(service.peer)
         if me is not None and scan.phase is not Phase.ARMING and not scan.places[me].here:
             return self._seat(scan, me, message, now)
-        if service.hello.role == "reducer" and scan.phase is not Phase.ARMING:
-            return self._seat_reducer(scan, service, message, now)
-        if service.hello.role == "ingester" and scan.assigning:
-            return self._seat_ingester(scan, service, message, now)
+        if service.key in scan.seating and scan.phase is not Phase.ARMING:
+            scan.seating.discard(service.key)
+            seat = self._seat_reducer if service.hello.role == "reducer" else self._seat_ingester
+            return seat(scan, service, message, now)
         if service.key not in scan.waiting:
             return []
         scan.waiting.discard(service.key)
@@ -1129,7 +1131,7 @@ class ControllerMachine:
         if set(scan.sent) < {s.key for s in ingesters}:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
-        lost = max(scan.last.values(), default=0) if scan.frames_before else 0  # they may have sent all that they had
+        lost = max(scan.last.values(), default=0) if scan.frames_before else -1  # they may have sent all that they had
         (version, values), from_event = self._fencing, max(lost, *scan.sent.values()) + 1
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)

@@ -109,6 +109,7 @@ class Scan:
     overload: Overload = field(default_factory=Overload)
     changes: list[Parameters] = field(default_factory=list)
     reducer_lost: float | None = None
+    seating: set[str] = field(default_factory=set)  # reducer and ingesters that are armed in mid-scan
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
     frames_before: dict[str, int] = field(default_factory=dict)  # of ingesters that were lost

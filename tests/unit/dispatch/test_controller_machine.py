@@ -359,7 +359,7 @@ def test_a_waiting_scan_whose_ingester_cannot_is_refused_and_the_old_one_ends_in
 SERVICES = {"i": "ingester", "j": "ingester", "w0": "worker", "w1": "worker", "r": "reducer"}
 
 
-@pytest.mark.parametrize("phase", [Phase.ARMING, Phase.RUNNING, Phase.HALTING, Phase.DRAINING, Phase.FINISHING])
+@pytest.mark.parametrize("phase", [Phase.ARMING, Phase.RUNNING, Phase.HALTING, Phase.DRAINING])
 @pytest.mark.parametrize("name", ["i", "j"])
 def test_a_scan_that_loses_an_ingester_fails_and_says_so(name: str, phase: Phase) -> None:
     bench = Bench()
