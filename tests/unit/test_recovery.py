@@ -395,3 +395,18 @@ def test_a_service_that_is_killed_while_a_scan_is_armed_changes_nothing(at: int,
     rig.settle()
     assert rig.report["summary"] == "20 events: 20 reduced"
     assert rig.report["ended"] == "finished"
+
+
+@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("at", range(1, 70, 3))
+def test_an_event_that_is_broadcast_and_a_workers_own_is_done_once(at: int, who: int) -> None:
+    cells = [
+        [{"constraint": None}, {"constraint": c}] if i % 2 else [{"constraint": c}]
+        for i, c in enumerate([3, 3, 0, 3, 0])
+    ]
+    trigger_map = compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]}, True)
+    for seed, back in ((1, 1), (2, 5), (3, 15)):
+        rig = Rig({"i": [("a", True)]}, [["generic"]] * 2, seed=seed, policy=PATIENT, credit=60)
+        play(rig, trigger_map, {"a": series("a", len(cells))}, {at: who}, back)
+        assert rig.report["summary"] == "5 events: 5 reduced"
+        folded_once(rig, trigger_map)

@@ -253,9 +253,8 @@ class Dispatcher:
         """Somebody fills this place again. Returns what has waited for that: it has to know of this first."""
         self._workers[worker] = _Worker(self._workers[worker].tags)
         self._uneven.add(worker)
-        blocks = [
-            Block(lo, hi, worker, self.attempt) for run in self._kept.pop(worker, []) for lo, hi in self._undone(*run)
-        ]
+        # Also what has become terminal meanwhile: the frames of its broadcasts come by way of it.
+        blocks = [Block(lo, hi, worker, self.attempt) for lo, hi in self._kept.pop(worker, [])]
         for block in blocks:
             self._take(block.lo, block.hi, worker)
         self._workers[worker].assigned = self._left(worker)

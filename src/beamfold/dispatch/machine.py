@@ -657,11 +657,7 @@ class ControllerMachine:
         if scan.closing and scan.last_data_event is not None:
             actions.append(Send(peer, Close(scan.number, scan.last_data_event)))
         actions += [Send(peer, Moved(scan.number, s.hello.url)) for s in self._needed(scan, "reducer")]
-        for s in self._needed(scan, "ingester"):
-            streams = [i.name for i in s.hello.streams]
-            actions.append(
-                Send(peer, Rejoined(scan.number, IngesterInfo(s.hello.name, s.hello.url, streams, s.hello.arena)))
-            )
+        actions += [Send(peer, Rejoined(scan.number, _info(s.hello))) for s in self._needed(scan, "ingester")]
         blocks = scan.dispatcher.fill(me)
         actions += self._assigned(scan, blocks, now) if blocks else [self._to_worker(scan, me, [])]
         if scan.concluded:
