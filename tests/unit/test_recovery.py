@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beamfold.dispatch.machine import Policy
-from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
 from rig import Rig
 from unit.test_scan_in_memory import series, uniform
 
@@ -171,19 +172,10 @@ INGESTER = -3
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("at", [1, 10, 30, 60, 100, 140])
-def test_a_killed_reducer_changes_nothing(seed: int, at: int) -> None:
+@pytest.mark.parametrize("who", [REDUCER, CONTROLLER])
+def test_a_killed_reducer_or_controller_changes_nothing(who: int, seed: int, at: int) -> None:
     rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
-    play(rig, uniform(["a", "b"], 40), {"a": series("a", 40), "b": series("b", 40)}, {at: REDUCER})
-    assert rig.report["summary"] == "40 events: 40 reduced"
-    assert rig.report["ended"] == "finished"
-    assert [f.event for f in rig.folded] == [0, 0, *range(1, 41), 41, 41]
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("at", [1, 10, 30, 60, 100, 140])
-def test_a_killed_controller_changes_nothing(seed: int, at: int) -> None:
-    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"], ["generic"]], seed=seed, policy=PATIENT)
-    play(rig, uniform(["a", "b"], 40), {"a": series("a", 40), "b": series("b", 40)}, {at: CONTROLLER})
+    play(rig, uniform(["a", "b"], 40), {"a": series("a", 40), "b": series("b", 40)}, {at: who})
     assert rig.report["summary"] == "40 events: 40 reduced"
     assert rig.report["ended"] == "finished"
     assert [f.event for f in rig.folded] == [0, 0, *range(1, 41), 41, 41]
@@ -410,3 +402,24 @@ def test_an_event_that_is_broadcast_and_a_workers_own_is_done_once(at: int, who:
         play(rig, trigger_map, {"a": series("a", len(cells))}, {at: who}, back)
         assert rig.report["summary"] == "5 events: 5 reduced"
         folded_once(rig, trigger_map)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_new_controller_adds_to_a_recording_can_be_read(seed: int) -> None:
+    """Also where a worker was lost and its virtual workers are nobody's just then."""
+    written = WrittenMap.of(b'{"streams": ["a"], "events": 40}', True)
+    rig = Rig({"i": [("a", True)]}, [["generic"], ["generic"]], seed=seed, policy=Policy(record="recordings"))
+    rig.submit(written.compile(), written=written)
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 40))
+    for _ in range(30 + 5 * seed):
+        rig.step()
+    rig.kill(0)
+    rig.kill_controller()
+    rig.replace_controller()
+    rig.replace(0)
+    rig.settle()
+    assert rig.report["summary"] == "40 events: 40 reduced"
+    lines = [json.loads(file.content) for file in rig.files if file.append]
+    owners = {worker for line in lines for _, _, worker in line.get("blocks", ())}
+    assert owners <= {0, 1}

@@ -577,12 +577,9 @@ class ControllerMachine:
             scan.phase = Phase.DRAINING
             actions += [Send(peer, Close(number, scan.last_data_event)) for peer in self._peers_of(scan)]
         elif any(i.halted for i in recovery.ingesters.values()):
-            scan.stopped, scan.phase, scan.waiting = (
-                True,
-                Phase.HALTING,
-                {s.key for s in self._needed(scan, "ingester")},
-            )
-            actions += [Send(s.peer, Halt(number)) for s in self._needed(scan, "ingester")]
+            scan.stopped, scan.phase, halting = True, Phase.HALTING, self._needed(scan, "ingester")
+            scan.waiting = {s.key for s in halting}
+            actions += [Send(s.peer, Halt(number)) for s in halting]
         if dropped := scan.dispatcher.dropped():
             actions += [Send(s.peer, Drop(number, dropped)) for s in self._needed(scan, "reducer")]
         if not recovery.reducers:
@@ -592,9 +589,8 @@ class ControllerMachine:
             actions += self._dismiss(service)
         for service in fresh:
             actions += self._take_place(service, now)
-        actions += recording.blocks(
-            scan, [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
-        )
+        owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
+        actions += recording.blocks(scan, [b for b in owned if b.worker >= 0 or b.worker == DROPPED])
         if self.version > (changes[-1].version if changes else scan.version):
             actions += self._fence(scan)  # it was taken, and perhaps no ingester has heard of it
         elif any(i.holding for i in recovery.ingesters.values()):

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from beamfold.model.routes import Routes
-from beamfold.protocols.messages import PARKED, Arm, Inventory, Parameters, Run
+from beamfold.protocols.messages import PARKED, Arm, Inventory, Parameters
 
 PATIENCE = 3.0
 """Seconds in which services have to say what they know, from when the first one did."""
@@ -117,4 +117,4 @@ def _routes(blocks: Iterable[tuple[int, int, int]]) -> Routes:
     return routes
 
 
-__all__ = ["PATIENCE", "Assigned", "Recovery", "Run"]
+__all__ = ["PATIENCE", "Assigned", "Recovery"]

@@ -85,27 +85,23 @@ class Runner:
         `spent` then has the seconds that they took, in runs: those that went together have their mean.
         """
         began = self._clock()
-        deadline = began + seconds
+        done = self._run(parts, began, began + seconds)
+        self._cursor[AT] = IDLE
+        return done
+
+    def _run(self, parts: Sequence[Part], began: float, deadline: float) -> int:
         if self.poison or self.again:
-            return self._carefully(parts, began, deadline)
+            # Each combined alone, and what is poison not at all: few events need such means.
+            self._stretches = Stretches(self.parameters, self._next_broadcast)
+            return self._singly(parts, began, deadline, alone=True)
         if self._process_many is None and self._combine is None:
-            done = self._singly(parts, began, deadline)
-            self._cursor[AT] = IDLE
-            return done
+            return self._singly(parts, began, deadline)
         self._stretches = Stretches(self.parameters, self._next_broadcast)
         go = self._singly if self._process_many is None else self._together
         done = go(parts, began, deadline)
         if self._held:
             self._join_held()
             self.spent = [(done, (self._clock() - began) / done)]
-        self._cursor[AT] = IDLE
-        return done
-
-    def _carefully(self, parts: Sequence[Part], began: float, deadline: float) -> int:
-        """One after the other, each combined alone, and what is poison not at all: few events need such means."""
-        self._stretches = Stretches(self.parameters, self._next_broadcast)
-        done = self._singly(parts, began, deadline, alone=True)
-        self._cursor[AT] = IDLE
         return done
 
     # -- one part at a time ----------------------------------------------------------------------------------

@@ -471,7 +471,8 @@ class WorkerService:
         runner = scan.runner
         runner.parameters.forget(message.settled)
         runner.again.discard(0, message.settled)
-        runner.poison.update(message.poison)
+        # What is over is no poison any more: while there is some, nothing goes together.
+        runner.poison = {event for event in (*runner.poison, *message.poison) if event >= message.settled}
         for block in message.blocks:
             if block.attempt:
                 for lo, hi in as_runs(scan.machine.map.parts_of(block.lo, block.hi)[0]):
