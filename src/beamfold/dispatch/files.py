@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import cbor2
@@ -51,6 +52,11 @@ class FileWriter:
             elif error is not None:
                 raise error
         return found
+
+    async def settle(self, patience: float) -> None:
+        """Until what waits now was written, or for `patience` seconds."""
+        if self._under_way:
+            await asyncio.to_thread(wait, [self._under_way[-1][1]], patience)
 
     def close(self) -> None:
         """Write what waits, and end."""

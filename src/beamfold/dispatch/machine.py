@@ -884,12 +884,18 @@ class ControllerMachine:
 
     def trouble(self, scan_id: str, where: str, text: str) -> list[Action]:
         """The service could not do what it was told to for a scan: a person reads it in the report, or in the log."""
+        actions: list[Action] = [Note("error", f"{where}: {text}")]
         for scan in (self.scan, self._next):
             if scan is None or scan.scan_id != scan_id or not scan.active:
                 continue
             if f"{where}: {text}" not in scan.report.troubles:  # a file may fail with every line
                 scan.trouble(where, text)
-        return [Note("error", f"{where}: {text}")]
+            return actions
+        report = self.reports.get(scan_id)
+        if report is not None and f"{where}: {text}" not in report["troubles"]:
+            report = self.reports[scan_id] = {**report, "troubles": [*report["troubles"], f"{where}: {text}"]}
+            actions.append(RecordScan(scan_id, {"report": report}))
+        return actions
 
     def tick(self, now: float) -> list[Action]:
         """Time passed."""

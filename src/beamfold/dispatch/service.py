@@ -31,6 +31,9 @@ from beamfold.model.errors import ConfigError, LedgerUnavailable, ScanError
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.transport.control import ControlHub
 
+FILES_PATIENCE = 5.0
+"""Seconds that the report of an ended scan waits for its recording to be on the disk."""
+
 TICK = 0.05
 """Seconds between ticks of the machine, and the longest that a message on the control channel can go unseen."""
 
@@ -248,8 +251,15 @@ class ControllerService:
         return written
 
     async def report(self, scan_id: str) -> dict[str, Any] | None:
-        """The report of a running or ended scan; None when nobody knows the scan."""
+        """The report of a running or ended scan; None when nobody knows the scan.
+
+        Who is told that a scan has ended finds its recording whole, or the report says that it could not be written.
+        """
         report = self.machine.report(scan_id)
+        if report is not None and report["ended"] and report["recording"]:
+            await self._files.settle(FILES_PATIENCE)
+            self._look_at_files()
+            report = self.machine.report(scan_id)
         if report is None:
             record = await asyncio.to_thread(self.ledger.scan, scan_id)
             report = record.get("report") if record else None

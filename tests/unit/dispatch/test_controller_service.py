@@ -6,11 +6,13 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from beamfold.dispatch import service as module
+from beamfold.dispatch.files import WriteFile
 from beamfold.dispatch.machine import ControllerMachine, Send
 from beamfold.dispatch.service import ControllerService
 from beamfold.ledger.memory import MemoryLedger
@@ -154,3 +156,32 @@ def test_a_role_that_a_wiped_store_has_forgotten_is_taken_again() -> None:
         await task
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_who_is_told_that_a_scan_has_ended_finds_its_recording_or_is_told_why_not(tmp_path: Path, whole: bool) -> None:
+    folder = tmp_path / "recording"
+    if not whole:
+        folder.write_text("a file where a folder should be")
+    let = threading.Event()
+
+    def slow() -> bytes:
+        assert let.wait(10)
+        return b"{}"
+
+    async def run() -> dict[str, Any] | None:
+        service = controller(list)
+        service.machine.reports["s"] = {"ended": "finished", "recording": str(folder), "troubles": []}
+        service._perform([WriteFile("s", str(folder / "report.json"), slow)])
+        asked = asyncio.create_task(service.report("s"))
+        await asyncio.sleep(0)
+        assert not asked.done()
+        let.set()
+        report = await asked
+        await asyncio.to_thread(service._files.close)
+        return report
+
+    report = asyncio.run(run())
+    assert report is not None
+    assert (folder / "report.json").is_file() == whole
+    assert report["troubles"] == [] if whole else "the recording is not whole" in str(report["troubles"])
