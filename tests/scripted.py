@@ -55,10 +55,11 @@ class Control:
     def announce(self, **changes: Any) -> None:
         self.announced = changes
 
-    def beat(self, make: Callable[[], Beat], *, at_once: bool = False) -> None:
+    def beat(self, make: Callable[[], Beat], *, at_once: bool = False) -> bool:
         found = make()
         if at_once:
             self.sent.append(found)
+        return True
 
     def close(self) -> None:
         os.close(self.socket)
@@ -74,6 +75,7 @@ class Hub:
         self.socket = always_readable()
         self.arrived: list[list[Buffer]] = []
         self.sent: list[tuple[bytes, list[Buffer]]] = []
+        self.forgotten: list[bytes] = []
 
     def receive(self, max_bytes: int) -> list[list[Buffer]]:
         arrived, self.arrived = self.arrived, []
@@ -81,6 +83,9 @@ class Hub:
 
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> None:
         self.sent.append((peer, list(parts)))
+
+    def forget(self, peer: bytes) -> None:
+        self.forgotten.append(peer)
 
     def close(self) -> None:
         os.close(self.socket)

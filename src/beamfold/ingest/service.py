@@ -576,7 +576,8 @@ class IngesterService:
         scan = self._scans.get(message.scan)
         if scan is None or not 0 <= message.worker < len(scan.workers):
             return
-        if (uuid := message.uuid.encode()) != scan.workers[message.worker]:  # it may be said twice
+        if (uuid := message.uuid.encode()) != (before := scan.workers[message.worker]):  # it may be said twice
+            self._data.forget(before)
             scan.workers[message.worker] = uuid
             self._do(scan, partial(scan.machine.fill, message.worker, bool(uuid)))
         if message.uuid:

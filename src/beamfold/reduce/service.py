@@ -584,7 +584,9 @@ class ReducerService:
         scan = self._scan
         assert scan is not None
         if 0 <= message.worker < len(scan.fillers):
-            scan.withheld.pop(scan.fillers[message.worker], None)
+            scan.withheld.pop(before := scan.fillers[message.worker], None)
+            if before != message.uuid.encode():
+                self._data.forget(before)
             scan.fillers[message.worker] = message.uuid.encode()
             scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
             if message.uuid:

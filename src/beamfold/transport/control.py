@@ -1,15 +1,16 @@
-"""The control channel: one DEALER per service, one ROUTER at the controller."""
+"""The control channel: one DEALER per service, one ROUTER at the controller. A connection that breaks loses nothing."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import zmq
 
 from beamfold.model.errors import CodecError, ConfigError
+from beamfold.model.events import Buffer
 from beamfold.protocols.messages import (
     Beat,
     Hello,
@@ -25,6 +26,7 @@ from beamfold.protocols.messages import (
     decode_to_service,
     encode_message,
 )
+from beamfold.transport.line import Caller, Hub
 from beamfold.transport.sockets import make_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -69,11 +71,12 @@ class ControlChannel:
         """The scans that the service is armed for, as it says to a controller that does not know it."""
         self._logs = logs
         self._next_beat = 0.0
+        self._line = Caller(self.socket.send_multipart)
         self.send(hello)
 
     def send(self, message: Message) -> None:
         """Queue a message for the controller."""
-        self.socket.send(encode_message(message))
+        self._line.say([encode_message(message)])
 
     def announce(self, **facts: Any) -> None:
         """Say Hello again where these facts are not what was said before (the app's files changed, say)."""
@@ -90,6 +93,8 @@ class ControlChannel:
         out: list[ToService] = []
         for data in drain(self.socket):
             try:
+                if not self._line.hear(data[0]):
+                    continue
                 message = decode_to_service(data[-1])
             except CodecError:
                 continue  # a stranger on this port cannot harm: what is no message is dropped
@@ -104,13 +109,19 @@ class ControlChannel:
                 out.append(message)
         return out
 
-    def beat(self, make: Callable[[], Beat], *, at_once: bool = False) -> None:
-        """Send a heartbeat when one is due; `at_once` also when none is, so that a scan's last numbers are known."""
+    def beat(self, make: Callable[[], Beat], *, at_once: bool = False) -> bool:
+        """Send a heartbeat when one is due; `at_once` also when none is, so that a scan's last numbers are known.
+
+        Whether one was sent.
+        """
         now = time.monotonic()
-        if at_once or now >= self._next_beat:
-            self._next_beat = now + BEAT_INTERVAL
-            self.send(make())
-            self._send_logs()
+        if not at_once and now < self._next_beat:
+            return False
+        self._next_beat = now + BEAT_INTERVAL
+        self.send(make())
+        self._send_logs()
+        self._line.ask()
+        return True
 
     def _send_logs(self) -> None:
         if lines := self._logs():
@@ -132,6 +143,7 @@ class ControlHub:
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)
         self.url = bind(self.socket, url)
         self.strange = 0
+        self._lines = Hub(self._put)
         self._sent: tuple[Message | None, bytes] = (None, b"")
 
     def fileno(self) -> int:
@@ -145,19 +157,26 @@ class ControlHub:
         """
         if message is not self._sent[0]:
             self._sent = (message, encode_message(message))
-        self.socket.send_multipart([peer, self._sent[1]])
+        self._lines.say(peer, [self._sent[1]])
 
     def receive(self) -> list[tuple[bytes, ToController]]:
         """All messages that are here; bytes that are none are counted in `strange`."""
-        out = []
-        for parts in drain(self.socket):
-            try:
-                if len(parts) != 2:
-                    raise CodecError("a control message has one part")
-                out.append((parts[0], decode_to_controller(parts[1])))
-            except CodecError:
-                self.strange += 1
+        out: list[tuple[bytes, ToController]] = []
+        while not out and (here := drain(self.socket)):  # lines may have answered, and what came then is not signalled
+            for peer, *parts in here:
+                try:
+                    if not parts:
+                        raise CodecError("a control message begins with the head of its line")
+                    if self._lines.hear(peer, parts[0]):
+                        if len(parts) != 2:
+                            raise CodecError("a control message has one part")
+                        out.append((peer, decode_to_controller(parts[1])))
+                except CodecError:
+                    self.strange += 1
         return out
+
+    def _put(self, peer: bytes, parts: Sequence[Buffer]) -> None:
+        self.socket.send_multipart([peer, *parts])
 
     def close(self) -> None:
         """Close; the last messages have a moment to leave."""

@@ -1,7 +1,8 @@
 """The data plane: a ROUTER at whoever has data (or takes results), a DEALER at whoever connects to it.
 
 Messages are envelopes (`beamfold.protocols.envelopes`). Parts of 64 KiB and more are sent and received without a copy.
-Both ends bound what is under way by credit in bytes, so the sockets themselves have no limit of their own.
+Both ends bound what is under way by credit in bytes, so the sockets themselves have no limit of their own, and what a
+line keeps until it was heard has that bound too. A connection that breaks costs a moment and no message.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 
 import zmq
 
+from beamfold.model.errors import CodecError
 from beamfold.model.events import Buffer
 from beamfold.transport.control import bind
+from beamfold.transport.line import Caller, Hub
 from beamfold.transport.sockets import make_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -29,14 +32,29 @@ class DataHub:
         self.socket = make_socket(context, zmq.ROUTER, hwm=0, max_part=max_part)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.url = bind(self.socket, url)
+        self._lines = Hub(self._put)
 
     def send(self, peer: bytes, parts: Sequence[Buffer]) -> None:
-        """Send an envelope to a peer; for one that is gone it is dropped."""
-        self.socket.send_multipart([peer, *parts], copy=False)
+        """Send an envelope to a peer; for one that was never heard of it is dropped. Nobody may change its parts."""
+        self._lines.say(peer, parts)
+
+    def forget(self, peer: bytes) -> None:
+        """This peer is gone for ever: what it has not heard is dropped."""
+        self._lines.forget(peer)
 
     def receive(self, max_bytes: int) -> list[list[Buffer]]:
         """Envelopes that are here, each with the sender's identity first."""
-        return receive(self.socket, max_bytes)
+        out = []
+        for parts in receive(self.socket, max_bytes):
+            try:
+                if len(parts) > 1 and self._lines.hear(bytes(parts[0]), parts.pop(1)):
+                    out.append(parts)
+            except CodecError:
+                continue  # a stranger on this port
+        return out
+
+    def _put(self, peer: bytes, parts: Sequence[Buffer]) -> None:
+        self.socket.send_multipart([peer, *parts], copy=False)
 
     def close(self) -> None:
         self.socket.close(linger=0)
@@ -49,14 +67,29 @@ class DataLink:
         self.url = url
         self.socket = make_socket(context, zmq.DEALER, hwm=0, identity=identity)
         self.socket.connect(url)
+        self._line = Caller(self._put)
 
     def send(self, parts: Sequence[Buffer]) -> None:
-        """Send an envelope to the hub."""
-        self.socket.send_multipart(parts, copy=False)
+        """Send an envelope to the hub; nobody may change its parts."""
+        self._line.say(parts)
+
+    def ask(self) -> None:
+        """Find out, once a second or so, whether something was lost with a connection."""
+        self._line.ask()
 
     def receive(self, max_bytes: int) -> list[list[Buffer]]:
         """Envelopes that are here."""
-        return receive(self.socket, max_bytes)
+        out = []
+        for parts in receive(self.socket, max_bytes):
+            try:
+                if self._line.hear(parts.pop(0)):
+                    out.append(parts)
+            except CodecError:
+                continue  # not from one of ours
+        return out
+
+    def _put(self, parts: Sequence[Buffer]) -> None:
+        self.socket.send_multipart(parts, copy=False)
 
     def close(self, linger_ms: int = 0) -> None:
         self.socket.close(linger=linger_ms)

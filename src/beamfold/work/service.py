@@ -207,7 +207,9 @@ class WorkerService:
             if self._scan is not None:
                 self._work(self._scan)
             self._let_go()
-            self._control.beat(self._beat)
+            if self._control.beat(self._beat):
+                for link in self._links.values():
+                    link.ask()
         self._leave()
         if self._hooks is not None and self._hooks.close is not None:
             self._hooks.close(self._context)

@@ -58,6 +58,9 @@ class Link(Hub):
     def send(self, parts: Sequence[Buffer]) -> None:  # type: ignore[override]
         self.out.append(parts)
 
+    def ask(self) -> None:
+        self.asked = True
+
     def close(self, linger_ms: int = 0) -> None:
         super().close()
         del self.open[self.url]
