@@ -16,6 +16,7 @@ import zmq
 from beamfold.protocols import envelopes as e
 from beamfold.protocols import messages as m
 from beamfold.protocols.zmtp import GREETING
+from beamfold.transport.line import Caller
 from corpus import cases, insane_messages
 from flow.deployment import PATIENCE, Deployment, Stream, wait_until
 from flow.witness import APP, frames, in_step, seen
@@ -73,8 +74,8 @@ def survives(deployment: Deployment, attack: Callable[[int], None]) -> None:
     assert seen(deployment.state()) == in_step("a", range(1, EVENTS + 1))
 
 
-def dealer(url: str, messages: list[list[bytes]], identity: bytes | None = None) -> None:
-    """A stranger sends these messages, and goes once they are with whoever listens there."""
+def dealer(url: str, messages: list[list[bytes]], identity: bytes | None = None, *, raw: bool = False) -> None:
+    """A stranger sends these messages, and goes once they are with whoever listens there. `raw`: without a line."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with context.socket(zmq.DEALER) as stranger:
         stranger.setsockopt(zmq.LINGER, int(PATIENCE * 1000))
@@ -82,8 +83,9 @@ def dealer(url: str, messages: list[list[bytes]], identity: bytes | None = None)
         if identity is not None:
             stranger.setsockopt(zmq.IDENTITY, identity)
         stranger.connect(url)
+        say = stranger.send_multipart if raw else Caller(stranger.send_multipart).say
         for parts in messages:
-            stranger.send_multipart(parts)
+            say(parts)
     context.term()
 
 
@@ -115,7 +117,9 @@ def test_hostile_messages_of_a_stranger_change_nothing(deployment: Deployment, n
     """Before a scan and while it runs, also when they are about that scan."""
 
     def attack(scan: int) -> None:
-        dealer(port(deployment, name), [*CORPUS, *(case.parts for case in insane_messages(scan))])
+        messages = [*CORPUS, *(case.parts for case in insane_messages(scan))]
+        dealer(port(deployment, name), messages)
+        dealer(port(deployment, name), messages, raw=True)
 
     attack(0)
     survives(deployment, attack)

@@ -123,7 +123,7 @@ def read_head(data: Buffer) -> tuple[int, int, int, int]:
 class Caller:
     """The end that connects. `send` puts parts on the wire."""
 
-    def __init__(self, send: Callable[[Parts], None]) -> None:
+    def __init__(self, send: Callable[[Parts], object]) -> None:
         self._send = send
         self._line = Line(next(_NUMBERS))
 
@@ -162,7 +162,7 @@ class Caller:
 class Hub:
     """The end that others connect to. `send` puts parts on the wire to a peer."""
 
-    def __init__(self, send: Callable[[bytes, Parts], None]) -> None:
+    def __init__(self, send: Callable[[bytes, Parts], object]) -> None:
         self._send = send
         self._lines: OrderedDict[bytes, Line] = OrderedDict()
 
