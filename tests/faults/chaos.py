@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from beamfold.testing.simulators import stins_series
 from beamfold.testing.wire import Message
 from faults.checker import Row, Values, violations
-from faults.harm import COMPLAINTS
-from faults.histories import CONTROLLER, LEASE, ROLES, STORE, WORKERS, Harm, History, draw
+from faults.harm import COMPLAINTS, cut, tcp_address
+from faults.histories import CONTROLLER, INGESTER, LEASE, NETWORK, ROLES, STORE, WORKERS, Harm, History, draw
 from flow.deployment import PATIENCE, Deployment, Stream, wait_until
 
 APP = {
@@ -89,6 +89,10 @@ class Reducer:
 COMBINING = APP["worker.py"].replace("class Worker(Single)", "class Worker(Combining)")
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 TOLD = [*COMPLAINTS, r"the control store", r"cannot be reached", r"nobody knows for certain"]
+QUIET = 15.0
+"""Seconds without progress from which on a scan is stopped whose detector's last words may have died: longer than it
+waits itself for the end of a stream after those of all others."""
+
 LATE = 0.5
 """Seconds before the end of a scan in which its reducer may have told of the end already."""
 
@@ -109,7 +113,7 @@ class Chaos:
     to it."""
 
     def __init__(self, folder: Path) -> None:
-        sections = {"workers": {"count": len(WORKERS), "lease": LEASE}}
+        sections = {"workers": {"count": len(WORKERS), "lease": LEASE}, "controller": {"control": tcp_address()}}
         streams = {"a": Stream(), "b": Stream()}
         self.deployment = Deployment(
             folder, APP, streams, parameters={"p": "0"}, sections=sections, complaints=TOLD, workers=len(WORKERS)
@@ -145,11 +149,14 @@ class Chaos:
 
         def wrong(where: str, left: Left) -> list[str]:
             rows = _rows(left.lines, history.seed)
-            found = violations(history.events, values, rows, report, ordered=not history.combines)
+            ordered = not history.combines
+            found = violations(history.events, values, rows, report, ordered=ordered, lossy=history.lossy)
             if left.end != len(rows):
                 found.append(f"finish: it was called after {left.end} of {len(rows)} results")
             return [f"{where}: {text}" for text in found]
 
+        if not report["result_file"]:
+            return [f"there is no result file: it ended {report['ended']!r}: {report['reason']}"]
         found = wrong("on disk", _stored(report))
         published = self._published()
         if published is None and play.reducer_harmed > report["finished"] - LATE:
@@ -168,13 +175,18 @@ class Chaos:
 
     def harm(self, harm: Harm) -> bool:
         """Do it; False where there is nobody to do it to just now."""
+        if harm.what == "cut":
+            broken = cut(self.deployment, harm.who.partition(" ")[2])
+            self.counts[f"cut {NETWORK}"] += bool(broken)
+            self.counts["connections cut"] += broken
+            return broken > 0
         pid = next((pid for pid, name in self.deployment.processes().items() if _is(name, harm.who)), None)
         if pid is None or pid in self._doomed:
             self.counts[f"{harm.who} was not there"] += 1
             return False
         with suppress(ProcessLookupError):
             os.kill(pid, SIGNALS[harm.what])
-            self.counts[f"{harm.what} {harm.who.partition('-')[0]}"] += 1
+            self.counts[f"{harm.what} {harm.who.replace('-', ' ').partition(' ')[0]}"] += 1
             if harm.what != "stop":
                 self._doomed.add(pid)
                 return True
@@ -203,8 +215,8 @@ class Chaos:
         except httpx.TransportError:
             return False
         living = {pid: name for pid, name in self.deployment.processes().items() if pid not in self._doomed}
-        services = [*config["workers"], *([config["reducer"]] if config["reducer"] else [])]
-        return sorted(living.get(s["pid"], "") for s in services) == ["reducer", *WORKERS]
+        services = [*config["workers"], *config["ingesters"], *([config["reducer"]] if config["reducer"] else [])]
+        return sorted(living.get(s["pid"], "") for s in services) == ["a", "b", "reducer", *WORKERS]
 
     def value(self) -> int:
         """The parameter's present value."""
@@ -222,6 +234,7 @@ class _Play:
         self.values: list[int] = []
         self.due = 0
         self.reducer_harmed = 0.0
+        self._over = threading.Event()
 
     def run(self) -> dict[str, Any]:
         """The report of the scan, once it ended and nothing more is done to the services."""
@@ -229,6 +242,7 @@ class _Play:
         number = wait_until(self._submit, f"that scan {self._history.seed} is taken")
         self._sending.set()
         senders = [_thread(self._send, name) for name in self._history.counts]
+        _thread(self._say_when_over, senders)
         threads.append(_thread(self._change))
         try:
             report = self._report(number)
@@ -249,7 +263,7 @@ class _Play:
         return None
 
     def _do(self, harm: Harm) -> None:
-        if harm.who in (CONTROLLER, STORE):
+        if harm.who in (CONTROLLER, STORE) or harm.who.startswith(INGESTER) or harm.what == "cut":
             self._sending.wait(PATIENCE)  # a scan that is not armed yet is refused without them
         time.sleep(harm.at)
         if self._chaos.harm(harm) and harm.who == "reducer":
@@ -268,6 +282,11 @@ class _Play:
         self._sent.set()
         yield from messages[-2:]
 
+    def _say_when_over(self, senders: list[threading.Thread]) -> None:
+        for sender in senders:
+            sender.join(PATIENCE)
+        self._over.set()
+
     def _change(self) -> None:
         began = time.monotonic()
         for at in self._history.changes:
@@ -279,12 +298,22 @@ class _Play:
                     self.due = value
 
     def _report(self, scan: str) -> dict[str, Any]:
+        moved: tuple[Any, float] = (None, 0.0)
+
         def ended() -> dict[str, Any] | None:
+            nonlocal moved
             with suppress(httpx.TransportError):
                 answer = self._deployment.get(f"scans/{scan}/report")
                 if answer.status_code == 200 and answer.json()["ended"]:
                     report: dict[str, Any] = answer.json()
                     return report
+                if self._history.lossy and self._over.is_set() and answer.status_code == 200:
+                    states = answer.json()["states"]
+                    moved = moved if states == moved[0] else (states, time.monotonic())
+                    if time.monotonic() - moved[1] > QUIET:
+                        self._deployment.stop()
+                        self._chaos.counts["scans stopped, as the end died"] += 1
+                        moved = (states, time.monotonic())
             return None
 
         try:
@@ -307,7 +336,9 @@ def _thread(target: Callable[..., None], *args: Any) -> threading.Thread:
 
 
 def _is(name: str, who: str) -> bool:
-    return name == who or (who == STORE and name == "store.sock")  # its title ends with its socket
+    return name == who.removeprefix(f"{INGESTER} ") or (
+        who == STORE and name == "store.sock"
+    )  # its title ends with its socket
 
 
 def _stored(report: dict[str, Any]) -> Left:
@@ -393,7 +424,7 @@ def again(seed: int, roles: list[str]) -> str:
 
 def harmed_of(counts: Counter[str], role: str) -> int:
     """How often services of a role were harmed."""
-    return sum(counts[f"{what} {role}"] for what in SIGNALS)
+    return sum(counts[f"{what} {role}"] for what in (*SIGNALS, "cut"))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from faults.histories import Planned
@@ -46,17 +46,22 @@ def violations(
     report: Mapping[str, Any],
     *,
     ordered: bool = True,
+    lossy: Collection[str] = (),
 ) -> list[str]:
     """All that is wrong with a scan of these data events (1 to N), as its app and its report tell it.
 
-    Results are `ordered` by event unless workers combined some that have others between them.
+    Results are `ordered` by event unless workers combined some that have others between them. Of `lossy` streams also
+    frames that were sent may be missing, and the end, if the report says so.
     """
     failed = in_runs(report["runs"].get("failed", []))
+    died = _died(events, report, lossy)
+    if lossy and report["events"] + report["unreached"] == len(events):
+        events = events[: report["events"]]
     found = [
-        *_states(events, report, failed),
-        *_frames_named(events, report),
-        *_history(values, report),
-        *_once(events, rows, report["workers"], failed),
+        *_states(events, rows, report, failed, died, ends=("finished", "stopped") if lossy else ("finished",)),
+        *_frames_named(events, report, lossy),
+        *_history(replace(values, due=0) if lossy else values, report),  # a fence waits for the next ingester
+        *_once(events, rows, report["workers"], failed, died, lossy=bool(lossy)),
         *(_order(events, rows, report) if ordered else ()),
         *_versions(rows, report),
         *_broadcasts_seen(events, rows, failed),
@@ -77,9 +82,36 @@ def state_of(event: Planned) -> str:
     return "reduced" if all(all(came) for came in parts) else "incomplete"
 
 
-def _states(events: Sequence[Planned], report: Mapping[str, Any], failed: set[int]) -> Iterator[str]:
+def _died(events: Sequence[Planned], report: Mapping[str, Any], lossy: Collection[str]) -> set[int]:
+    """The events of which frames that were sent are said to be missing: a worker may have had them all the same."""
+    return {
+        event
+        for name in lossy
+        for event in in_runs(report["streams"][name]["missing"])
+        if 1 <= event <= len(events) and events[event - 1].frames.get(name) is not None
+    }
+
+
+def _state_of_rows(event: Planned, rows: Sequence[Row], workers: int) -> str:
+    """The state of an event of which some frames died, by what was folded of it."""
+    parts = len(event.parts) * (workers if event.cast else 1)
+    if len(rows) < parts:
+        return "incomplete (skipped)"
+    came = Counter(name for row in rows for name in row.seen)
+    whole = all(came[name] == (workers if event.cast else 1) for part in event.parts for name in part)
+    return "reduced" if whole else "incomplete"
+
+
+def _states(
+    events: Sequence[Planned],
+    rows: Sequence[Row],
+    report: Mapping[str, Any],
+    failed: set[int],
+    died: set[int],
+    ends: Collection[str],
+) -> Iterator[str]:
     n, states = len(events), report["states"]
-    if report["ended"] != "finished":
+    if report["ended"] not in ends:
         yield f"report: it ended {report['ended']!r}: {report['reason']}"
     if report["events"] != n:
         yield f"report: {report['events']} events instead of {n}"
@@ -89,6 +121,11 @@ def _states(events: Sequence[Planned], report: Mapping[str, Any], failed: set[in
     if failed - poisoned or len(report["losses"]) < 2 * len(failed):
         yield f"report: events failed that nobody poisoned: {_some(failed)}, {report['failures'][:1]}"
     expected = {e: "failed" if e in failed else state_of(event) for e, event in enumerate(events, 1)}
+    folded: defaultdict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        folded[row.event].append(row)
+    for e in (died & expected.keys()) - failed:
+        expected[e] = _state_of_rows(events[e - 1], folded[e], len(report["workers"]))
     counts = dict(Counter(expected.values()))
     if states != counts:
         yield f"report: states are {states} instead of {counts}"
@@ -104,11 +141,15 @@ def _states(events: Sequence[Planned], report: Mapping[str, Any], failed: set[in
         yield f"report: names no events for {sorted(silent)}"
 
 
-def _frames_named(events: Sequence[Planned], report: Mapping[str, Any]) -> Iterator[str]:
+def _frames_named(events: Sequence[Planned], report: Mapping[str, Any], lossy: Collection[str]) -> Iterator[str]:
     for name, stream in report["streams"].items():
         right = {e for e, event in enumerate(events, 1) if name in event.frames and event.frames[name] is None}
         for where, runs in (("missing", stream["missing"]), ("incomplete", report["incomplete"].get(name, []))):
-            if (told := in_runs(runs)) != right:
+            told = in_runs(runs)
+            if name in lossy:
+                if where == "missing" and not right <= told:
+                    yield f"report: missing of {name}: too few {_some(right - told)}"
+            elif told != right:
                 yield f"report: {where} of {name}: too many {_some(told - right)}, too few {_some(right - told)}"
 
 
@@ -125,8 +166,16 @@ def _history(values: Values, report: Mapping[str, Any]) -> Iterator[str]:
         yield f"parameters: {values.due} was set in time and is not in the history {history}"
 
 
-def _once(events: Sequence[Planned], rows: Sequence[Row], workers: Sequence[str], failed: set[int]) -> Iterator[str]:
-    """Every part folded once, with its own frames."""
+def _once(
+    events: Sequence[Planned],
+    rows: Sequence[Row],
+    workers: Sequence[str],
+    failed: set[int],
+    died: set[int],
+    *,
+    lossy: bool,
+) -> Iterator[str]:
+    """Every part folded once, with its own frames. Of lossy streams the first and the last message may have died."""
     folded: defaultdict[int, list[Row]] = defaultdict(list)
     for row in rows:
         folded[row.event].append(row)
@@ -134,6 +183,9 @@ def _once(events: Sequence[Planned], rows: Sequence[Row], workers: Sequence[str]
     plan = {0: ends, **dict(enumerate(events, 1)), len(events) + 1: ends}
     wrong: defaultdict[str, list[str]] = defaultdict(list)
     for event, planned in plan.items():
+        if event in died:
+            _once_of_what_died(event, planned, folded.pop(event, []), wrong)
+            continue
         expected: Counter[Any] = Counter()
         for part in planned.parts:
             seen = {name: n for name in part if (n := planned.frames[name]) is not None}
@@ -146,7 +198,7 @@ def _once(events: Sequence[Planned], rows: Sequence[Row], workers: Sequence[str]
                 wrong["misaligned"].append(f"event {event} has {part}, expected {list(expected)}")
             elif times > 1:
                 wrong["doubled"].append(f"event {event} was folded {times} times: {part}")
-        if (lacks := expected - came) and event not in failed:
+        if (lacks := expected - came) and event not in failed and (planned is not ends or not lossy):
             wrong["lost"].append(f"event {event}: {list(lacks)} was not folded")
     for event in folded:
         wrong["misaligned"].append(f"event {event} is none of the scan")
@@ -154,6 +206,15 @@ def _once(events: Sequence[Planned], rows: Sequence[Row], workers: Sequence[str]
         yield from (f"{kind}: {text}" for text in texts[:SHOWN])
         if len(texts) > SHOWN:
             yield f"{kind}: {len(texts)} in all"
+
+
+def _once_of_what_died(event: int, planned: Planned, rows: list[Row], wrong: defaultdict[str, list[str]]) -> None:
+    """Each part at most once, with none but its own frames."""
+    seen = Counter((row.worker if planned.cast else "", name) for row in rows for name in row.seen)
+    if twice := [name for name, times in seen.items() if times > 1]:
+        wrong["doubled"].append(f"event {event}, of which frames died, has {twice} more than once")
+    if alien := [row for row in rows if any(planned.frames.get(name) != n for name, n in row.seen.items())]:
+        wrong["misaligned"].append(f"event {event}, of which frames died, has {alien}")
 
 
 def _order(events: Sequence[Planned], rows: Sequence[Row], report: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,8 @@ published state is when nothing goes wrong.
 
 from __future__ import annotations
 
+import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -73,6 +75,32 @@ def all_here(deployment: Deployment) -> None:
         return workers and config["reducer"] is not None and len(pids(deployment, "reducer")) == 1
 
     wait_until(here, "all services")
+
+
+def tcp_address() -> str:
+    """A control address that is nobody's: on one host the services' own choice would be no TCP."""
+    return f"tcp://127.{random.randrange(1, 255)}.{random.randrange(256)}.1:{random.randrange(20_000, 30_000)}"
+
+
+def connections(deployment: Deployment) -> list[tuple[str, str]]:
+    """The TCP connections of a deployment's processes, by the addresses of both ends."""
+    pids = [f"pid={pid}," for pid in deployment.processes()]
+    shown = subprocess.run(["ss", "-tnpH", "state", "established"], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    return [(line[2], line[3]) for line in lines if any(pid in "".join(line[4:]) for pid in pids)]
+
+
+def cut(deployment: Deployment, detector: str = "") -> int:
+    """Break the connections to a stream's detector, or all but those to detectors; how many there were.
+
+    None, if this kernel does not let it, or this user may not.
+    """
+    detectors = {name: sender.url.removeprefix("tcp://") for name, sender in deployment.senders.items()}
+    wanted = {detectors[detector]} if detector else set(detectors.values())
+    before = [ends for ends in connections(deployment) if (ends[1] in wanted) == bool(detector)]
+    for here, there in before:
+        subprocess.run(["ss", "-tK", "src", here, "dst", there], capture_output=True, check=False)
+    return len(set(before) - set(connections(deployment)))
 
 
 class Sender(threading.Thread):

@@ -14,13 +14,19 @@ LEASE = 1.0
 SMALL, LARGE = 8, 12_000
 """Numbers of 8 bytes in a frame: large ones go to workers through shared memory."""
 
-STORE, CONTROLLER = "store", "controller"
-ROLES = ("worker", "reducer", CONTROLLER, STORE)
+STORE, CONTROLLER, INGESTER, NETWORK = "store", "controller", "ingester", "network"
+ROLES = ("worker", "reducer", CONTROLLER, STORE, INGESTER, NETWORK)
+
+SERVICES, DETECTOR = "services", "detector"
+"""Whose connections are cut: between services, or those of a stream's detector."""
 
 
 @dataclass(frozen=True)
 class Harm:
-    """`at` seconds after a scan was submitted, `who` is killed, told to end (term), or stopped for `lasts` seconds."""
+    """`at` seconds after a scan was submitted, `who` is killed, told to end (term), or stopped for `lasts` seconds.
+
+    Of the network, all connections between services are cut, or those to the detector of a stream.
+    """
 
     at: float
     who: str
@@ -62,6 +68,12 @@ class History:
     harms: tuple[Harm, ...] = field(default=())
 
     @property
+    def lossy(self) -> frozenset[str]:
+        """The streams of which frames may die, with their ingester or in a connection that is cut."""
+        harmed = (harm.who.partition(" ") for harm in self.harms)
+        return frozenset(name for what, _, name in harmed if what in (INGESTER, DETECTOR))
+
+    @property
     def title(self) -> str:
         rate = "full speed" if self.rate is None else f"{self.rate:g} Hz"
         large = f" of {self.size >> 7} KiB" if self.size > SMALL else ""
@@ -85,7 +97,7 @@ def draw(seed: int, roles: Sequence[str] = ("worker", "reducer")) -> History:
     lasts = max(n / rate if rate is not None else 0.4, n * work / len(WORKERS), n * fold)
     changes = sorted(chance.uniform(0.0, lasts) for _ in range(chance.choice([0, 0, 1, 2, 3])))
     delays = {name: chance.choice([0.0, 0.0, chance.uniform(0.0, 0.3)]) for name in streams}
-    harms = _harms(chance, roles, lasts)
+    harms = _harms(chance, roles, lasts, streams)
     size = LARGE if n < 2000 and chance.random() < 0.3 else SMALL
     combines = chance.random() < 0.25
     return History(
@@ -144,7 +156,7 @@ def _frames(
     return counts, lost, tuple(events)
 
 
-def _harms(chance: random.Random, roles: Sequence[str], lasts: float) -> tuple[Harm, ...]:
+def _harms(chance: random.Random, roles: Sequence[str], lasts: float, streams: Sequence[str]) -> tuple[Harm, ...]:
     """Harms of a scan that takes about so many seconds."""
     harms: list[Harm] = []
     weighed = [role for role in roles for _ in range(len(WORKERS) if role == "worker" else 1)]
@@ -162,6 +174,11 @@ def _harms(chance: random.Random, roles: Sequence[str], lasts: float) -> tuple[H
                 harms.append(Harm(at + chance.uniform(0.2, 1.2), "reducer", "kill"))
         elif role == CONTROLLER:
             harms.append(Harm(at, CONTROLLER, "kill"))
+        elif role == INGESTER:
+            harms.append(Harm(at, f"{INGESTER} {chance.choice(streams)}", chance.choice(["kill", "kill", "term"])))
+        elif role == NETWORK:
+            who = chance.choice([SERVICES, SERVICES, f"{DETECTOR} {chance.choice(streams)}"])
+            harms.append(Harm(at, who, "cut"))
         else:
             harms.append(Harm(at, STORE, "stop", chance.uniform(0.2, 3.0)))
     return tuple(sorted(harms, key=lambda harm: harm.at))

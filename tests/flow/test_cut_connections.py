@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from beamfold.protocols.messages import Beat, Hello, Trouble, Welcome
 from beamfold.testing.proxy import FaultProxy
 from beamfold.transport.control import ControlChannel, ControlHub
 from beamfold.transport.data import DataHub, DataLink
-from faults.harm import APP, Sender, frame, undisturbed
+from faults.harm import APP, Sender, cut, frame, tcp_address, undisturbed
 from flow.deployment import Deployment, Stream, wait_until
 
 MESSAGES = 3000
@@ -94,37 +92,19 @@ def test_promise_2_a_cut_control_connection_loses_nothing(context: zmq.Context[z
     assert [message.scan for message in heard] == list(range(20))
 
 
-def connections(deployment: Deployment) -> list[tuple[str, str]]:
-    """The TCP connections of a deployment's processes, by the addresses of both ends."""
-    pids = [f"pid={pid}," for pid in deployment.processes()]
-    shown = subprocess.run(["ss", "-tnpH", "state", "established"], capture_output=True, text=True, check=True)
-    lines = [line.split() for line in shown.stdout.splitlines()]
-    return [(line[2], line[3]) for line in lines if any(pid in "".join(line[4:]) for pid in pids)]
-
-
-def cut_all(deployment: Deployment, but: str) -> int:
-    """Break all connections of a deployment's processes, but those to this address; how many there were."""
-    before = [ends for ends in connections(deployment) if ends[1] != but]
-    for here, there in before:
-        subprocess.run(["ss", "-tK", "src", here, "dst", there], capture_output=True, check=False)
-    return len(set(before) - set(connections(deployment)))
-
-
 @pytest.mark.skipif(shutil.which("ss") is None, reason="there is no ss (iproute2) to break connections with")
 def test_promise_2_a_scan_goes_on_when_all_connections_between_services_are_cut(tmp_path: Path) -> None:
-    address = f"tcp://127.{random.randrange(1, 255)}.{random.randrange(256)}.1:{random.randrange(20_000, 30_000)}"
-    sections = {"controller": {"control": address}}  # else it is no TCP on one host
+    sections = {"controller": {"control": tcp_address()}}
     with Deployment(tmp_path, APP, {"x": Stream()}, sections=sections) as deployment:
-        detector = deployment.senders["x"].url.removeprefix("tcp://")
         for n, rate in ((1500, 500.0), (40_000, None)):
             scan = deployment.submit({"streams": ["x"], "events": n})
             sender = Sender(deployment, [frame(i) for i in range(n)], rate)
             cuts = 0
             for share in (0.2, 0.4, 0.6, 0.8):
                 deployment.wait_reached(round(n * share))
-                if not (cut := cut_all(deployment, detector)):
+                if not (broken := cut(deployment)):
                     pytest.skip("only root can break connections of others, with ss -K, where the kernel lets it")
-                cuts += cut
+                cuts += broken
             assert cuts > 16, "the services' control connections, two workers' to ingester and reducer"
             sender.join()
             report = deployment.wait_ended(scan)

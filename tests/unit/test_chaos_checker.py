@@ -172,7 +172,7 @@ def test_a_history_is_the_same_for_a_seed_and_others_for_others() -> None:
     drawn = [draw(seed, ROLES) for seed in range(30)]
     assert drawn == [draw(seed, ROLES) for seed in range(30)]
     assert len({history.kind for history in drawn}) == 5
-    assert {harm.what for history in drawn for harm in history.harms} == {"kill", "term", "stop"}
+    assert {harm.what for history in drawn for harm in history.harms} == {"kill", "term", "stop", "cut"}
     assert not any(draw(seed, ()).harms for seed in range(30))
 
 
