@@ -565,6 +565,7 @@ class ControllerMachine:
         actions: list[Action] = [Note("warning", f"scan {number} of another controller is taken up")]
         actions.append(RecordScan(scan.scan_id, {"number": number, "state": "running", "started": scan.started}))
         there = {s.key for s in self.services.values() if s.peer in recovery.ingesters}
+        scan.ingesters |= {f"ingester {info.name}": info for info in recovery.arm.ingesters}
         for info in recovery.arm.ingesters:
             if (key := f"ingester {info.name}") not in there:
                 scan.lose_ingester(key, f"{key} was lost", now, info.streams)
@@ -805,12 +806,13 @@ class ControllerMachine:
     def _arming(self, scan: Scan) -> Arm:
         """What a service needs to take part."""
         reducer = self._needed(scan, "reducer")
+        scan.ingesters |= {s.key: _info(s.hello) for s in self._needed(scan, "ingester")}
         return Arm(
             scan.number,
             scan.scan_id,
             scan.map.to_wire(),
             [WorkerInfo(p.name, sorted(p.tags), _uuid(p.peer)) for p in scan.places],
-            [_info(s.hello) for s in self._needed(scan, "ingester")],
+            list(scan.ingesters.values()),
             reducer[0].hello.url if reducer else "",
             scan.version,
             scan.values,

@@ -22,6 +22,7 @@ from beamfold.protocols.messages import (
     Failure,
     Finished,
     FramesMissing,
+    IngesterInfo,
     Parameters,
     PartsDone,
     Run,
@@ -110,6 +111,7 @@ class Scan:
     changes: list[Parameters] = field(default_factory=list)
     reducer_lost: float | None = None
     seating: set[str] = field(default_factory=set)  # reducer and ingesters that are armed in mid-scan
+    ingesters: dict[str, IngesterInfo] = field(default_factory=dict)  # also of those that are lost
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
     frames_before: dict[str, int] = field(default_factory=dict)  # of ingesters that were lost

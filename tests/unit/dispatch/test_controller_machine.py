@@ -396,6 +396,24 @@ def test_the_work_of_a_lost_worker_goes_to_the_others_at_once() -> None:
     assert not bench.say("s", m.Gone("worker", "w0", "again"))
 
 
+def test_a_worker_that_comes_while_an_ingester_is_away_knows_where_it_was() -> None:
+    """It hears of the next one when that is there."""
+    bench = Bench()
+    bench.hello("ingester", "i", streams=[m.StreamInfo("a", "T", True, True)])
+    bench.run(endless())
+    for role, name in (("ingester", "i"), ("worker", "w0")):
+        bench.say("s", m.Gone(role, name, "killed", 1))
+    bench.hello("worker", "w0", "another", pid=2, tags=["generic"])
+    for name in ("j", "r"):
+        actions = bench.say(name, m.Filled(1, 0, "another"))
+    (arm,) = [a.message for a in actions if isinstance(a, Send) and isinstance(a.message, m.Arm)]
+    assert [(info.name, info.streams) for info in arm.ingesters] == [("i", ["a"]), ("j", ["b"])]
+    bench.armed("another")
+    actions = bench.hello("ingester", "i", "i again", pid=2, streams=[m.StreamInfo("a", "T", True, True)])
+    assert to(actions, m.Arm) == ["i again"]
+    assert to(bench.say("i again", m.Armed(1)), m.Rejoined) == ["another", "w1"]
+
+
 def test_a_worker_that_is_lost_while_it_is_armed_is_waited_for() -> None:
     bench = Bench()
     bench.submit()
