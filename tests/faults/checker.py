@@ -64,7 +64,7 @@ def violations(
         *_once(events, rows, report["workers"], failed, died, lossy=bool(lossy)),
         *(_order(events, rows, report) if ordered else ()),
         *_versions(rows, report),
-        *_broadcasts_seen(events, rows, failed),
+        *_broadcasts_seen(events, rows, failed, died),
     ]
     return found if len(found) <= 6 * SHOWN else [*found[: 6 * SHOWN], f"… and {len(found) - 6 * SHOWN} more"]
 
@@ -248,13 +248,19 @@ def _versions(rows: Sequence[Row], report: Mapping[str, Any]) -> Iterator[str]:
     yield from wrong[:SHOWN]
 
 
-def _broadcasts_seen(events: Sequence[Planned], rows: Sequence[Row], failed: set[int]) -> Iterator[str]:
-    """Before an event its worker had seen the broadcast before it, in whatever process it was."""
+def _broadcasts_seen(events: Sequence[Planned], rows: Sequence[Row], failed: set[int], died: set[int]) -> Iterator[str]:
+    """Before an event its worker had seen the broadcast before it, in whatever process it was.
+
+    One of which frames died may have come to some workers.
+    """
     casts = [e for e, event in enumerate(events, 1) if event.cast and any(n is not None for n in event.frames.values())]
     wrong = []
     for row in rows:
         at = bisect_right(casts, row.event)
         right = casts[at - 1] if at else -1
+        while row.cast != right and right in died:
+            at -= 1
+            right = casts[at - 1] if at else -1
         if row.cast != right and right not in failed:
             wrong.append(f"broadcast: event {row.event} at {row.worker} had seen that of {row.cast}, not of {right}")
     yield from wrong[:SHOWN]
