@@ -117,10 +117,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class RecordScan:
-    """Write these fields of a scan to the ledger."""
+    """Write these fields of a scan to the ledger; with its number where that need not know the scan."""
 
     scan_id: str
     fields: dict[str, Any]
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,10 +561,11 @@ class ControllerMachine:
         scan.report.version(self._version_record(scan.version, scan.values, 0))
         for change in changes:
             scan.report.version(self._version_record(change.version, change.values, change.from_event))
-        if changes and changes[-1].version > self.version:
-            self.version, self.values = changes[-1].version, changes[-1].values
+        newest = changes[-1] if changes else Parameters(number, scan.version, scan.values, 0)
+        if newest.version > self.version:  # the ledger is behind, or has been wiped
+            self.version, self.values = newest.version, newest.values
         actions: list[Action] = [Note("warning", f"scan {number} of another controller is taken up")]
-        actions.append(RecordScan(scan.scan_id, {"number": number, "state": "running", "started": scan.started}))
+        actions += self._record_scan(scan)
         there = {s.key for s in self.services.values() if s.peer in recovery.ingesters}
         scan.ingesters |= {f"ingester {info.name}": info for info in recovery.arm.ingesters}
         for info in recovery.arm.ingesters:
@@ -592,7 +594,7 @@ class ControllerMachine:
             actions += self._take_place(service, now)
         owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
         actions += recording.blocks(scan, [b for b in owned if b.worker >= 0 or b.worker == DROPPED])
-        if self.version > (changes[-1].version if changes else scan.version):
+        if self.version > newest.version:
             actions += self._fence(scan)  # it was taken, and perhaps no ingester has heard of it
         elif any(i.holding for i in recovery.ingesters.values()):
             actions += self.set_parameters({}, now)
@@ -835,7 +837,7 @@ class ControllerMachine:
         scan.version, scan.values = self.version, self.values  # changed perhaps while the scan before was drained
         scan.report.version(self._version_record(scan.version, scan.values, 0))
         actions: list[Action] = [
-            RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started})
+            RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started}, scan.number)
         ]
         return actions + self._arm_next(scan, now)
 
@@ -898,6 +900,23 @@ class ControllerMachine:
             report = self.reports[scan_id] = {**report, "troubles": [*report["troubles"], f"{where}: {text}"]}
             actions.append(RecordScan(scan_id, {"report": report}))
         return actions
+
+    def record_again(self) -> list[Action]:
+        """All that is known of scans, for a ledger that may have forgotten it."""
+        actions: list[Action] = [_ended_record(report) for report in self.reports.values()]
+        if self.scan is not None and self.scan.phase is not Phase.ARMING:
+            actions += self._record_scan(self.scan)
+        return actions
+
+    @staticmethod
+    def _record_scan(scan: Scan) -> list[Action]:
+        """What the ledger has of a scan that runs: its plan, and the versions of the parameters in force."""
+        record: dict[str, Any] = {"number": scan.number, "started": scan.started, **_plan_record(scan)}
+        if scan.active:
+            record["state"] = "running"
+        first = RecordParameters(scan.scan_id, scan.version, scan.values, 0)
+        changes = [RecordParameters(scan.scan_id, c.version, c.values, c.from_event) for c in scan.changes]
+        return [RecordScan(scan.scan_id, record, scan.number), first, *changes]
 
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
@@ -980,8 +999,7 @@ class ControllerMachine:
     def _run(self, scan: Scan, now: float) -> list[Action]:
         scan.phase = Phase.RUNNING
         actions = self._reply(scan)
-        actions.append(RecordScan(scan.scan_id, {"state": "running", **_plan_record(scan)}))
-        actions.append(RecordParameters(scan.scan_id, scan.version, scan.values, 0))
+        actions += self._record_scan(scan)
         policy, infos = self._policy, {i.name: i for s in self._of("ingester") for i in s.hello.streams}
         about = {
             "incomplete": policy.incomplete,
@@ -1194,7 +1212,7 @@ class ControllerMachine:
         actions += [Send(peer, end) for peer in [*(s.peer for s in self._needed(scan, "ingester")), *workers]]
         actions += [Send(s.peer, End(scan.number, report)) for s in self._needed(scan, "reducer")]
         self._here.clear()  # nobody asks for the services of this scan any more
-        actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
+        actions.append(_ended_record(report))
         if begun:
             actions += recording.end(scan, report)
         actions.append(_ending(report))
@@ -1289,6 +1307,13 @@ def _one_line(text: str) -> str:
     begin, traceback, _ = text.partition("Traceback (most recent call last):")
     lines = text.strip().splitlines()
     return f"{begin}{lines[-1].strip()}" if traceback else " ".join(lines)
+
+
+def _ended_record(report: dict[str, Any]) -> RecordScan:
+    """What the ledger has of a scan that has ended."""
+    fields = {key: report[key] for key in ("number", "started", "finished")}
+    more = {"streams": list(report["streams"]), "state": report["ended"], "report": report}
+    return RecordScan(report["scan_id"], {**fields, **more}, report["number"])
 
 
 def _plan_record(scan: Scan) -> dict[str, Any]:
