@@ -86,10 +86,17 @@ class Supervisor:
 
     Must be entered in the main thread (the children follow the thread that started them). Raises
     BeamfoldError when a service ends before all are up. `own_store`: start one even where the settings name
-    one.
+    one. `resume`: take up the scan that was under way when this run was killed.
     """
 
-    def __init__(self, settings: RunFile, *, own_store: bool = False, show: Callable[[str], None] = to_stderr) -> None:
+    def __init__(
+        self,
+        settings: RunFile,
+        *,
+        own_store: bool = False,
+        resume: bool = False,
+        show: Callable[[str], None] = to_stderr,
+    ) -> None:
         if settings.path is None:
             raise ConfigError("a supervisor needs a run file that its services can read")
         self.settings = settings
@@ -99,6 +106,7 @@ class Supervisor:
         self._guards: dict[Child, Guard] = {}
         self._gone: deque[Gone] = deque(maxlen=KEEP_GONE)
         self._show = show
+        self._resume = resume
         self._token = uuid.uuid4().hex
         self._home = None if own_store or settings.store.url is not None else self.store_path(settings)
         self._store = EmbeddedStore(self._home) if own_store or settings.store.url is None else None
@@ -256,7 +264,8 @@ class Supervisor:
     async def _spawn(self, role: str, name: str, store: str) -> Child:
         arguments = ["beamfold", role, str(self.settings.path), "--name", name, "--parent", str(os.getpid())]
         if role == FIRST:
-            arguments += ["--token", self._token, *(["--again"] if self._up else [])]
+            start = "again" if self._up else "resume" if self._resume else "fresh"
+            arguments += ["--token", self._token, "--start", start]
         env, inherit = self._environment(store), []
         guard = None
         if role == "worker":

@@ -25,6 +25,7 @@ from beamfold.dispatch.machine import (
     Send,
 )
 from beamfold.dispatch.notes import Notes
+from beamfold.dispatch.resumption import written_map
 from beamfold.dispatch.scan import Plan
 from beamfold.ledger.base import Ledger
 from beamfold.model.errors import ConfigError, LedgerUnavailable, ScanError
@@ -53,7 +54,8 @@ MAX_UNRECORDED = 1000
 class ControllerService:
     """Owns the control channel and the machine. Requests come from the HTTP layer on the same loop.
 
-    `name` distinguishes several Beamfolds on one store; `http` is the address people use, for the registry.
+    `http` is the address people use, for the registry; `unfinished` why scans that the ledger takes to be under way
+    have failed, "": services may still be at work on them.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ControllerService:
         *,
         token: str,
         http: str = "",
+        unfinished: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.hub = hub
@@ -71,6 +74,7 @@ class ControllerService:
         self.machine = machine
         self.http = http
         self._token = token
+        self._unfinished = unfinished
         self._clock = clock
         self._writer = LedgerWriter(ledger)
         self._files = FileWriter()
@@ -96,6 +100,8 @@ class ControllerService:
         # Messages are taken in this task and not in the callback: an error there would be logged and forgotten.
         loop.add_reader(descriptor, self._wake.set)
         self._announce()
+        if self._unfinished:
+            self._perform(self.machine.give_up_unfinished(self._unfinished, self._clock()))
         renew = 0.0
         try:
             while self._running:
@@ -286,8 +292,7 @@ class ControllerService:
         written = self.machine.written(scan_id)
         if written is None:
             record = await asyncio.to_thread(self.ledger.scan, scan_id)
-            kept = record.get("map") if record else None
-            written = WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None
+            written = written_map(record) if record else None
         return written
 
     async def report(self, scan_id: str) -> dict[str, Any] | None:
