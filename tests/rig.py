@@ -9,13 +9,15 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from beamfold.dispatch.machine import ControllerMachine, Policy, RecordScan, Reply, Send
+from beamfold.dispatch.machine import ControllerMachine, Policy, RecordParameters, RecordScan, Reply, Send
 from beamfold.dispatch.recording import WriteFile
+from beamfold.dispatch.resumption import resumption
 from beamfold.dispatch.scan import Plan
 from beamfold.ingest.machine import Dump, IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
 from beamfold.ingest.retention import Frame
@@ -160,6 +162,7 @@ class Rig:
         self.worked: list[tuple[str, Part]] = []  # the same by process
         self.replies: dict[int, Reply] = {}
         self.records: list[RecordScan] = []
+        self.versions: list[RecordParameters] = []
         self.files: list[WriteFile] = []
         self.dumps: dict[str, list[tuple[int, list[Any]]]] = {}
         for name, streams in ingesters.items():
@@ -246,6 +249,8 @@ class Rig:
                 self.replies[action.request] = action
             elif isinstance(action, RecordScan):
                 self.records.append(action)
+            elif isinstance(action, RecordParameters):
+                self.versions.append(action)
             elif isinstance(action, WriteFile):
                 self.files.append(action)
 
@@ -316,6 +321,49 @@ class Rig:
             self.post(name, "controller", m.Beat())
         for message in self.gone:
             self._to_controller(message)
+
+    def kill_all(self) -> None:
+        """The whole run ends; only what detectors send waits for the next one."""
+        self.controller_dead = True
+        for (src, _), queue in self.channels.items():
+            if not src.startswith("detector "):
+                queue.clear()
+        for w in self.workers:
+            w.dead = True
+        self.reducer, self.reduce, self.unsaid = "", None, {}
+        self.ingest.clear()
+        self.process_of = dict.fromkeys(self.process_of, "")
+        self.paused, self.gone = {}, []
+
+    def resume(self) -> None:
+        """It is started again, and takes up the scan by what the ledger has and the result log."""
+        known: dict[str, dict[str, Any]] = {}
+        for record in self.records:
+            known.setdefault(record.scan_id, {}).update(record.fields)
+        scan_id, record = list(known.items())[-1]
+        number = record["number"]
+        versions = [
+            m.Parameters(number, p.version, p.values, p.from_event)
+            for p in self.versions
+            if p.scan_id == scan_id and p.from_event is not None
+        ]
+        newest = max(self.versions, key=lambda p: p.version)
+        self.controller = ControllerMachine(
+            VERSION,
+            2,
+            policy=self.policy,
+            values=newest.values,
+            version=newest.version,
+            first_scan=number + 1,
+            known=known,
+            resumption=resumption(scan_id, record, versions),
+        )
+        self.controller_dead = False
+        births = [self.replace_reducer, *(partial(self.replace_ingester, name) for name in self.process_of)]
+        births += [partial(self.replace, number) for number in range(len(self.workers))]
+        self.random.shuffle(births)
+        for birth in births:
+            birth()
 
     def _introduce(self, name: str, inventories: list[m.Inventory]) -> None:
         scans = [inventory.scan for inventory in inventories]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from uuid import uuid4
 
 import pytest
@@ -113,6 +113,15 @@ def test_only_one_is_the_owner_and_the_epoch_grows_with_every_new_one(ledger: Le
     assert ledger.acquire_owner("b", 60) == 3
 
 
+def test_it_can_be_taken_over_from_who_is_gone(ledger: Ledger) -> None:
+    assert ledger.acquire_owner("a", 60) == 1
+    assert ledger.acquire_owner("b", 60, over=True) == 2
+    assert not ledger.renew_owner("a", 60)
+    assert ledger.acquire_owner("b", 60, over=True) == 2
+    ledger.release_owner("b")
+    assert ledger.acquire_owner("c", 60, over=True) == 3
+
+
 def test_acquiring_what_one_has_keeps_the_epoch(ledger: Ledger) -> None:
     assert ledger.acquire_owner("a", 60) == 1
     assert ledger.acquire_owner("a", 60) == 1
@@ -187,53 +196,28 @@ def test_scans_come_newest_first_by_their_first_record(ledger: Ledger) -> None:
     assert ledger.scans(limit=1, fields=[]) == [("c", {})]
 
 
-def test_old_scans_go_with_their_journals(make: MakeLedger) -> None:
+def test_numbered_scans_come_by_their_numbers_in_whatever_order_they_are_put(ledger: Ledger) -> None:
+    """A store that was wiped is told of older scans after the present one has ended."""
+    ledger.put_scan("late", {})
+    for name, number in (("c", 12), ("a", 2), ("b", 3)):
+        ledger.put_scan(name, {"n": number}, number)
+    ledger.put_scan("a", {"more": 1}, 2)
+    ledger.put_scan("late", {}, 20)
+    ledger.put_scan("c", {})
+    ledger.put_scan("newest", {})
+    assert [scan_id for scan_id, _ in ledger.scans()] == ["newest", "late", "c", "b", "a"]
+    assert ledger.scan("a") == {"n": 2, "more": 1}
+
+
+def test_old_scans_go(make: MakeLedger) -> None:
     ledger = make(keep=3)
     for i in range(5):
         ledger.put_scan(f"s{i}", {"i": i})
-        ledger.append(f"s{i}", [b"record"])
     assert [scan_id for scan_id, _ in ledger.scans()] == ["s4", "s3", "s2"]
     assert ledger.scan("s1") is None
-    assert list(ledger.journal("s1")) == []
-    assert list(ledger.journal("s2")) == [b"record"]
-
-
-# journals
-
-
-def test_a_journal_keeps_order_and_bytes(ledger: Ledger) -> None:
-    assert list(ledger.journal("s")) == []
-    ledger.append("s", [])
-    ledger.append("s", [b"", b"\x00\xff", b"a" * 100_000])
-    ledger.append("s", [b"last"])
-    ledger.append("other", [b"not ours"])
-    assert list(ledger.journal("s")) == [b"", b"\x00\xff", b"a" * 100_000, b"last"]
-
-
-def test_a_long_journal_is_read_whole_and_trimmed_from_its_beginning(ledger: Ledger) -> None:
-    records = [b"%d" % i for i in range(2500)]
-    ledger.append("s", records)
-    assert list(ledger.journal("s")) == records
-    assert list(islice(ledger.journal("s"), 3)) == records[:3]
-    ledger.trim_journal("s", 1203)
-    assert list(ledger.journal("s")) == records[-1203:]
-    ledger.trim_journal("s", 5000)
-    assert len(list(ledger.journal("s"))) == 1203
-    ledger.trim_journal("s", 0)
-    assert list(ledger.journal("s")) == []
-    ledger.append("s", [b"again"])
-    assert list(ledger.journal("s")) == [b"again"]
-
-
-def test_a_journal_may_grow_and_be_trimmed_while_it_is_read(ledger: Ledger) -> None:
-    ledger.append("s", [b"%d" % i for i in range(1500)])
-    reading = ledger.journal("s")
-    assert next(reading) == b"0"
-    ledger.append("s", [b"new"])
-    ledger.trim_journal("s", 100)
-    rest = list(reading)
-    assert rest[:999] == [b"%d" % i for i in range(1, 1000)]
-    assert len(set(rest)) == len(rest)
+    ledger.put_scan("s1", {"i": 1}, 2)
+    assert [scan_id for scan_id, _ in ledger.scans()] == ["s4", "s3", "s2"], "an old one is not the newest now"
+    assert ledger.scan("s1") is None
 
 
 # parameters
@@ -279,6 +263,29 @@ def test_the_history_is_bounded_and_what_is_left_is_whole(make: MakeLedger, monk
         (b"18", b"9", True),
         (b"19", b"9", True),
     ]
+
+
+def test_putting_once_more_changes_nothing_and_what_is_put_late_goes_to_its_place(
+    make: MakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "KEEP_PARAMETERS", 7)
+    ledger = make()
+    puts = [(1, None), (2, None), (2, 5), (3, 9), (4, None), (4, 12)]
+
+    def put(version: int, from_event: int | None) -> None:
+        ledger.put_parameters(version, {"v": b"%d" % version, "same": b"x"}, from_event, "s")
+
+    for index in (4, 1, 1, 4, 2, 0, 5, 3, 2, 1, 0, 5, 3, 4):
+        put(*puts[index])
+        highest = max(entry.version for entry in ledger.parameter_history())
+        assert ledger.parameters() == (highest, {"v": b"%d" % highest, "same": b"x"})
+    assert [(e.version, e.from_event) for e in ledger.parameter_history()] == puts
+    for version in (5, 6):
+        put(version, version)
+    assert [(e.version, e.from_event) for e in ledger.parameter_history()] == [*puts[1:], (5, 5), (6, 6)]
+    put(*puts[0])
+    assert [(e.version, e.from_event) for e in ledger.parameter_history()] == [*puts[1:], (5, 5), (6, 6)]
+    assert all(e.values == {"v": b"%d" % e.version, "same": b"x"} for e in ledger.parameter_history())
 
 
 def test_a_parameter_that_stays_is_stored_once(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,13 +372,11 @@ def test_wiping_leaves_nothing_and_touches_nobody_else(make: MakeLedger) -> None
         each.announce("r", "n", {}, 60)
         each.acquire_owner("t", 60)
         each.put_scan("s", {"x": 1})
-        each.append("s", [b"r"])
         each.put_parameters(1, {"a": b"b"}, None, None)
         each.append_logs([log(1)])
     ledger.wipe()
     assert ledger.services() == {}
     assert ledger.scans() == []
-    assert list(ledger.journal("s")) == []
     assert ledger.parameters() == (0, {})
     assert ledger.logs(10) == []
     assert ledger.acquire_owner("other", 60) == 1
@@ -383,11 +388,56 @@ def test_wiping_leaves_nothing_and_touches_nobody_else(make: MakeLedger) -> None
 def test_threads_may_share_a_ledger(ledger: Ledger) -> None:
     def use(number: int) -> None:
         for i in range(10):
-            ledger.append(f"s{number}", [b"%d" % i])
+            ledger.append_logs([log(10 * number + i)])
             ledger.put_scan(f"s{number}", {"i": i})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(use, range(8)))
+    assert sorted(entry["lineno"] for entry in ledger.logs(1000)) == list(range(80))
     for number in range(8):
-        assert list(ledger.journal(f"s{number}")) == [b"%d" % i for i in range(10)]
         assert ledger.scan(f"s{number}") == {"i": 9}
+
+
+def test_a_wiped_store_has_another_life(make: MakeLedger) -> None:
+    ledger = make()
+    life = ledger.life()
+    ledger.put_scan("s", {})
+    assert ledger.life() == life
+    ledger.wipe()
+    assert ledger.life() not in ("", life)
+
+
+def weight(ledger: Ledger) -> dict[str, int]:
+    """What the store holds under each kind of key, counted one by one."""
+    if isinstance(ledger, RedisLedger):
+        raw, prefix = ledger._redis, f"{ledger._prefix}:"
+        keys = [key.decode() for key in raw.keys("*") if key.decode().startswith(prefix)]
+        count = {"zset": raw.zcard, "hash": raw.hlen, "list": raw.llen, "stream": raw.xlen, "string": lambda _: 1}
+        return {key.removeprefix(prefix): count[raw.type(key).decode()](key) for key in keys}
+    assert isinstance(ledger, MemoryLedger)
+    sized = {name: value for name, value in vars(ledger).items() if isinstance(value, list | dict | deque)}
+    scans = {f"scan:{scan_id}": len(fields) for scan_id, fields in ledger._scans.items()}
+    return {name: len(value) for name, value in sized.items()} | scans
+
+
+def test_two_hundred_scans_in_a_row_do_not_make_it_grow(make: MakeLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the controller writes of a scan, again and again: it comes to a size and stays there."""
+    monkeypatch.setattr(base, "KEEP_PARAMETERS", 30)
+    monkeypatch.setattr(base, "KEEP_LOGS", 50)
+    ledger = make(keep=20)
+    sizes = []
+    for number in range(1, 201):
+        scan_id = f"scan {number}"
+        assert ledger.renew_owner("t", 60) or ledger.acquire_owner("t", 60)
+        ledger.life()
+        ledger.announce("controller", "controller", {"control": f"tcp://x:{number}"}, 60)
+        ledger.put_scan(scan_id, {"number": number, "state": "arming"}, number)
+        ledger.put_scan(scan_id, {"state": "running", "map": {"packed": b"x" * 100}}, number)
+        for from_event in (None, 0, 7):
+            ledger.put_parameters(number, {"v": b"%d" % number, "same": b"x"}, from_event, scan_id)
+        ledger.append_logs([log(number), log(number)])
+        ledger.put_scan(scan_id, {"state": "finished", "report": {"events": number}}, number)
+        sizes.append(sum(weight(ledger).values()))
+    assert sizes[30:] == [sizes[30]] * 170, weight(ledger)
+    assert len([key for key in weight(ledger) if key.startswith("scan:")]) == 20
+    assert len(weight(ledger)) < 20 + 12

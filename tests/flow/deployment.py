@@ -160,9 +160,12 @@ class Deployment:
         run_file = self.folder / "run.toml"
         run_file.write_text(self._toml(), encoding="utf-8")
         self._temporary.mkdir(mode=0o700)
+        self._launch()
+
+    def _launch(self, *options: str) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("BEAMFOLD_") and k not in _UNWANTED}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "beamfold", "run", str(run_file)],
+            [sys.executable, "-m", "beamfold", "run", str(self.folder / "run.toml"), *options],
             cwd=self.folder,
             env={**clean, _MARK: self._mark, "TMPDIR": str(self._temporary)},
             stdin=subprocess.DEVNULL,
@@ -175,6 +178,16 @@ class Deployment:
         self._wait_until_ready()
         for sender in self._all_senders():
             sender.wait_for_peer(PATIENCE)
+
+    def run_again(self, *options: str) -> None:
+        """Kill `beamfold run` and all that it started, and start it with these options."""
+        process, before = self._process, self.processes()
+        assert process is not None
+        process.kill()
+        process.wait()
+        wait_until(lambda: not self.processes().keys() & before.keys(), "that all of its services are gone")
+        self._printed.clear()
+        self._launch(*options)
 
     def _sender(self, kind: str) -> StreamSender:
         return StreamSender(self._context, "tcp://127.0.0.1:0", kind, linger_s=0)  # type: ignore[arg-type]

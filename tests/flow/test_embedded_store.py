@@ -160,7 +160,7 @@ def test_kill_9_of_the_store_loses_nothing_that_was_answered() -> None:
         ledger = RedisLedger(store.url)
         ledger.put_scan("s", {"x": 1})
         for i in range(200):
-            ledger.append("s", [b"%d" % i])
+            ledger.put_scan(f"s{i}", {"i": i})
         assert ledger.acquire_owner("me", 60) == 1
         url, pid = store.url, store.pid
         os.kill(pid, signal.SIGKILL)
@@ -171,7 +171,7 @@ def test_kill_9_of_the_store_loses_nothing_that_was_answered() -> None:
         assert store.url == url
         assert store.pid != pid
         assert ledger.scan("s") == {"x": 1}
-        assert list(ledger.journal("s")) == [b"%d" % i for i in range(200)]
+        assert [record["i"] for _, record in ledger.scans(200)] == list(range(199, -1, -1))
         assert ledger.renew_owner("me", 60)
         ledger.close()
 
@@ -193,26 +193,28 @@ def test_a_restart_that_fails_keeps_everything_for_the_next_try() -> None:
 def test_a_store_that_was_restarted_in_between_is_used_without_an_error() -> None:
     with EmbeddedStore() as store:
         ledger = RedisLedger(store.url)
-        ledger.append("s", [b"before"])
+        ledger.put_scan("before", {})
+        life = ledger.life()
         store.restart()
-        ledger.append("s", [b"after"])
-        assert list(ledger.journal("s")) == [b"before", b"after"]
+        ledger.put_scan("after", {})
+        assert [scan_id for scan_id, _ in ledger.scans()] == ["after", "before"]
+        assert ledger.life() != life
         ledger.close()
 
 
 def test_a_stopped_store_is_unavailable_within_seconds_and_never_a_hang() -> None:
     with EmbeddedStore() as store:
         ledger, fresh = RedisLedger(store.url), RedisLedger(store.url)
-        ledger.append("s", [b"before"])
+        ledger.put_scan("before", {})
         os.kill(store.pid, signal.SIGSTOP)
-        for attempt in (ledger.ping, lambda: ledger.append("s", [b"a"]), fresh.services):
+        for attempt in (ledger.ping, lambda: ledger.put_scan("s", {}), fresh.services):
             begin = time.monotonic()
             with pytest.raises(LedgerUnavailable):
                 attempt()
             assert time.monotonic() - begin < 2.5
         os.kill(store.pid, signal.SIGCONT)
         ledger.ping()
-        assert next(ledger.journal("s")) == b"before"
+        assert ledger.scan("before") == {}
         ledger.close()
         fresh.close()
 

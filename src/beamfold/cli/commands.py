@@ -35,7 +35,7 @@ Record = Annotated[
 Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]
 Token = Annotated[str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")]
-Again = Annotated[bool, typer.Option("--again", hidden=True, help="It takes the place of one that ended.")]
+Start = Annotated[str, typer.Option(hidden=True, help="Why the supervisor starts it: fresh, again or resume.")]
 
 
 def told(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -74,11 +74,18 @@ def root(
 
 @app.command()
 @told
-def run(runfile: RunFilePath, store: Store = None, record: Record = None) -> int:
+def run(
+    runfile: RunFilePath,
+    store: Store = None,
+    record: Record = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take up the scan that was under way when this run was killed.")
+    ] = False,
+) -> int:
     """Start all services of a run on this host, and keep them until Ctrl-C."""
     from beamfold.cli.run import run_here
 
-    return run_here(runfile, store, record)
+    return run_here(runfile, store, record, resume=resume)
 
 
 def _service(
@@ -88,15 +95,17 @@ def _service(
     store: str | None,
     parent: int | None,
     token: str | None = None,
-    again: bool = False,
+    start: str = "",
 ) -> int:
     from beamfold.cli.process import follow_parent
 
     if parent is not None:
         follow_parent(parent)
+    from beamfold.cli.services import Start as How
     from beamfold.cli.services import run_service
 
-    return run_service(role, runfile, name=name, store=store, supervised=parent is not None, token=token, again=again)
+    supervised = parent is not None
+    return run_service(role, runfile, name=name, store=store, supervised=supervised, token=token, start=How(start))
 
 
 @app.command()
@@ -107,10 +116,10 @@ def controller(
     store: Store = None,
     parent: Parent = None,
     token: Token = None,
-    again: Again = False,
+    start: Start = "",
 ) -> int:
     """Start the controller alone."""
-    return _service("controller", runfile, name, store, parent, token, again)
+    return _service("controller", runfile, name, store, parent, token, start)
 
 
 @app.command()

@@ -46,12 +46,13 @@ def controller_address(ledger: Ledger) -> dict[str, str] | None:
     return ledger.services().get(("controller", "controller"))
 
 
-def claim(ledger: Ledger, token: str, name: str, say: Say) -> int:
+def claim(ledger: Ledger, token: str, name: str, say: Say, *, alone: bool = False) -> int:
     """Become the owner of the controller's role; returns the epoch.
 
-    A former controller that was killed is waited for until its lease has run out, and for as long a store that does
-    not answer: it may be busy, or just starting. ConfigError at once when another one is alive, LedgerUnavailable when
-    the store still does not answer after that.
+    `alone`: nobody else can reach this store, so that whoever had the role is gone. Otherwise a former controller that
+    was killed is waited for until its lease has run out, and for as long a store that does not answer: it may be busy,
+    or just starting. ConfigError at once when another one is alive, LedgerUnavailable when the store still does not
+    answer after that.
     """
     from beamfold.dispatch.service import LEASE  # with all of the controller behind it
 
@@ -59,7 +60,7 @@ def claim(ledger: Ledger, token: str, name: str, say: Say) -> int:
     waiting = False
     while True:
         try:
-            epoch = ledger.acquire_owner(token, LEASE)
+            epoch = ledger.acquire_owner(token, LEASE, over=alone)
             if epoch is not None:
                 ledger.withdraw("controller", "controller")  # a former one's address leads nowhere
                 return epoch
@@ -119,12 +120,15 @@ def is_fixed(url: str) -> bool:
 
 
 def reachable(url: str) -> bool:
-    """Whether something takes connections at a ZeroMQ address; only tcp is asked, others count as yes."""
+    """Whether something takes connections at a ZeroMQ address; tcp and ipc are asked, others count as yes."""
     scheme, _, address = url.partition("://")
-    if scheme != "tcp":
-        return True
     try:
-        with socket.create_connection(split_host_port(address), timeout=PROBE):
-            return True
+        if scheme == "tcp":
+            socket.create_connection(split_host_port(address), timeout=PROBE).close()
+        elif scheme == "ipc":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(PROBE)
+                probe.connect(f"\0{address[1:]}" if address.startswith("@") else address)
     except OSError:
         return False
+    return True

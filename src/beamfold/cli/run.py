@@ -12,15 +12,15 @@ from beamfold.cli.signals import interruptible
 from beamfold.cli.supervisor import Supervisor, to_stderr
 
 
-def run_here(runfile: Path, store: str | None, record: Path | None = None) -> int:
+def run_here(runfile: Path, store: str | None, record: Path | None = None, *, resume: bool = False) -> int:
     """Start all services, say where they are, and wait; returns the exit code. BeamfoldError: they ended.
 
-    `record`: the folder below which every scan is recorded.
+    `record`: the folder below which every scan is recorded; `resume`: take up the scan of this run that was killed.
     """
     if store is not None:
         os.environ[STORE_VARIABLE] = store
     record_to(record)
-    return asyncio.run(_run(runfile))
+    return asyncio.run(_run(runfile, resume))
 
 
 def record_to(folder: Path | None) -> None:
@@ -29,10 +29,10 @@ def record_to(folder: Path | None) -> None:
         os.environ[RECORD_VARIABLE] = str(folder.absolute())
 
 
-async def _run(runfile: Path) -> int:
+async def _run(runfile: Path, resume: bool) -> int:
     settings = load_runfile(runfile)
     to_stderr(f"starting {settings.run.name!r}")
-    supervisor = Supervisor(settings)
+    supervisor = Supervisor(settings, resume=resume)
 
     async def work() -> int:
         async with supervisor:

@@ -8,6 +8,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from functools import partial
 from importlib.metadata import version as version_of
 from itertools import chain
@@ -28,12 +29,12 @@ from beamfold.cli.guard import inherited_memory
 from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger
 from beamfold.ledger.base import Ledger
 from beamfold.model.cursor import cursor_in, idle_cursor
-from beamfold.model.errors import AppError, ConfigError
+from beamfold.model.errors import AppError, ConfigError, MapError, ScanError
 from beamfold.model.report import ServiceState
 from beamfold.protocols import framer
 from beamfold.protocols.codec import MAX_PIECE, TypeTable
 from beamfold.protocols.items import Framer
-from beamfold.protocols.messages import Hello, StreamInfo
+from beamfold.protocols.messages import Hello, Parameters, StreamInfo
 from beamfold.sources.base import Source
 from beamfold.transport.arena import Arena, elsewhere
 from beamfold.transport.control import Context, ControlChannel
@@ -60,6 +61,16 @@ KNOWN_SCANS = 10
 INTERRUPTED = 130
 
 
+class Start(StrEnum):
+    """How a controller comes to be: started by hand, or by a supervisor with its run, in the place of one that ended,
+    or to take up the scan of a run that was killed."""
+
+    ALONE = ""
+    FRESH = "fresh"
+    AGAIN = "again"
+    RESUME = "resume"
+
+
 class _Service(Protocol):
     def run(self) -> None: ...
 
@@ -74,12 +85,12 @@ def run_service(
     store: str | None,
     supervised: bool,
     token: str | None = None,
-    again: bool = False,
+    start: Start = Start.ALONE,
 ) -> int:
     """Run one service until it is told to stop; returns the exit code.
 
     `supervised`: only SIGTERM ends it, Ctrl-C is the supervisor's. `token`: what the controller's role is
-    held with already, `again`: by a controller that ended. Raises ConfigError for what the run file cannot mean.
+    held with already. Raises ConfigError for what the run file cannot mean.
     """
     if store is not None:
         os.environ[STORE_VARIABLE] = store
@@ -87,7 +98,7 @@ def run_service(
     name = name or _only_name(settings, role)
     logs.set_up(name, collect=role != "controller")
     if role == "controller":
-        return _run_controller(settings, token, supervised, again)
+        return _run_controller(settings, token, supervised, start)
     context = Context()
     try:
         make = {"ingester": _ingester, "worker": _worker, "reducer": _reducer}[role]
@@ -299,17 +310,17 @@ def _app_types(settings: RunFile, reducer: type) -> TypeTable:
 # -- controller ----------------------------------------------------------------------------------------------
 
 
-def _run_controller(settings: RunFile, token: str | None, supervised: bool, again: bool) -> int:
+def _run_controller(settings: RunFile, token: str | None, supervised: bool, start: Start) -> int:
     ledger = open_ledger(settings)
     token = token or uuid.uuid4().hex
     try:
         epoch = claim(ledger, token, settings.run.name, structlog.get_logger().info)
-        return asyncio.run(_control(settings, ledger, token, epoch, supervised, again))
+        return asyncio.run(_control(settings, ledger, token, epoch, supervised, start))
     finally:
         ledger.close()
 
 
-async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, supervised: bool, again: bool) -> int:
+async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, supervised: bool, start: Start) -> int:
     from beamfold.dispatch.service import ControllerService
     from beamfold.publish.controller_http import build_controller_app
     from beamfold.publish.serve import HttpServer
@@ -319,7 +330,8 @@ async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, su
     code = 0
     try:
         hub = ControlHub(context, settings.controller.control)
-        service = ControllerService(hub, ledger, _machine(settings, ledger, epoch, again), token=token)
+        machine, why = _machine(settings, ledger, epoch, start)
+        service = ControllerService(hub, ledger, machine, token=token, unfinished=why)
         server = HttpServer(build_controller_app(service), *split_host_port(settings.controller.http))
         service.http = server.url
         structlog.get_logger().info(f"listening on {server.url}, services connect to {hub.url}")
@@ -344,21 +356,47 @@ async def _control(settings: RunFile, ledger: Ledger, token: str, epoch: int, su
     return code
 
 
-def _machine(settings: RunFile, ledger: Ledger, epoch: int, again: bool = False) -> Any:
-    """The controller machine, going on from what the ledger has.
+def _resumption(ledger: Ledger, newest: list[tuple[str, dict[str, Any]]]) -> tuple[Any, str]:
+    """The scan that was under way when its run was killed, None where there is none; and why unfinished ones fail."""
+    from beamfold.dispatch.resumption import resumption, unfinished
+
+    older = "another scan began, and no service was at work on it any more"
+    if not newest or not unfinished(newest[0][1]):
+        return None, older
+    scan_id, record = newest[0]
+    versions = [
+        Parameters(record["number"], e.version, e.values, e.from_event)
+        for e in ledger.parameter_history(scan_id)
+        if e.from_event is not None
+    ]
+    try:
+        return resumption(scan_id, record, versions), older
+    except (MapError, ScanError) as error:
+        return None, f"its run was killed, and it cannot be taken up: {error}"
+
+
+def _machine(settings: RunFile, ledger: Ledger, epoch: int, start: Start = Start.ALONE) -> tuple[Any, str]:
+    """The controller machine, going on from what the ledger has; and why scans that are unfinished there have failed.
 
     Where the run file sets a parameter it holds as a run begins; others are as they were left. So are all of them where
-    this controller takes the place of one that ended: started `again`, or while a scan is under way.
+    this controller takes the place of one that ended, or takes a scan up.
     """
     from beamfold.dispatch.machine import ControllerMachine, Policy
+    from beamfold.dispatch.resumption import RECORDED, unfinished
 
     version, values = ledger.parameters()
-    newest = ledger.scans(KNOWN_SCANS, ("number", "state", "started", "finished", "map"))
-    again = again or bool(newest and newest[0][1].get("state") in ("arming", "running"))
+    newest = ledger.scans(KNOWN_SCANS, RECORDED)
+    resumed, why = None, ""
+    if start is Start.RESUME:
+        resumed, why = _resumption(ledger, newest)
+    elif start is Start.FRESH:
+        why = "its run was killed, and started again without --resume"
+    under_way = start is Start.ALONE and bool(newest) and unfinished(newest[0][1])
     first = settings.raw_parameters()
-    wanted = {**first, **values} if again else {**values, **first}
+    left = under_way or start is Start.AGAIN or resumed is not None
+    wanted = {**first, **values} if left else {**values, **first}
     policy = settings.policy
-    return ControllerMachine(
+    machine = ControllerMachine(
         version_of("beamfold"),
         epoch,
         policy=Policy(
@@ -379,4 +417,6 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int, again: bool = False)
         version=version + 1 if wanted != values else version,
         first_scan=newest[0][1].get("number", 0) + 1 if newest else 1,
         known=dict(newest),
+        resumption=resumed,
     )
+    return machine, why

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from beamfold.app.runfile import RunFile, load_runfile
 from beamfold.cli.registry import STORE_VARIABLE, controller_address, open_ledger
 from beamfold.cli.supervisor import Supervisor
 from beamfold.cli.web import Refusal, call
-from beamfold.model.errors import BeamfoldError, ConfigError
+from beamfold.model.errors import BeamfoldError, ConfigError, LedgerUnavailable
 
 TIMEOUT = 5.0
 """Seconds for the controller to answer."""
@@ -36,6 +37,8 @@ def show(runfile: Path | None, url: str | None, store: str | None) -> int:
     console.print(f"controller [bold]{url}[/]  Beamfold {config['controller_version']}")
     console.print(_services(config))
     console.print(_progress(progress))
+    if progress.get("store"):
+        console.print(f"[bold]the control store is {escape(progress['store'])}[/]")
     if progress["latency"]:
         console.print(_way(progress["latency"]))
     if scans:
@@ -44,25 +47,30 @@ def show(runfile: Path | None, url: str | None, store: str | None) -> int:
 
 
 def _address(settings: RunFile) -> str:
-    """Where the run's controller is: from its store, or from the note that `beamfold run` leaves."""
-    name = settings.run.name
+    """Where the run's controller is: from its store, or from the note that `beamfold run` leaves, where the store is
+    away or has forgotten it."""
+    name, path = settings.run.name, Supervisor.note_path(settings)
+    wrong: BeamfoldError = ConfigError(
+        f"{name!r} is not running here (there is no {path}): start it with `beamfold run RUNFILE`, call "
+        "`beamfold status` from the folder where it was started, or give --url"
+    )
     if settings.store.url is not None:
         ledger = open_ledger(settings)
         try:
-            there = controller_address(ledger)
+            if (there := controller_address(ledger)) is not None:
+                return there["http"]
+            wrong = BeamfoldError(f"no controller of {name!r} is running: start one with `beamfold run RUNFILE`")
+        except LedgerUnavailable as error:
+            wrong = error
         finally:
             ledger.close()
-        if there is None:
-            raise BeamfoldError(f"no controller of {name!r} is running: start one with `beamfold run RUNFILE`")
-        return there["http"]
-    path = Supervisor.note_path(settings)
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["controller"])
+        note = json.loads(path.read_text(encoding="utf-8"))
+        if not Path(f"/proc/{note['pid']}").exists():
+            raise wrong  # it was killed
+        return str(note["controller"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{name!r} is not running here (there is no {path}): start it with `beamfold run RUNFILE`, call "
-            "`beamfold status` from the folder where it was started, or give --url"
-        ) from None
+        raise wrong from None
 
 
 def _ask(url: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:

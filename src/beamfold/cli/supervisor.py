@@ -1,7 +1,7 @@
 """All services of a run on one host: started together, watched, started again when they end, and ended together.
 
-The supervisor owns the control store when the run file names none. Its children end with it, whatever becomes
-of it.
+The supervisor owns the control store when the run file names none, and starts it again like the services: with all that
+it had, in a folder beside the results. Its children end with it, whatever becomes of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -59,6 +60,9 @@ FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
 """Seconds before it at most."""
 
+STORE_TRIES = 6
+"""Times in a row that the control store is started again; then the run ends, as soon as no scan is under way."""
+
 KEEP_GONE = 100
 """Ends of services that are told to a controller that is new."""
 
@@ -82,10 +86,17 @@ class Supervisor:
 
     Must be entered in the main thread (the children follow the thread that started them). Raises
     BeamfoldError when a service ends before all are up. `own_store`: start one even where the settings name
-    one.
+    one. `resume`: take up the scan that was under way when this run was killed.
     """
 
-    def __init__(self, settings: RunFile, *, own_store: bool = False, show: Callable[[str], None] = to_stderr) -> None:
+    def __init__(
+        self,
+        settings: RunFile,
+        *,
+        own_store: bool = False,
+        resume: bool = False,
+        show: Callable[[str], None] = to_stderr,
+    ) -> None:
         if settings.path is None:
             raise ConfigError("a supervisor needs a run file that its services can read")
         self.settings = settings
@@ -95,8 +106,12 @@ class Supervisor:
         self._guards: dict[Child, Guard] = {}
         self._gone: deque[Gone] = deque(maxlen=KEEP_GONE)
         self._show = show
+        self._resume = resume
         self._token = uuid.uuid4().hex
-        self._store = EmbeddedStore() if own_store or settings.store.url is None else None
+        self._home = None if own_store or settings.store.url is not None else self.store_path(settings)
+        self._store = EmbeddedStore(self._home) if own_store or settings.store.url is None else None
+        self._starting: asyncio.Task[EmbeddedStore] | None = None
+        self._left = False  # whether the store's folder was there before us: a run was killed
         self._ledger: RedisLedger | None = None
         self._context: Context | None = None
         self._channel: ControlChannel | None = None
@@ -124,7 +139,7 @@ class Supervisor:
         await self.stop()
 
     async def wait(self) -> None:
-        """Never returns; BeamfoldError when the store ended, and the run with it."""
+        """Never returns; BeamfoldError when the run cannot go on."""
         await self._fatal.wait()
         raise BeamfoldError(self._why)
 
@@ -146,7 +161,8 @@ class Supervisor:
         self.hurry()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*ended, *self._tasks, return_exceptions=True)
+        starting = [self._starting] if self._starting is not None else []
+        await asyncio.gather(*ended, *self._tasks, *starting, return_exceptions=True)
         for child in self.children:
             await child.close()
         for guard in self._guards.values():
@@ -187,6 +203,8 @@ class Supervisor:
             self._ledger = None
         if self._store is not None:
             self._store.stop()
+        if self._home is not None and not self._fatal.is_set() and (self._up or not self._left):
+            shutil.rmtree(self._home, ignore_errors=True)  # scans have ended, and their results are stored
         if self._up:
             with suppress(OSError):
                 self.note_path(self.settings).unlink(missing_ok=True)
@@ -200,10 +218,14 @@ class Supervisor:
         if self._store is not None:
             if not self._alone:
                 self._lock = self._claim_output()
+            self._left = self._home is not None and self._home.exists()
             url = self._store.start().url
         assert url is not None
         self._ledger = RedisLedger(url, self.settings.run.name)
-        await asyncio.to_thread(claim, self._ledger, self._token, self.settings.run.name, self._show)
+        alone = self._store is not None
+        await asyncio.to_thread(claim, self._ledger, self._token, self.settings.run.name, self._show, alone=alone)
+        if self._store is not None:
+            self._tasks.append(asyncio.create_task(self._keep_store(self._store)))
         for role, name in self._wanted():
             await self._spawn(role, name, url)
         self._tasks += [asyncio.create_task(self._watch(child, url)) for child in self.children]
@@ -242,7 +264,8 @@ class Supervisor:
     async def _spawn(self, role: str, name: str, store: str) -> Child:
         arguments = ["beamfold", role, str(self.settings.path), "--name", name, "--parent", str(os.getpid())]
         if role == FIRST:
-            arguments += ["--token", self._token, *(["--again"] if self._up else [])]
+            start = "again" if self._up else "resume" if self._resume else "fresh"
+            arguments += ["--token", self._token, "--start", start]
         env, inherit = self._environment(store), []
         guard = None
         if role == "worker":
@@ -361,7 +384,7 @@ class Supervisor:
         self._fatal.set()
 
     async def _look_after(self) -> None:
-        """Keep the control channel going, and notice when the store is gone."""
+        """Keep the control channel going, and kill workers that hang."""
         assert self._channel is not None
         while True:
             try:
@@ -375,9 +398,36 @@ class Supervisor:
                 if child.running and not child.why and (why := guard.look(child.pid, time.monotonic())):
                     child.why = why
                     child.kill()
-            if self._store is not None and not self._store.alive:
-                self._fail("the control store ended: without it nothing can be recorded")
             await asyncio.sleep(WATCH)
+
+    async def _keep_store(self, store: EmbeddedStore) -> None:
+        """Start the store again when it ends: at the same address, and with all that it had."""
+        series, began, why = 0, time.monotonic(), "it was ended from outside"
+        while True:
+            await asyncio.sleep(WATCH)
+            if store.alive:
+                continue
+            series = series + 1 if time.monotonic() - began < LIVED else 1
+            if series > STORE_TRIES and await self._idle():
+                return self._fail(f"the control store does not stay up, and without it nothing is recorded: {why}")
+            if series > AT_ONCE:
+                await asyncio.sleep(min(FIRST_PAUSE * 2 ** (series - AT_ONCE), LONGEST_PAUSE))
+            self._show("beamfold: the control store ended")
+            self._starting = asyncio.create_task(asyncio.to_thread(store.start))
+            try:
+                await asyncio.shield(self._starting)  # a thread cannot be given up
+                self._show(f"the control store was started again (pid {store.pid})")
+            except ConfigError as error:
+                why = str(error)
+                self._show(f"beamfold: {why}")
+            began = time.monotonic()
+
+    async def _idle(self) -> bool:
+        """Whether there is no scan under way that can come to its end."""
+        try:
+            return bool((await ask(f"{self.controller_url}/api/v1/progress"))["finished"])
+        except BeamfoldError:
+            return True
 
     # -- for `beamfold status` -------------------------------------------------------------------------------
 
@@ -385,6 +435,11 @@ class Supervisor:
     def note_path(settings: RunFile) -> Path:
         """Where a run with a store of its own leaves its addresses: nobody else could find them."""
         return settings.output.directory.absolute() / f".{settings.run.name}.run.json"
+
+    @staticmethod
+    def store_path(settings: RunFile) -> Path:
+        """Where a run's own store keeps its files, for as long as the run is up; also after it was killed."""
+        return settings.output.directory.absolute() / f".{settings.run.name}.store"
 
     def _write_note(self) -> None:
         path = self.note_path(self.settings)

@@ -25,7 +25,16 @@ from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
-from beamfold.dispatch.recovery import Recovery
+from beamfold.dispatch.recovery import Assigned, Recovery
+from beamfold.dispatch.resumption import (
+    Resumption,
+    given_up,
+    plan_record,
+    restore_series,
+    series_record,
+    unfinished,
+    written_map,
+)
 from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.dispatch.tally import Tally, tally_of
 from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
@@ -78,9 +87,6 @@ from beamfold.protocols.messages import (
     WorkerInfo,
 )
 
-MAX_RECORDED_MAP = 256 << 10
-"""Bytes of a written map, packed, that the ledger keeps: it keeps them for a thousand scans."""
-
 ARM_PATIENCE = 120.0
 """Seconds in which services have to be ready for a scan: an app may be imported from a slow disk."""
 
@@ -117,10 +123,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class RecordScan:
-    """Write these fields of a scan to the ledger."""
+    """Write these fields of a scan to the ledger; with its number where that need not know the scan."""
 
     scan_id: str
     fields: dict[str, Any]
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,7 @@ class ControllerMachine:
     """All that the controller knows. `values` are the raw parameters to begin with, at version `version`.
 
     `known` is what the ledger has of the newest scans: services may be at work on one of them that another controller
-    has begun. That one is taken up.
+    has begun. That one is taken up; or the one of the `resumption`, of which no service knows any more.
     """
 
     def __init__(
@@ -205,6 +212,7 @@ class ControllerMachine:
         version: int = 0,
         first_scan: int = 1,
         known: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        resumption: Resumption | None = None,
     ) -> None:
         self._software = software
         self._epoch = epoch
@@ -221,7 +229,8 @@ class ControllerMachine:
         self._ended = Tally()
         self._fencing: tuple[int, dict[str, bytes]] | None = None
         self._fence_again = False
-        self._known = known
+        self._known = dict(known)
+        self._resumption = resumption
         self._recovery: Recovery | None = None
         self._introduced: dict[Any, float] = {}  # peers, and when they were asked who they are
         self._lost: dict[Any, None] = {}  # peers
@@ -266,6 +275,8 @@ class ControllerMachine:
             return self._gone(message, now) if own or service.hello.role == SUPERVISOR else []
         if isinstance(message, Inventory):
             return self._inventory(service, message, now)
+        if isinstance(message, Armed) and self._resumption is not None and message.error:
+            return self._not_resumed(f"{key}: {message.error}", now)
         if self._recovery is not None and message.scan == self._recovery.arm.scan:
             self._recovery.later.append((peer, message))
             return []
@@ -319,13 +330,14 @@ class ControllerMachine:
         self.services[service.key] = service
         self._peers[peer] = service.key
         self._here.clear()
-        actions.append(Send(peer, Welcome(self._epoch)))
+        if self._resumption is None or hello.role != "ingester":
+            actions.append(Send(peer, Welcome(self._epoch)))
         if old is None or old.peer != peer:
             actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
         if hello.error:
             actions.append(Note("error", f"{service.key}: {hello.error}"))
         self._introduced.pop(peer, None)
-        return actions + self._take_place(service, now) + self._recover(now)
+        return actions + self._take_place(service, now) + self._resume() + self._recover(now)
 
     def _gone(self, message: Gone, now: float) -> list[Action]:
         """A process ended."""
@@ -484,6 +496,8 @@ class ControllerMachine:
         if recovery is None:
             return []
         told = {*recovery.ingesters, *recovery.workers, *recovery.reducers}
+        if self._resumption is not None and not recovery.reducers:
+            return []  # it was lost again
         number = recovery.arm.scan
         fresh = [s for s in self.services.values() if not (s.gone or s.peer in told or number in s.hello.scans)]
         if not (recovery.complete(s.key for s in fresh) or recovery.overdue(now)):
@@ -493,9 +507,55 @@ class ControllerMachine:
             scan = self._restored(recovery, now)
         except BeamfoldError as error:
             ends: list[Action] = [Send(peer, End(recovery.arm.scan)) for peer in told]
-            return [Note("error", f"a scan cannot be taken up: {error}"), *ends]
-        actions = self._take_up(scan, recovery, fresh, now)
+            return [Note("error", f"a scan cannot be taken up: {error}"), *ends, *self._resumed()]
+        actions = self._take_up(scan, recovery, fresh, now) + self._resumed()
         return actions + [a for peer, message in recovery.later for a in self._receive(peer, message, now)]
+
+    # -- a scan of a run that was killed ---------------------------------------------------------------------
+
+    def _resume(self) -> list[Action]:
+        """Arm the reducer for it, so that it reads what is done, and ask it what it knows."""
+        waiting, reducer = self._resumption, next(iter(self._of("reducer")), None)
+        if waiting is None or reducer is None or waiting.asked == reducer.peer:
+            return []
+        waiting.asked = reducer.peer
+        number = waiting.arm.scan
+        if number in reducer.hello.scans:
+            return []  # it outlived its run, and says so
+        policy = self._policy
+        arm = msgspec.structs.replace(
+            waiting.arm,
+            declared=self.declared(),
+            incomplete=policy.incomplete,
+            fold_patience=policy.fold_patience,
+            fold_order=policy.fold_order,
+        )
+        return [Send(reducer.peer, message) for message in (arm, *waiting.changes, Introduce())]
+
+    def _resumed(self) -> list[Action]:
+        """The scan is taken up, as far as that can be: ingesters may read their detectors now."""
+        waiting, self._resumption = self._resumption, None
+        return [] if waiting is None else [Send(s.peer, Welcome(self._epoch)) for s in self._of("ingester")]
+
+    def _not_resumed(self, why: str, now: float) -> list[Action]:
+        assert self._resumption is not None
+        self._number = max(self._number, self._resumption.arm.scan)
+        welcome = self._resumed()
+        return [*welcome, *self.give_up_unfinished(f"it cannot be taken up: {why}", now)]
+
+    def give_up_unfinished(self, reason: str, now: float) -> list[Action]:
+        """Scans that the ledger takes to be under way, and nobody is at work on, have failed."""
+        actions: list[Action] = []
+        resumed = self._resumption.arm.scan_id if self._resumption is not None else None
+        for scan_id, record in sorted(self._known.items(), key=lambda item: int(item[1].get("number", 0))):
+            taken_up = scan_id in self.reports or (self.scan is not None and self.scan.scan_id == scan_id)
+            if not unfinished(record) or taken_up or scan_id == resumed:
+                continue
+            report = given_up(scan_id, record, reason, now)
+            fields = {"state": "failed", "finished": now, "report": report}
+            self._known[scan_id] = {**record, **fields}
+            actions += [RecordScan(scan_id, fields, report["number"]), _ending(report)]
+        return actions
 
     def _restored(self, recovery: Recovery, now: float) -> Scan:
         arm = recovery.arm
@@ -503,7 +563,6 @@ class ControllerMachine:
         self._number = max(self._number, arm.scan)
         numbered = {i.name: i.numbered for s in self._of("ingester") for i in s.hello.streams}
         trigger_map = TriggerMap.from_wire(arm.map)
-        kept = known.get("map")
         places = Places((w.name, frozenset(w.tags), None) for w in arm.workers)
         reducers = [s.key for s in self._of("reducer")] or ["reducer reducer"]
         others = [*(f"ingester {i.name}" for i in arm.ingesters), *(f"worker {w.name}" for w in arm.workers)]
@@ -518,7 +577,7 @@ class ControllerMachine:
             float(known.get("started", now)),
             arm.parameters,
             frozenset([*others, reducers[0]]),
-            WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None,
+            written_map(known),
             arm.record,
             arm.dump_prefix,
             Overload(arm.overload, self._policy.sample_every),
@@ -543,8 +602,12 @@ class ControllerMachine:
         for inventory in recovery.reducers.values():
             if inventory.done is not None:
                 scan.done(inventory.done, now)
+        if not recovery.ingesters:
+            restore_series(scan, known)
         here = [me for me, _ in places.here()]
-        scan.dispatcher.restore([(a.lo, a.hi, a.worker) for a in recovery.assigned()], here)
+        # Where no ingester knows, what is not done of all that may have been assigned is assigned again.
+        assigned = recovery.assigned() or [Assigned(0, scan.map.virtual_before(scan.reached), None)]
+        scan.dispatcher.restore([(a.lo, a.hi, a.worker) for a in assigned], here)
         return scan
 
     def _take_up(self, scan: Scan, recovery: Recovery, fresh: list[Service], now: float) -> list[Action]:
@@ -556,14 +619,18 @@ class ControllerMachine:
         recorded = self._known.get(scan.scan_id, {}).get("state") == "running"
         if not (scan.dispatcher.next_virtual or armed or recorded):
             return self._abort(scan, "failed", "the controller ended while the scan was armed", now)
-        scan.report.loss("controller", "another one took the scan up", now, 0)
+        if self._resumption is None:
+            scan.report.loss("controller", "another one took the scan up", now, 0)
+        else:
+            scan.report.loss("run", "it ended with all services, and another one took the scan up", now, 0)
         scan.report.version(self._version_record(scan.version, scan.values, 0))
         for change in changes:
             scan.report.version(self._version_record(change.version, change.values, change.from_event))
-        if changes and changes[-1].version > self.version:
-            self.version, self.values = changes[-1].version, changes[-1].values
+        newest = changes[-1] if changes else Parameters(number, scan.version, scan.values, 0)
+        if newest.version > self.version:  # the ledger is behind, or has been wiped
+            self.version, self.values = newest.version, newest.values
         actions: list[Action] = [Note("warning", f"scan {number} of another controller is taken up")]
-        actions.append(RecordScan(scan.scan_id, {"number": number, "state": "running", "started": scan.started}))
+        actions += self._record_scan(scan)
         there = {s.key for s in self.services.values() if s.peer in recovery.ingesters}
         scan.ingesters |= {f"ingester {info.name}": info for info in recovery.arm.ingesters}
         for info in recovery.arm.ingesters:
@@ -592,7 +659,7 @@ class ControllerMachine:
             actions += self._take_place(service, now)
         owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
         actions += recording.blocks(scan, [b for b in owned if b.worker >= 0 or b.worker == DROPPED])
-        if self.version > (changes[-1].version if changes else scan.version):
+        if self.version > newest.version:
             actions += self._fence(scan)  # it was taken, and perhaps no ingester has heard of it
         elif any(i.holding for i in recovery.ingesters.values()):
             actions += self.set_parameters({}, now)
@@ -735,7 +802,7 @@ class ControllerMachine:
 
     def _prepare(self, plan: Plan, now: float) -> Scan:
         workers, reducers, streams = self._of("worker"), self._of("reducer"), self.streams()
-        if self._recovery is not None:
+        if self._recovery is not None or self._resumption is not None:
             raise ScanError("this controller is new and takes up the scan of another one: submit again in a moment")
         if not reducers:
             raise ScanError("no reducer is connected: start one (`beamfold reducer RUNFILE`) and submit again")
@@ -835,8 +902,9 @@ class ControllerMachine:
         scan.version, scan.values = self.version, self.values  # changed perhaps while the scan before was drained
         scan.report.version(self._version_record(scan.version, scan.values, 0))
         actions: list[Action] = [
-            RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started})
+            RecordScan(scan.scan_id, {"number": scan.number, "state": "arming", "started": scan.started}, scan.number)
         ]
+        actions += self.give_up_unfinished("no service was at work on it any more when the next scan began", now)
         return actions + self._arm_next(scan, now)
 
     def stop(self, request: int, now: float) -> list[Action]:
@@ -899,6 +967,29 @@ class ControllerMachine:
             actions.append(RecordScan(scan_id, {"report": report}))
         return actions
 
+    def record_again(self) -> list[Action]:
+        """All that is known of scans, for a ledger that may have forgotten it."""
+        actions: list[Action] = [_ended_record(report) for report in self.reports.values()]
+        if self.scan is not None and self.scan.phase is not Phase.ARMING:
+            actions += self._record_scan(self.scan)
+        return actions
+
+    def _record_scan(self, scan: Scan) -> list[Action]:
+        """What the ledger has of a scan that runs: its plan, and the versions of the parameters in force."""
+        known = [s for s in self.services.values() if s.hello.role == "ingester" and s.key in scan.services]
+        readers = {s.hello.name: [info.name for info in s.hello.streams] for s in known}
+        record: dict[str, Any] = {"number": scan.number, "started": scan.started, **plan_record(scan, readers)}
+        if scan.active:
+            record["state"] = "running"
+        first = RecordParameters(scan.scan_id, scan.version, scan.values, 0)
+        changes = [RecordParameters(scan.scan_id, c.version, c.values, c.from_event) for c in scan.changes]
+        return [RecordScan(scan.scan_id, record, scan.number), first, *changes]
+
+    @staticmethod
+    def _record_series(scan: Scan) -> list[Action]:
+        """A series began, or ended."""
+        return [RecordScan(scan.scan_id, {"series": series_record(scan)})]
+
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
         actions = self._recover(now)
@@ -930,8 +1021,11 @@ class ControllerMachine:
                 scan.done(message, now)
                 return list(recording.logged(scan, message))
             case StreamSeen():
+                begun = len(scan.bases)
                 scan.seen(message, now)
                 told = self._tell_shown(scan, now) if now - scan.told_at >= TELL_INTERVAL else []
+                if len(scan.bases) > begun:
+                    told += self._record_series(scan)
                 return told + self._relieve(scan, now)
             case FramesMissing():
                 scan.missing(message)
@@ -980,8 +1074,7 @@ class ControllerMachine:
     def _run(self, scan: Scan, now: float) -> list[Action]:
         scan.phase = Phase.RUNNING
         actions = self._reply(scan)
-        actions.append(RecordScan(scan.scan_id, {"state": "running", **_plan_record(scan)}))
-        actions.append(RecordParameters(scan.scan_id, scan.version, scan.values, 0))
+        actions += self._record_scan(scan)
         policy, infos = self._policy, {i.name: i for s in self._of("ingester") for i in s.hello.streams}
         about = {
             "incomplete": policy.incomplete,
@@ -1069,7 +1162,8 @@ class ControllerMachine:
 
     def _stream_ended(self, scan: Scan, message: StreamEnded, now: float) -> list[Action]:
         scan.ended(message)
-        return self._close_if_ended(scan, now) or self._tell_shown(scan, now)
+        record = self._record_series(scan) if message.stream in scan.bases else []
+        return record + (self._close_if_ended(scan, now) or self._tell_shown(scan, now))
 
     def _tell_shown(self, scan: Scan, now: float) -> list[Action]:
         """Events that ended streams have no frames for wait for nothing, once other streams are beyond them."""
@@ -1187,6 +1281,8 @@ class ControllerMachine:
         begun, scan.phase = scan.phase is not Phase.ARMING, Phase.ENDED
         self._ended.add(self._tally_of(scan))
         self.reports[scan.scan_id] = report
+        if scan.scan_id in self._known:
+            self._known[scan.scan_id] = {"finished": now}
         while len(self.reports) > KEEP_REPORTS:
             del self.reports[next(iter(self.reports))]
         actions: list[Action] = []
@@ -1194,7 +1290,7 @@ class ControllerMachine:
         actions += [Send(peer, end) for peer in [*(s.peer for s in self._needed(scan, "ingester")), *workers]]
         actions += [Send(s.peer, End(scan.number, report)) for s in self._needed(scan, "reducer")]
         self._here.clear()  # nobody asks for the services of this scan any more
-        actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
+        actions.append(_ended_record(report))
         if begun:
             actions += recording.end(scan, report)
         actions.append(_ending(report))
@@ -1291,12 +1387,11 @@ def _one_line(text: str) -> str:
     return f"{begin}{lines[-1].strip()}" if traceback else " ".join(lines)
 
 
-def _plan_record(scan: Scan) -> dict[str, Any]:
-    """What the ledger keeps of the map: its streams, and the map as it was written unless that is very long."""
-    record: dict[str, Any] = {"streams": list(scan.map.streams)}
-    if scan.written is not None and len(scan.written.packed) <= MAX_RECORDED_MAP:
-        record["map"] = {"packed": scan.written.packed, "all_wrap": scan.written.all_wrap}
-    return record
+def _ended_record(report: dict[str, Any]) -> RecordScan:
+    """What the ledger has of a scan that has ended."""
+    fields = {key: report[key] for key in ("number", "started", "finished")}
+    more = {"streams": list(report["streams"]), "state": report["ended"], "report": report}
+    return RecordScan(report["scan_id"], {**fields, **more}, report["number"])
 
 
 __all__ = ["ControllerMachine", "MapError", "Plan", "Policy", "TriggerMap"]

@@ -62,9 +62,10 @@ class Recovery:
     def complete(self, fresh: Iterable[str]) -> bool:
         """Whether all have said what they know; those of the keys in `fresh` are new and know nothing."""
         fresh = set(fresh)
+        ingesters = sum(f"ingester {i.name}" in fresh for i in self.arm.ingesters) + len(self.ingesters)
         workers = sum(f"worker {w.name}" in fresh for w in self.arm.workers) + len(self.workers)
         reducers = len(self.reducers) + any(key.startswith("reducer ") for key in fresh)
-        return len(self.ingesters) >= len(self.arm.ingesters) and workers >= len(self.arm.workers) and reducers > 0
+        return ingesters >= len(self.arm.ingesters) and workers >= len(self.arm.workers) and reducers > 0
 
     def overdue(self, now: float) -> bool:
         """Whether who has not said anything yet is lost."""

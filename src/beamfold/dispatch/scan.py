@@ -214,7 +214,6 @@ class Scan:
         self.shown = max(self.shown, message.last_event)
         stream = self.report.streams.get(message.stream)
         if stream is not None:
-            self.bases[message.stream] = message.base
             stream.phase, stream.frames = message.phase, message.frames + self.frames_before.get(message.stream, 0)
             stream.discarded, stream.malformed = message.discarded, message.malformed
             stream.duplicates, stream.spilled, stream.paused = message.duplicates, message.spilled, message.paused
@@ -222,6 +221,7 @@ class Scan:
             stream.retained, stream.shelved = message.retained, message.shelved
             self.overload.seen(message.stream, message.full)
             if message.phase != "waiting":
+                self.bases[message.stream] = message.base
                 self.last[message.stream] = message.last_event
 
     def lose_ingester(self, key: str, how: str, now: float, streams: Iterable[str]) -> None:

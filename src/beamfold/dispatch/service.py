@@ -13,7 +13,7 @@ import structlog
 
 from beamfold.dispatch.entries import Entry, cut
 from beamfold.dispatch.files import FileWriter, WriteFile
-from beamfold.dispatch.journal import LedgerWriter
+from beamfold.dispatch.journal import Away, LedgerWriter
 from beamfold.dispatch.machine import (
     Action,
     ControllerMachine,
@@ -25,6 +25,7 @@ from beamfold.dispatch.machine import (
     Send,
 )
 from beamfold.dispatch.notes import Notes
+from beamfold.dispatch.resumption import written_map
 from beamfold.dispatch.scan import Plan
 from beamfold.ledger.base import Ledger
 from beamfold.model.errors import ConfigError, LedgerUnavailable, ScanError
@@ -53,7 +54,8 @@ MAX_UNRECORDED = 1000
 class ControllerService:
     """Owns the control channel and the machine. Requests come from the HTTP layer on the same loop.
 
-    `name` distinguishes several Beamfolds on one store; `http` is the address people use, for the registry.
+    `http` is the address people use, for the registry; `unfinished` why scans that the ledger takes to be under way
+    have failed, "": services may still be at work on them.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ControllerService:
         *,
         token: str,
         http: str = "",
+        unfinished: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.hub = hub
@@ -71,6 +74,7 @@ class ControllerService:
         self.machine = machine
         self.http = http
         self._token = token
+        self._unfinished = unfinished
         self._clock = clock
         self._writer = LedgerWriter(ledger)
         self._files = FileWriter()
@@ -80,6 +84,11 @@ class ControllerService:
         self.notes = Notes()
         self._running = True
         self._superseded = False
+        self._life = ""
+        self._forgotten = False
+        self._told_away: Away | None = None
+        self._told_given_up = 0
+        self._parameters = RecordParameters(None, machine.version, machine.values, None)
         self._wake = asyncio.Event()
 
     # -- the loop --------------------------------------------------------------------------------------------
@@ -91,6 +100,8 @@ class ControllerService:
         # Messages are taken in this task and not in the callback: an error there would be logged and forgotten.
         loop.add_reader(descriptor, self._wake.set)
         self._announce()
+        if self._unfinished:
+            self._perform(self.machine.give_up_unfinished(self._unfinished, self._clock()))
         renew = 0.0
         try:
             while self._running:
@@ -98,6 +109,7 @@ class ControllerService:
                 self._drain()
                 self._perform(self.machine.tick(self._clock()))
                 self._look_at_files()
+                self._look_at_store()
                 if self._superseded:
                     raise ConfigError("another controller has taken this one's place: it ends")
                 if self._writer.error is not None:
@@ -143,6 +155,39 @@ class ControllerService:
         """Renew the lease; one that was lost is taken again (the store may have been wiped), unless somebody has it."""
         if not (ledger.renew_owner(self._token, LEASE) or ledger.acquire_owner(self._token, LEASE)):
             self._superseded = True
+            return
+        life = ledger.life()
+        if self._life not in ("", life):
+            self._forgotten = True
+        self._life = life
+
+    def _look_at_store(self) -> None:
+        """Say when the store goes and comes back; write again what we know to one that may have forgotten it."""
+        away, told = self._writer.away, self._told_away
+        self._told_away = away
+        if away is not None and told is None:
+            self._note(Note("warning", f"what is to be recorded waits: {away.why}"))
+        elif away is None and told is not None:
+            self._note(Note("info", f"the control store is back after {self._clock() - told.since:.1f} s"))
+        if self._writer.given_up > self._told_given_up:
+            self._told_given_up = self._writer.given_up
+            self._note(Note("error", f"{self._told_given_up} records could not be kept for the control store"))
+        if self._forgotten:
+            self._forgotten = False
+            self._note(Note("warning", "the control store was wiped or started again: it is told all that is known"))
+            newest = self._parameters  # perhaps not in force yet
+            self._perform(self.machine.record_again())
+            if newest.version:
+                self._record_parameters(newest)
+
+    @property
+    def store_trouble(self) -> str:
+        """Why nothing is recorded at the moment, and since when; "" while it is."""
+        away = self._writer.away
+        if away is None:
+            return ""
+        since = time.strftime("%H:%M:%S", time.localtime(away.since))
+        return f"away since {since}, {self._writer.behind + 1} records wait for it: {away.why}"
 
     def _drain(self) -> None:
         """Take what is here, but not what comes meanwhile: people's requests get their turn before that.
@@ -188,9 +233,10 @@ class ControllerService:
 
     def _record_scan(self, action: RecordScan) -> None:
         size = SCAN_BYTES if {"report", "map"} & set(action.fields) else 0
-        self._writer.put(lambda ledger: ledger.put_scan(action.scan_id, action.fields), size)
+        self._writer.put(lambda ledger: ledger.put_scan(action.scan_id, action.fields, action.number), size)
 
     def _record_parameters(self, a: RecordParameters) -> None:
+        self._parameters = a
         size = sum(map(len, a.values.values()))
         self._writer.put(lambda ledger: ledger.put_parameters(a.version, a.values, a.from_event, a.scan_id), size)
 
@@ -207,7 +253,7 @@ class ControllerService:
 
     def _keep(self, entries: list[Entry]) -> None:
         self.notes.add(entries)
-        self._writer.put(lambda ledger: ledger.append_logs(entries))
+        self._writer.log(entries)
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -246,8 +292,7 @@ class ControllerService:
         written = self.machine.written(scan_id)
         if written is None:
             record = await asyncio.to_thread(self.ledger.scan, scan_id)
-            kept = record.get("map") if record else None
-            written = WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None
+            written = written_map(record) if record else None
         return written
 
     async def report(self, scan_id: str) -> dict[str, Any] | None:

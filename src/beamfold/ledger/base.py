@@ -1,7 +1,7 @@
 """What must survive a process and what people ask for, behind one Protocol.
 
-Registry of services, ownership of the controller's role, scans and their journals, parameters and their
-history, log entries. Two implementations keep the same contract suite: `RedisLedger` (Redis or Valkey) and
+Registry of services, ownership of the controller's role, scans, parameters and their history, log entries. Two
+implementations keep the same contract suite: `RedisLedger` (Redis or Valkey) and
 `MemoryLedger` (one process, for tests and in-memory runs). Nothing here is called once per event: one call is
 one trip of a millisecond.
 
@@ -13,7 +13,7 @@ dicts) comes back in that form. Anything else raises `CodecError` naming the fie
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ import msgspec
 from beamfold.model.errors import CodecError, ConfigError
 
 KEEP_SCANS = 1000
-"""Scans kept; an older one goes together with its journal."""
+"""Scans kept."""
 
 KEEP_PARAMETERS = 1000
 """Parameter versions kept in the history, the current one included."""
@@ -52,7 +52,17 @@ class ParameterEntry:
 
 class Ledger(Protocol):
     """The durable record. Every method may raise `LedgerUnavailable`, within about 2 s; whether a call that
-    raised has taken effect is not known. Methods may be called from several threads."""
+    raised has taken effect is not known. Writing the same scan or parameters once more changes nothing, so that such a
+    call may be made again. Methods may be called from several threads.
+
+    Everything is bounded: KEEP_SCANS, KEEP_PARAMETERS and KEEP_LOGS are kept, the newest ones.
+    """
+
+    def life(self) -> str:
+        """An id that stays the same for as long as the store has everything that it ever answered for.
+
+        It is another one after the store was wiped, or started again: it may have gone on from an older copy.
+        """
 
     def announce(self, role: str, name: str, info: Record, ttl_s: float) -> None:
         """Register a service or renew it; it is forgotten after `ttl_s` seconds (> 0). `info` is replaced."""
@@ -63,8 +73,10 @@ class Ledger(Protocol):
     def services(self) -> dict[tuple[str, str], Record]:
         """The services alive, by (role, name)."""
 
-    def acquire_owner(self, token: str, ttl_s: float) -> int | None:
+    def acquire_owner(self, token: str, ttl_s: float, *, over: bool = False) -> int | None:
         """Become the owner for `ttl_s` seconds (> 0) and get the epoch, or None while somebody else is.
+
+        `over`: also while somebody else is, who is known to be gone.
 
         Epochs start at 1 and grow by one with every acquisition. For the holder itself this is a renewal and
         gives the epoch it has; a holder whose lease ran out is a new owner with a new epoch.
@@ -76,8 +88,12 @@ class Ledger(Protocol):
     def release_owner(self, token: str) -> None:
         """Give the lease up if it is ours."""
 
-    def put_scan(self, scan_id: str, record: Mapping[str, Any]) -> None:
-        """Merge `record` into the scan, key by key; the first call for an id makes it the newest."""
+    def put_scan(self, scan_id: str, record: Mapping[str, Any], number: int | None = None) -> None:
+        """Merge `record` into the scan, key by key.
+
+        The first call for an id makes it the newest; with its `number` it is newer than those of lower ones, in
+        whatever order they are put.
+        """
 
     def scan(self, scan_id: str) -> Record | None:
         """What is recorded of a scan, None when nothing is."""
@@ -89,19 +105,10 @@ class Ledger(Protocol):
         maps.
         """
 
-    def append(self, scan_id: str, records: Sequence[bytes]) -> None:
-        """Append to a scan's journal in one trip, all or nothing. A journal goes together with its scan."""
-
-    def journal(self, scan_id: str) -> Iterator[bytes]:
-        """The records in the order they were appended. Records appended meanwhile may be included."""
-
-    def trim_journal(self, scan_id: str, keep: int) -> None:
-        """Drop the oldest records so that at most `keep` are left."""
-
     def put_parameters(
         self, version: int, values: Mapping[str, bytes], from_event: int | None, scan_id: str | None
     ) -> None:
-        """Make this the current version and append it to the history, atomically; `values` has them all."""
+        """Add this to the history, atomically; `values` has them all. The highest version is the current one."""
 
     def parameters(self) -> tuple[int, dict[str, bytes]]:
         """The current version and its values; (0, {}) before the first one."""

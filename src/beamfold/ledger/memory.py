@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -33,15 +34,20 @@ class MemoryLedger:
         self._services: dict[tuple[str, str], tuple[float, bytes]] = {}
         self._owner: tuple[str, float] | None = None
         self._epoch = 0
-        self._scans: dict[str, dict[str, bytes]] = {}  # in order of their first record
-        self._journals: dict[str, list[bytes]] = {}
-        self._history: deque[ParameterEntry] = deque(maxlen=base.KEEP_PARAMETERS)
+        self._life = uuid.uuid4().hex
+        self._scans: dict[str, dict[str, bytes]] = {}
+        self._ranks: dict[str, int] = {}  # the newest scan has the highest one
+        self._history: list[ParameterEntry] = []  # by their versions
         self._logs: deque[tuple[int, bytes]] = deque(maxlen=base.KEEP_LOGS)
 
     def _lock(self) -> threading.RLock:
         if not self.available:
             raise LedgerUnavailable("the in-memory ledger was switched off")
         return self._mutex
+
+    def life(self) -> str:
+        with self._lock():
+            return self._life
 
     def announce(self, role: str, name: str, info: Record, ttl_s: float) -> None:
         data = base.pack(info, f"the info of {role} {name!r}")
@@ -64,13 +70,13 @@ class MemoryLedger:
             self._owner = None
         return None if self._owner is None else self._owner[0]
 
-    def acquire_owner(self, token: str, ttl_s: float) -> int | None:
+    def acquire_owner(self, token: str, ttl_s: float, *, over: bool = False) -> int | None:
         lease = base.lease_ms(ttl_s) / 1000
         with self._lock():
             holder = self._holder()
-            if holder not in (None, token):
+            if holder not in (None, token) and not over:
                 return None
-            self._epoch += holder is None
+            self._epoch += holder != token
             self._owner = (token, self._clock() + lease)
             return self._epoch
 
@@ -87,14 +93,20 @@ class MemoryLedger:
             if self._holder() == token:
                 self._owner = None
 
-    def put_scan(self, scan_id: str, record: Mapping[str, Any]) -> None:
+    def put_scan(self, scan_id: str, record: Mapping[str, Any], number: int | None = None) -> None:
         fields = base.pack_fields(record, f"scan {scan_id}")
         with self._lock():
+            if number is not None or scan_id not in self._ranks:
+                newest = max(self._ranks.values(), default=0)
+                self._ranks[scan_id] = newest + 1 if number is None else number
             self._scans.setdefault(scan_id, {}).update(fields)
             while len(self._scans) > self._keep:
-                oldest = next(iter(self._scans))
-                del self._scans[oldest]
-                self._journals.pop(oldest, None)
+                oldest = self._by_rank()[-1]
+                del self._scans[oldest], self._ranks[oldest]
+
+    def _by_rank(self) -> list[str]:
+        """The newest first."""
+        return sorted(self._ranks, key=lambda scan_id: (self._ranks[scan_id], scan_id), reverse=True)
 
     def scan(self, scan_id: str) -> Record | None:
         with self._lock():
@@ -103,7 +115,7 @@ class MemoryLedger:
 
     def scans(self, limit: int = 100, fields: Collection[str] | None = None) -> list[tuple[str, Record]]:
         with self._lock():
-            newest = [(scan_id, self._scans[scan_id]) for scan_id in islice(reversed(self._scans), max(0, limit))]
+            newest = [(scan_id, self._scans[scan_id]) for scan_id in self._by_rank()[: max(0, limit)]]
             return [
                 (
                     scan_id,
@@ -112,26 +124,20 @@ class MemoryLedger:
                 for scan_id, found in newest
             ]
 
-    def append(self, scan_id: str, records: Sequence[bytes]) -> None:
-        with self._lock():
-            if records:
-                self._journals.setdefault(scan_id, []).extend(bytes(record) for record in records)
-
-    def journal(self, scan_id: str) -> Iterator[bytes]:
-        with self._lock():
-            return iter(list(self._journals.get(scan_id, ())))
-
-    def trim_journal(self, scan_id: str, keep: int) -> None:
-        with self._lock():
-            found = self._journals.get(scan_id, [])
-            del found[: max(0, len(found) - max(0, keep))]
-
     def put_parameters(
         self, version: int, values: Mapping[str, bytes], from_event: int | None, scan_id: str | None
     ) -> None:
         entry = ParameterEntry(version, {name: bytes(data) for name, data in values.items()}, from_event, scan_id)
         with self._lock():
-            self._history.append(entry)
+            at = len(self._history)
+            while at and self._history[at - 1].version >= version:
+                at -= 1
+                if self._history[at] == entry:
+                    return
+            while at < len(self._history) and self._history[at].version == version:
+                at += 1
+            self._history.insert(at, entry)
+            del self._history[: -base.KEEP_PARAMETERS]
 
     def parameters(self) -> tuple[int, dict[str, bytes]]:
         with self._lock():

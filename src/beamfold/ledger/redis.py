@@ -1,10 +1,10 @@
 """The ledger in Redis (6.2 or newer) or Valkey.
 
 Keys, all below the prefix of the run: `services:expiry` (sorted set) and `services:info` (hash), members are
-JSON `[role, name]`; `owner` (string with expiry) and `epoch`; `scans` (sorted set, score = order of
-creation), `scans:counter`, `scan:ID` (hash of msgpack values), `journal:ID` (stream); `parameters:history`
-(list of JSON entries, the newest is the current one), `parameters:blobs` and `parameters:references` (hashes
-by SHA-256); `logs` (stream).
+JSON `[role, name]`; `owner` (string with expiry) and `epoch`; `life` (string: who finds none writes it);
+`scans` (sorted set, the newest has the highest score), `scan:ID` (hash of msgpack values); `parameters:history`
+(list of JSON entries, by version), `parameters:blobs` and `parameters:references` (hashes by SHA-256); `logs`
+(stream).
 
 A command is tried exactly once. Sockets that the store closed while they were idle are noticed by redis-py
 when they are taken from the pool, before anything is sent, so a store that was restarted is used again
@@ -14,6 +14,7 @@ without an error; but once a command was sent, only the caller can know whether 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -99,6 +100,18 @@ class RedisLedger:
                 "what would have to be recorded is refused until it does"
             ) from error
 
+    def life(self) -> str:
+        with self._trip(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(self._key("life"), uuid.uuid4().hex, nx=True)
+            pipe.get(self._key("life"))
+            pipe.info("server")
+            written, mark, info = pipe.execute(raise_on_error=False)
+            for answer in (written, mark):
+                if isinstance(answer, Exception):
+                    raise answer
+        run = info["run_id"] if isinstance(info, dict) else ""  # not every account may ask for it
+        return f"{mark!r} {run}"
+
     # services
 
     def announce(self, role: str, name: str, info: Record, ttl_s: float) -> None:
@@ -128,10 +141,10 @@ class RedisLedger:
 
     # ownership
 
-    def acquire_owner(self, token: str, ttl_s: float) -> int | None:
+    def acquire_owner(self, token: str, ttl_s: float, *, over: bool = False) -> int | None:
         lease = base.lease_ms(ttl_s)
         with self._trip():
-            epoch = self._acquire(keys=[self._key("owner"), self._key("epoch")], args=[token, lease])
+            epoch = self._acquire(keys=[self._key("owner"), self._key("epoch")], args=[token, lease, int(over)])
         return None if epoch is None else int(epoch)
 
     def renew_owner(self, token: str, ttl_s: float) -> bool:
@@ -145,12 +158,12 @@ class RedisLedger:
 
     # scans
 
-    def put_scan(self, scan_id: str, record: Mapping[str, Any]) -> None:
+    def put_scan(self, scan_id: str, record: Mapping[str, Any], number: int | None = None) -> None:
         fields = base.pack_fields(record, f"scan {scan_id}")
         flat = [item for field in fields.items() for item in field]
-        args = [scan_id, self._keep, self._key("scan", ""), self._key("journal", ""), *flat]
+        args = [scan_id, "" if number is None else number, self._keep, self._key("scan", ""), *flat]
         with self._trip():
-            self._put_scan(keys=[self._key("scans"), self._key("scans", "counter")], args=args)
+            self._put_scan(keys=[self._key("scans")], args=args)
 
     def scan(self, scan_id: str) -> Record | None:
         with self._trip():
@@ -184,33 +197,6 @@ class RedisLedger:
             found.append(None if score is None else base.unpack_fields(answer))
         return found
 
-    # journals
-
-    def append(self, scan_id: str, records: Sequence[bytes]) -> None:
-        if not records:
-            return
-        key = self._key("journal", scan_id)
-        with self._trip(), self._redis.pipeline(transaction=True) as pipe:
-            for record in records:
-                pipe.xadd(key, {_FIELD: record})
-            pipe.execute()
-
-    def journal(self, scan_id: str) -> Iterator[bytes]:
-        after = "-"
-        while page := self._journal_page(scan_id, after):
-            for _, fields in page:
-                yield fields[_FIELD]
-            after = "(" + page[-1][0].decode()
-
-    def _journal_page(self, scan_id: str, after: str) -> _StreamPage:
-        with self._trip():
-            page: _StreamPage = self._redis.xrange(self._key("journal", scan_id), after, "+", count=_PAGE)
-        return page
-
-    def trim_journal(self, scan_id: str, keep: int) -> None:
-        with self._trip():
-            self._redis.xtrim(self._key("journal", scan_id), maxlen=max(0, keep), approximate=False)
-
     # parameters
 
     def put_parameters(
@@ -220,7 +206,7 @@ class RedisLedger:
         entry = msgspec.json.encode(
             {"version": version, "from_event": from_event, "scan_id": scan_id, "values": digests}
         )
-        args: list[Any] = [entry, base.KEEP_PARAMETERS]
+        args: list[Any] = [entry, version, base.KEEP_PARAMETERS]
         for name, data in values.items():
             args += (digests[name], data)
         with self._trip():

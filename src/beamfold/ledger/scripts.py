@@ -33,11 +33,12 @@ return redis.call('HGETALL', KEYS[2])
 )
 
 ACQUIRE = """
--- KEYS: owner, epoch   ARGV: token, ttl in ms   gives the epoch, or false while somebody else is the owner
+-- KEYS: owner, epoch   ARGV: token, ttl in ms, '1' to take it over
+-- gives the epoch, or false while somebody else is the owner
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return false end
+if holder and holder ~= ARGV[1] and ARGV[3] ~= '1' then return false end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if holder then return tonumber(redis.call('GET', KEYS[2])) end
+if holder == ARGV[1] then return tonumber(redis.call('GET', KEYS[2])) end
 return redis.call('INCR', KEYS[2])
 """
 
@@ -53,16 +54,18 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 PUT_SCAN = """
--- KEYS: scans, counter
--- ARGV: scan id, scans to keep, prefix of records, prefix of journals, field, value, field, value, ...
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
-  redis.call('ZADD', KEYS[1], redis.call('INCR', KEYS[2]), ARGV[1])
+-- KEYS: scans   ARGV: scan id, its number or '', scans to keep, prefix of records, field, value, field, value, ...
+if ARGV[2] ~= '' then
+  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+elseif not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  local newest = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or 0
+  redis.call('ZADD', KEYS[1], newest + 1, ARGV[1])
 end
-for i = 5, #ARGV, 2 do redis.call('HSET', ARGV[3] .. ARGV[1], ARGV[i], ARGV[i + 1]) end
-local excess = redis.call('ZCARD', KEYS[1]) - ARGV[2]
+for i = 5, #ARGV, 2 do redis.call('HSET', ARGV[4] .. ARGV[1], ARGV[i], ARGV[i + 1]) end
+local excess = redis.call('ZCARD', KEYS[1]) - ARGV[3]
 if excess > 0 then
   for _, old in ipairs(redis.call('ZRANGE', KEYS[1], 0, excess - 1)) do
-    redis.call('DEL', ARGV[3] .. old, ARGV[4] .. old)
+    redis.call('DEL', ARGV[4] .. old)
     redis.call('ZREM', KEYS[1], old)
   end
 end
@@ -70,13 +73,32 @@ end
 
 PUT_PARAMETERS = """
 -- Values are stored once per content and counted: a mask of megabytes is not copied with every version.
--- KEYS: history, blobs, references   ARGV: entry (JSON), entries to keep, digest, value, digest, value, ...
-for i = 3, #ARGV, 2 do
+-- KEYS: history, blobs, references
+-- ARGV: entry (JSON), its version, entries to keep, digest, value, digest, value, ...
+local version, at, after = tonumber(ARGV[2]), -1, nil
+while true do
+  local there = redis.call('LINDEX', KEYS[1], at)
+  local known = there and cjson.decode(there).version
+  if there == ARGV[1] then return end
+  if not known or known < version then
+    after = after or there
+    break
+  end
+  if known == version then after = after or there end
+  at = at - 1
+end
+for i = 4, #ARGV, 2 do
   redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1])
   redis.call('HINCRBY', KEYS[3], ARGV[i], 1)
 end
-redis.call('RPUSH', KEYS[1], ARGV[1])
-while redis.call('LLEN', KEYS[1]) > tonumber(ARGV[2]) do
+if not after then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+elseif after == redis.call('LINDEX', KEYS[1], -1) then
+  redis.call('RPUSH', KEYS[1], ARGV[1])
+else
+  redis.call('LINSERT', KEYS[1], 'AFTER', after, ARGV[1])
+end
+while redis.call('LLEN', KEYS[1]) > tonumber(ARGV[3]) do
   for _, digest in pairs(cjson.decode(redis.call('LPOP', KEYS[1])).values) do
     if redis.call('HINCRBY', KEYS[3], digest, -1) <= 0 then
       redis.call('HDEL', KEYS[2], digest)

@@ -9,6 +9,7 @@ import pytest
 from beamfold.app.runfile import RunFile, load_runfile
 from beamfold.cli import services
 from beamfold.cli.process import ending
+from beamfold.cli.services import Start
 from beamfold.ledger.memory import MemoryLedger
 from beamfold.model.errors import ConfigError
 
@@ -58,24 +59,24 @@ def test_names_and_tags(settings: RunFile) -> None:
 
 def test_a_controller_goes_on_from_the_ledger(settings: RunFile) -> None:
     ledger = MemoryLedger()
-    fresh = services._machine(settings, ledger, 1)
+    fresh = services._machine(settings, ledger, 1)[0]
     assert (fresh.version, fresh.values) == (1, {"gain": b"2"})
     ledger.put_parameters(4, {"gain": b"3", "other": b"x"}, None, None)
     ledger.put_scan("id", {"number": 8})
-    later = services._machine(settings, ledger, 2)
+    later = services._machine(settings, ledger, 2)[0]
     assert (later.version, later.values) == (5, {"gain": b"2", "other": b"x"})  # what the run file says holds
     ledger.put_parameters(5, later.values, None, None)
-    assert services._machine(settings, ledger, 3).version == 5
+    assert services._machine(settings, ledger, 3)[0].version == 5
     assert later._number == 8  # the next scan is the ninth
 
 
 def test_a_controller_in_the_place_of_one_that_ended_keeps_what_people_have_set(settings: RunFile) -> None:
     ledger = MemoryLedger()
     ledger.put_parameters(4, {"gain": b"3", "other": b"x"}, None, None)
-    again = services._machine(settings, ledger, 2, again=True)
+    again = services._machine(settings, ledger, 2, Start.AGAIN)[0]
     assert (again.version, again.values) == (4, {"gain": b"3", "other": b"x"})
     ledger.put_scan("id", {"number": 8, "state": "running"})
-    elsewhere = services._machine(settings, ledger, 3)  # whoever started it
+    elsewhere = services._machine(settings, ledger, 3)[0]  # whoever started it
     assert (elsewhere.version, elsewhere.values) == (4, {"gain": b"3", "other": b"x"})
     ledger.put_scan("id", {"state": "finished"})
-    assert services._machine(settings, ledger, 4).values["gain"] == b"2"
+    assert services._machine(settings, ledger, 4)[0].values["gain"] == b"2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,15 @@ def test_a_killed_controller_is_waited_for(
     assert registry.controller_address(ledger) is None  # where the killed one was leads nowhere
 
 
+def test_who_is_alone_waits_for_nobody(ledger: MemoryLedger, time: FakeTime) -> None:
+    assert registry.claim(ledger, "killed", "run", pytest.fail) == 1
+    ledger.announce("controller", "controller", INFO, 1000)
+    began = time.now
+    assert registry.claim(ledger, "b", "run", pytest.fail, alone=True) == 2
+    assert time.now == began
+    assert registry.controller_address(ledger) is None
+
+
 def test_a_fixed_address_needs_no_store(tmp_path: Path) -> None:
     fixed = settings(tmp_path, '[controller]\ncontrol = "tcp://127.0.0.1:5555"')
     assert registry.find_controller(fixed, pytest.fail) == "tcp://127.0.0.1:5555"
@@ -111,11 +121,21 @@ def test_a_service_waits_for_its_controller(
     assert len(said) < 6
 
 
-def test_only_tcp_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_cannot_be_asked_counts_as_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(address: object, timeout: float) -> None:
         assert address == ("127.0.0.1", 9)
         raise ConnectionRefusedError
 
     monkeypatch.setattr(registry.socket, "create_connection", refuse)
-    assert registry.reachable("ipc://@somewhere")
+    assert registry.reachable("inproc://somewhere")
     assert not registry.reachable("tcp://127.0.0.1:9")
+
+
+def test_a_local_socket_is_reachable_for_as_long_as_somebody_listens_there(tmp_path: Path) -> None:
+    for url in (f"ipc://{tmp_path}/socket", f"ipc://@{tmp_path}/abstract"):
+        assert not registry.reachable(url)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(url.removeprefix("ipc://").replace("@", "\0"))
+            listening.listen()
+            assert registry.reachable(url)
+        assert not registry.reachable(url)

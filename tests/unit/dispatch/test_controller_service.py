@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from beamfold.dispatch.machine import ControllerMachine, Send
 from beamfold.dispatch.service import ControllerService
 from beamfold.ledger.memory import MemoryLedger
 from beamfold.model.errors import ConfigError, LedgerUnavailable
-from beamfold.protocols.messages import Beat, Hello, Introduce
+from beamfold.model.triggermap import WrittenMap
+from beamfold.protocols.messages import Armed, Beat, Failed, FenceReached, Hello, Introduce, StreamInfo
 from scripted import always_readable
+
+WRITTEN = WrittenMap.of(b'{"streams": ["a"], "events": 100}')
 
 
 class Hub:
@@ -36,6 +40,11 @@ class Hub:
 def controller(receive: Callable[[], list[Any]], ledger: Any = None) -> ControllerService:
     machine = ControllerMachine("v", 1)
     return ControllerService(Hub(receive), ledger or MemoryLedger(), machine, token="t")  # type: ignore[arg-type]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 (what is waited for happens in a thread)
+        await asyncio.sleep(0.001)
 
 
 def test_an_error_in_the_machine_ends_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +165,82 @@ def test_a_role_that_a_wiped_store_has_forgotten_is_taken_again() -> None:
         await task
 
     asyncio.run(run())
+
+
+def test_a_store_that_was_wiped_is_told_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans that have ended with their reports, the running one with its map and parameters, and new ones."""
+    monkeypatch.setattr(module, "TICK", 0.001)
+    ledger = MemoryLedger()
+
+    async def run() -> None:
+        service = controller(list, ledger)
+        say = partial(_say, service)
+        task = asyncio.create_task(service.run())
+        services = {"i": "ingester", "r": "reducer", "w": "worker"}
+        for name, role in services.items():
+            streams = [StreamInfo("a", "T", True)] if role == "ingester" else []
+            say(name, Hello(role, name, name, "v", 1, "here", url=name, streams=streams, tags=["generic"]))
+        for number in (1, 2):
+            await service.set_parameters({"p": b"%d" % number})
+            submitted = asyncio.create_task(service.submit(WRITTEN.compile(), WRITTEN))
+            await asyncio.sleep(0)
+            for name in services:
+                say(name, Armed(number))
+            scan_id = await submitted
+            if number == 1:
+                say("w", Failed(1, "enough"))
+        await service.set_parameters({"p": b"3"})
+        say("i", FenceReached(2, 3, 5))
+        await service.set_parameters({"p": b"4"})  # and no ingester has heard of it yet
+        await until(lambda: ledger.parameters()[0] == 4)
+
+        def known() -> Any:
+            ended = ("number", "state", "started", "finished", "streams", "report")
+            scans = [
+                {k: v for k, v in record.items() if k in ended or record["state"] == "running"}
+                for _, record in ledger.scans()
+            ]
+            in_force = [e for e in ledger.parameter_history(scan_id) if e.from_event is not None or e.version == 4]
+            return scans, ledger.parameters(), in_force
+
+        before = known()
+        assert [record["state"] for record in before[0]] == ["running", "failed"]
+        assert [(e.version, e.from_event) for e in before[2]] == [(2, 0), (3, 6), (4, None)]
+        ledger.wipe()
+        service._announce()
+        await until(lambda: known() == before)
+        assert ledger.acquire_owner("another", 1) is None
+        assert ("controller", "controller") in ledger.services()
+        assert await service.written(scan_id) == WRITTEN
+        service.shutdown()
+        await task
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def _say(service: ControllerService, name: str, message: Any) -> None:
+    service._perform(service.machine.receive(name.encode(), message, 1.0))
+
+
+def test_a_store_that_is_away_is_told_of() -> None:
+    async def run() -> None:
+        ledger = MemoryLedger()
+        service = controller(list, ledger)
+        task = asyncio.create_task(service.run())
+        ledger.available = False
+        service._announce()
+        await until(lambda: bool(service.store_trouble))
+        assert "the in-memory ledger was switched off" in service.store_trouble
+        with pytest.raises(LedgerUnavailable):
+            await service.set_parameters({"p": b"1"})
+        ledger.available = True
+        await until(lambda: not service.store_trouble and len(list(service.notes)) == 2)
+        service.shutdown()
+        await task
+        assert [entry["levelname"] for entry in service.notes] == ["WARNING", "INFO"]
+        assert [entry["msg"] for entry in ledger.logs(10)] == [entry["msg"] for entry in service.notes]
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -41,7 +41,7 @@ def test_an_absent_ledger_refuses_and_has_everything_when_it_is_back() -> None:
         ledger.services,
         ledger.scans,
         ledger.parameters,
-        lambda: ledger.journal("s"),
+        ledger.life,
     ):
         with pytest.raises(LedgerUnavailable):
             attempt()

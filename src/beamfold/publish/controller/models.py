@@ -235,6 +235,7 @@ class Status(BaseModel):
     total_events: Count | None
     services: dict[str, ServiceStatus]
     parameters: int = Field(description="version of the parameters")
+    store: str = Field(description="since when and why nothing is recorded in the control store; empty: it is")
     latency: dict[str, StageLatency] = Field(description="by stage of the way of events, as the report has it")
     scan: str | None = None
     phase: str | None = None

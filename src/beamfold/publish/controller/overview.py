@@ -44,7 +44,7 @@ def add_overview(app: FastAPI, service: ControllerService) -> None:
     @app.get("/api/v1/status", responses=answers(models.Status))
     async def get_status() -> Response:
         """The scan in detail, and the services with what they last said."""
-        return Json(status(machine))
+        return Json(status(machine, service.store_trouble))
 
     @app.get("/api/v1/load", responses=answers(dict[str, models.WorkerLoad], 422))
     async def get_load(intervals: Intervals = [1, 10], scan: bool = True) -> Response:  # noqa: B006 (FastAPI copies it)
@@ -59,7 +59,7 @@ def add_overview(app: FastAPI, service: ControllerService) -> None:
     @app.get("/", response_class=HTMLResponse)
     async def page() -> HTMLResponse:
         """A plain page for a person."""
-        return HTMLResponse(_page(machine))
+        return HTMLResponse(_page(machine, service.store_trouble))
 
 
 def _add_state(app: FastAPI, machine: ControllerMachine) -> None:
@@ -84,7 +84,7 @@ def _way(machine: ControllerMachine) -> str:
     return f", from detector to state in {1000 * way.p50:.3g} ms (99 %: {1000 * way.p99:.3g} ms)"
 
 
-def _page(machine: ControllerMachine) -> str:
+def _page(machine: ControllerMachine, store: str) -> str:
     progress = machine.progress()
     rows = [
         (s.key, s.gone or s.hello.error or "ready", f"pid {s.hello.pid} on {s.hello.host}")
@@ -97,6 +97,8 @@ def _page(machine: ControllerMachine) -> str:
         link = f'<a href="/api/v1/scans/{html.escape(scan)}/report">{html.escape(scan)}</a>'
         total = "?" if progress["total_events"] is None else progress["total_events"]
         said = f"Scan {link}: {progress['phase']}, {progress['completed_events']} of {total} events{_way(machine)}."
+    if store:
+        said += f" The control store is {html.escape(store)}."
     return (
         '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>Beamfold</title>'
         "<style>body{font:16px sans-serif;margin:2em}td{padding:.2em 1em .2em 0}</style>"

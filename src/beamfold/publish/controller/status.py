@@ -25,8 +25,11 @@ TIMES = 10
 """Intervals shown of each worker."""
 
 
-def status(machine: ControllerMachine) -> dict[str, Any]:
-    """The scan's progress, and the services with what they last said. The shape is `models.Status`."""
+def status(machine: ControllerMachine, store: str = "") -> dict[str, Any]:
+    """The scan's progress, and the services with what they last said; `store`: what is wrong with the control store.
+
+    The shape is `models.Status`.
+    """
     progress, scan = machine.progress(), machine.scan
     events = [] if scan is None else _completed(scan)
     services = {
@@ -40,6 +43,7 @@ def status(machine: ControllerMachine) -> dict[str, Any]:
         "processing_times": {s.hello.name: _times(s) for s in _workers_of(machine)},
         "services": services,
         "parameters": machine.version,
+        "store": store,
         "latency": {} if scan is None else scan.latency_by_stage(),
     }
 
