@@ -412,6 +412,7 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int, start: Start = Start
             output=str(settings.output.directory.absolute()),
             overload=policy.overload,
             sample_every=policy.sample_every,
+            timeout=policy.timeout,
         ),
         values=wanted,
         version=version + 1 if wanted != values else version,

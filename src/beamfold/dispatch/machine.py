@@ -22,7 +22,7 @@ from beamfold.dispatch import recording
 from beamfold.dispatch.entries import entries_of
 from beamfold.dispatch.load import LoadHistory, plain_stats
 from beamfold.dispatch.overload import Overload
-from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of, sound
+from beamfold.dispatch.peers import SUPERVISOR, bounded, credible, fault_of, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.recovery import Assigned, Recovery
@@ -39,6 +39,7 @@ from beamfold.dispatch.scan import MAX_JOINED, Phase, Plan, Scan
 from beamfold.dispatch.tally import Tally, tally_of
 from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
 from beamfold.model.latency import Latencies
+from beamfold.model.report import for_ledger
 from beamfold.model.runs import RunSet
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
@@ -181,7 +182,7 @@ class Policy:
     `record` is the folder that recordings go below ("": none are made), `app` what they say of the app: class paths and
     their folder. A relative `dump_prefix` counts from the folder `output`. With `overload` "sample" one event in
     `sample_every` is processed, None: one in as many as it takes. For `replace_patience` seconds somebody may take the
-    place of a worker that was lost.
+    place of a worker that was lost. A scan of which nothing has come for `timeout` seconds is stopped (None: none is).
     """
 
     incomplete: str = "process"
@@ -193,6 +194,7 @@ class Policy:
     overload: str = "spill"
     sample_every: int | None = None
     replace_patience: float = 30.0
+    timeout: float | None = None
 
 
 class ControllerMachine:
@@ -252,7 +254,7 @@ class ControllerMachine:
         for peer, message in messages:
             if not isinstance(message, PartsDone | Beat | Logs):
                 actions += self._answer_done(now)
-            actions += self._receive(peer, message, now)
+            actions += self._receive(peer, bounded(message), now)
         return actions + self._answer_done(now)
 
     def _receive(self, peer: bytes, message: ToController, now: float) -> list[Action]:
@@ -583,6 +585,7 @@ class ControllerMachine:
             arm.record,
             arm.dump_prefix,
             Overload(arm.overload, self._policy.sample_every),
+            timeout=known.get("timeout", self._policy.timeout),
         )
         scan.unarmed, scan.phase, scan.changes = [], Phase.RUNNING, recovery.changes()
         for me in range(len(places)):
@@ -593,6 +596,7 @@ class ControllerMachine:
                 places.lose(me, now)
         ticks = [i.tick_interval for i in recovery.workers.values() if i.tick_interval is not None]
         scan.tick_interval = min(ticks, default=None)
+        scan.stateful = any(i.stateful for i in recovery.workers.values())
         for inventory in recovery.ingesters.values():
             scan.frames_before.update(dict.fromkeys(inventory.arm.resume, 0))
             for missing in inventory.missing:
@@ -859,6 +863,7 @@ class ControllerMachine:
             self._folder(plan),
             prefix,
             Overload(self._policy.overload, self._policy.sample_every),
+            timeout=(plan.written.timeout if plan.written is not None else None) or self._policy.timeout,
         )
 
     def _folder(self, plan: Plan) -> str:
@@ -991,7 +996,7 @@ class ControllerMachine:
         report = self.reports.get(scan_id)
         if report is not None and f"{where}: {text}" not in report["troubles"]:
             report = self.reports[scan_id] = {**report, "troubles": [*report["troubles"], f"{where}: {text}"]}
-            actions.append(RecordScan(scan_id, {"report": report}))
+            actions.append(RecordScan(scan_id, {"report": for_ledger(report)}))
         return actions
 
     def record_again(self) -> list[Action]:
@@ -1028,6 +1033,8 @@ class ControllerMachine:
             return actions
         if scan.frames_before and scan.active:
             actions += self._close_if_ended(scan, now)
+        if reason := scan.timed_out(now):
+            actions += [Note("warning", f"scan {scan.number} is stopped: {reason}"), *self._stop(scan, reason, now)]
         if scan.assigning and now - scan.told_at >= TELL_INTERVAL and scan.standing != scan.told:
             actions += self._tell(scan, now)
         return actions + self._tick(scan, now)
@@ -1094,6 +1101,7 @@ class ControllerMachine:
             moved = [Send(worker, Moved(scan.number, service.hello.url)) for _, worker in scan.places.here()]
         if message.error:
             scan.errors.append(f"{service.key}: {message.error}")
+        scan.stateful = scan.stateful or message.stateful
         if message.tick_interval is not None:
             scan.tick_interval = min(message.tick_interval, scan.tick_interval or message.tick_interval)
         return moved + self._arm_next(scan, now)
@@ -1329,6 +1337,7 @@ class ControllerMachine:
         actions.append(_ended_record(report))
         if begun:
             actions += recording.end(scan, report)
+        actions += [Note("warning", f"stream {slip['stream']}: {slip['text']}") for slip in report["slips"]]
         actions.append(_ending(report))
         if scan is self._next:
             self._next = None
@@ -1383,6 +1392,7 @@ class ControllerMachine:
             "scan": scan.scan_id,
             "phase": str(scan.phase),
             "streams": {name: s.phase for name, s in scan.report.streams.items()},
+            "waiting_for": scan.waiting_for(),
         }
 
 
@@ -1433,7 +1443,7 @@ def _one_line(text: str) -> str:
 def _ended_record(report: dict[str, Any]) -> RecordScan:
     """What the ledger has of a scan that has ended."""
     fields = {key: report[key] for key in ("number", "started", "finished")}
-    more = {"streams": list(report["streams"]), "state": report["ended"], "report": report}
+    more = {"streams": list(report["streams"]), "state": report["ended"], "report": for_ledger(report)}
     return RecordScan(report["scan_id"], {**fields, **more}, report["number"])
 
 

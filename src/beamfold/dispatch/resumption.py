@@ -7,7 +7,7 @@ it knows, as by any new controller (`recovery`), and all others take the places 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from beamfold.dispatch.scan import Scan
@@ -19,7 +19,19 @@ from beamfold.protocols.messages import Arm, IngesterInfo, Parameters, StreamEnd
 MAX_RECORDED_MAP = 256 << 10
 """Bytes of a written map, packed, that the ledger keeps: it keeps them for a thousand scans."""
 
-RECORDED = ("number", "state", "started", "finished", "map", "places", "readers", "folders", "overload", "series")
+RECORDED = (
+    "number",
+    "state",
+    "started",
+    "finished",
+    "map",
+    "timeout",
+    "places",
+    "readers",
+    "folders",
+    "overload",
+    "series",
+)
 """What has to be known of a scan to take it up."""
 
 
@@ -50,7 +62,9 @@ def plan_record(scan: Scan, readers: Mapping[str, Sequence[str]]) -> dict[str, A
     if set(scan.map.streams) <= {name for names in readers.values() for name in names}:
         record["readers"] = dict(readers)
     if scan.written is not None and len(scan.written.packed) <= MAX_RECORDED_MAP:
-        record["map"] = {"packed": scan.written.packed, "all_wrap": scan.written.all_wrap}
+        record["map"] = asdict(scan.written)
+    if scan.timeout is not None:
+        record["timeout"] = scan.timeout
     return record
 
 
@@ -63,7 +77,7 @@ def series_record(scan: Scan) -> dict[str, Any]:
 def written_map(record: Mapping[str, Any]) -> WrittenMap | None:
     """The map that the ledger has kept of a scan."""
     kept = record.get("map")
-    return WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None
+    return WrittenMap(**kept) if kept else None
 
 
 def restore_series(scan: Scan, record: Mapping[str, Any]) -> None:

@@ -15,11 +15,13 @@ class Count(StrEnum):
 
     SCANS = "scans"  # how they ended
     EVENTS = "events"  # state, of scans that ended: the state of an event may still get worse before
-    FRAMES = "frames"  # stream, and so are the next eight
+    FRAMES = "frames"  # stream, and so are the next ten
     PAYLOAD_BYTES = "payload_bytes"
     MISSING = "missing"
     MALFORMED = "malformed"
     DUPLICATES = "duplicates"
+    LATE = "late"
+    STRANGERS = "strangers"
     DISCARDED = "discarded"
     SURPLUS = "surplus"
     SPILLED_BYTES = "spilled_bytes"
@@ -55,9 +57,11 @@ def tally_of(scan: Scan, workers: Iterable[tuple[str, LoadHistory]]) -> Tally:
     for name, stream in report.streams.items():
         counts[Count.FRAMES, name] = stream.frames
         counts[Count.PAYLOAD_BYTES, name] = stream.payload_bytes
-        counts[Count.MISSING, name] = sum(hi - lo for lo, hi in stream.missing)
+        counts[Count.MISSING, name] = stream.missing_total
         counts[Count.MALFORMED, name] = stream.malformed
         counts[Count.DUPLICATES, name] = stream.duplicates
+        counts[Count.LATE, name] = stream.late
+        counts[Count.STRANGERS, name] = stream.strangers
         counts[Count.DISCARDED, name] = stream.discarded
         counts[Count.SURPLUS, name] = stream.surplus
         counts[Count.SPILLED_BYTES, name] = stream.spilled

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from beamfold.model.bitmaps import Bitmap
 from beamfold.model.histogram import Histogram
 from beamfold.model.states import EventState
 
@@ -20,6 +21,9 @@ MAX_TICKS = 10_000
 
 MAX_VERSIONS = 1000
 """Versions of the parameters kept in a report, the first one and the newest; all of them are counted."""
+
+MAX_KEPT_BITMAPS = 256 << 10
+"""Characters of the bitmaps of a report that the ledger keeps, which keeps it for a thousand scans."""
 
 MAX_VERSIONS_CHARACTERS = 1 << 20
 """Characters of names and values in these, unless the first and the newest one alone have more."""
@@ -43,10 +47,15 @@ class ServiceState:
 class StreamReport:
     """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.
 
-    `expected` data frames by the trigger map (None: endless and never closed); `surplus` ones were beyond the map,
-    `discarded` ones came outside of the series; `payload_bytes` are those of the frames that were used. The ingester
-    retains `retained` bytes in memory and `shelved` bytes on disk, `spilled` ones were ever put there; the detector was
-    held back (`paused`) for so many seconds.
+    `expected` data frames by the trigger map (None: endless and never closed). `frames` came and were used; of those
+    that came and were not, `surplus` ones were beyond the map, `duplicates` had come before, `late` ones came when
+    their event had been declared to lack them, `strangers` are of another series (from before the start message, or
+    behind a second one), `discarded` ones came after the series end, or after the scan was stopped; `malformed`
+    messages could not be read. `out_of_order` counts how often a number was lower than the one before it.
+    `missing` are runs of events whose frame did not come in time, of which there is a bound, and `missing_total` counts
+    them all. `payload_bytes` are those of the frames that were used. The ingester retains `retained` bytes in memory
+    and `shelved` bytes on disk, `spilled` ones were ever put there; the detector was held back (`paused`) for so many
+    seconds.
     """
 
     matching: str
@@ -55,10 +64,14 @@ class StreamReport:
     payload_bytes: int = 0
     expected: int | None = None
     missing: list[tuple[int, int]] = field(default_factory=list)
+    missing_total: int = 0
     surplus: int = 0
     discarded: int = 0
     malformed: int = 0
     duplicates: int = 0
+    late: int = 0
+    strangers: int = 0
+    out_of_order: int = 0
     retained: int = 0
     shelved: int = 0
     spilled: int = 0
@@ -92,13 +105,18 @@ class ScanReport:
     """The report of one scan; `to_dict` is its JSON form.
 
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
-    ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
-    sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs, of which there is
-    a bound; `unlisted` counts, by state, the events beyond it. `recording` is the folder with the scan's recording, ""
-    where none was made, and `combined` counts the results in it that workers made of several; `overload` is the policy
-    by which events were dropped, if any were. `losses` are the services that were lost in mid-scan, and `redone` counts
-    the parts that were assigned again for that. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of
-    every event.
+    ended early: then `unreached` counts the rest of a finite plan), and `first_event` is the first of them. `states`
+    counts them by state; their sum is `events`. `runs` lists the events of every state but "reduced" (those without a
+    result at the end of the scan), as half-open runs; where there are too many, `bitmaps` has the state instead once
+    the scan has ended, and `beamfold.events_in` reads either. `unlisted` counts, by state, the events of these states
+    that neither has. `incomplete` lists by stream the events that lacked it, or at the end `incomplete_bitmaps` does
+    (`beamfold.events_lacking`).
+
+    `losses` are the services that were lost in mid-scan, `redone` counts the parts that were assigned again for that,
+    and `duplicates` the parts whose results came again and were not folded again. `slips` are streams that seem to be
+    out of step with another one. `recording` is the folder with the scan's recording, "" where none was made, and
+    `combined` counts the results in it that workers made of several; `overload` is the policy by which events were
+    dropped, if any were. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of every event.
     """
 
     scan_id: str
@@ -106,16 +124,20 @@ class ScanReport:
     ended: str = ""
     reason: str = ""
     planned: int | None = None
+    first_event: int = 1
     events: int = 0
     unreached: int = 0
     states: dict[str, int] = field(default_factory=dict)
     runs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    bitmaps: dict[str, Bitmap] = field(default_factory=dict)
     unlisted: dict[str, int] = field(default_factory=dict)
     streams: dict[str, StreamReport] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     failed_total: int = 0
     incomplete: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    incomplete_bitmaps: dict[str, Bitmap] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    slips: list[dict[str, Any]] = field(default_factory=list)
     losses: list[dict[str, Any]] = field(default_factory=list)
     redone: int = 0
     duplicates: int = 0
@@ -177,3 +199,13 @@ class ScanReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with the summary."""
         return {**asdict(self), "summary": self.summary}
+
+
+def for_ledger(report: dict[str, Any]) -> dict[str, Any]:
+    """A report as the ledger keeps it: without bitmaps where those are large. The result file has them."""
+    bitmaps: dict[str, dict[str, Any]] = report.get("bitmaps", {})
+    lacking: dict[str, dict[str, Any]] = report.get("incomplete_bitmaps", {})
+    if sum(len(bitmap["bits"]) for bitmap in (*bitmaps.values(), *lacking.values())) <= MAX_KEPT_BITMAPS:
+        return report
+    unlisted = {**report["unlisted"], **{state: report["states"][state] for state in bitmaps}}
+    return {**report, "bitmaps": {}, "incomplete_bitmaps": {}, "unlisted": unlisted}

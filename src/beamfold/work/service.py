@@ -133,6 +133,7 @@ class _Scan:
         self.changes: list[Parameters] = []
         self.closed: int | None = None
         self.tick_interval: float | None = None
+        self.stateful = False
         self.armed = time.monotonic()
         self.events = 0
         self.last_event = 0
@@ -268,6 +269,7 @@ class WorkerService:
                     changes=scan.changes,
                     closed=scan.closed,
                     tick_interval=scan.tick_interval,
+                    stateful=scan.stateful,
                 )
             )
 
@@ -418,8 +420,9 @@ class WorkerService:
         if message.reducer_url:
             self._greet(self._scan, message.reducer_url)
         self._scan.tick_interval, self._scan.sees_rest = interval, joined
+        self._scan.stateful = hooks.stateful
         self._control.scans = [message.scan]
-        self._control.send(Armed(message.scan, tick_interval=interval))
+        self._control.send(Armed(message.scan, tick_interval=interval, stateful=hooks.stateful))
 
     def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
         self._cursor[SCAN], self._cursor[AT] = message.scan, SEVERAL
