@@ -38,6 +38,7 @@ class FakeService:
         self.submitted: list[TriggerMap] = []
         self.refusal: Exception | None = None
         self.stops = 0
+        self.store_trouble = ""
         self.reports: dict[str, dict[str, Any]] = {}
         self.asked: list[int] = []
         self.notes = Notes()
