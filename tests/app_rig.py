@@ -14,7 +14,7 @@ from beamfold.protocols.envelopes import ResultBatch, decode_header
 from beamfold.reduce.batch import Batch
 from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder
-from beamfold.work.results import ResultBuffer
+from beamfold.work.results import JoinedBuffer, ResultBuffer
 from beamfold.work.runner import Runner
 from rig import Rig, RigWorker
 
@@ -57,7 +57,9 @@ class AppRig(Rig):
             self.runners[w.name] = Runner(
                 hooks,
                 history,
-                ResultBuffer(payload.scan, w.me),
+                JoinedBuffer(payload.scan, w.me, self.troubles.append)
+                if w.joined
+                else ResultBuffer(payload.scan, w.me),
                 next_broadcast=lambda event: machine.map.next_broadcast(event, EVERYBODY),
             )
 
@@ -69,8 +71,8 @@ class AppRig(Rig):
             done = runner.run(parts, self.random.choice([0.0, 1e9]))
             self.processed += [(w.me, p) for p in parts[:done]]
             parts = parts[done:]
-            envelope, _ = runner.results.take()
-            for _ in range(self.random.choice([1] * 9 + [2])):
+            envelope = runner.results.take()[0] if len(runner.results) else []
+            for _ in range(self.random.choice([1] * 9 + [2]) if envelope else 0):
                 self.post(w.name, "reducer", (w.scan, envelope))
             if not parts:
                 self.post("self", w.name, "work")
@@ -87,6 +89,9 @@ class AppRig(Rig):
                 self._fold()
         else:
             super()._to_reducer(src, payload)
+            if isinstance(payload, m.Fill) and payload.joined is not None and self.reduce is not None:
+                names = self.folder_of_results.workers
+                names += [payload.joined.name] * (payload.worker == len(names))
             if isinstance(payload, m.Arm):
                 self._new_folder(payload)
 

@@ -82,6 +82,8 @@ class RigWorker:
     name: str
     place: str
     tags: list[str]
+    joined: bool = False
+    finish: bool = False
     machine: WorkMachine | None = None
     scan: int = 0
     me: int = -1
@@ -376,6 +378,12 @@ class Rig:
         self.workers[number] = w = RigWorker(f"{old.place}.{self.born}", old.place, old.tags)
         self._hello("worker", w.name, w.place, tags=w.tags)
 
+    def join(self, tags: Sequence[str] = ("generic",)) -> None:
+        """One worker more, of a new name."""
+        name = f"w{len(self.workers)}"
+        self.workers.append(RigWorker(name, name, list(tags)))
+        self._hello("worker", name, tags=list(tags))
+
     # -- people and detectors --------------------------------------------------------------------------------
 
     def submit(self, trigger_map: TriggerMap, request: int = 1, written: WrittenMap | None = None) -> None:
@@ -478,6 +486,10 @@ class Rig:
                 self._ingest(name, machine, machine.assign(payload.blocks, payload.settled))
             case m.Fill():
                 fillers = self.arm_workers[name, payload.scan]
+                if payload.joined is not None and payload.worker == len(fillers):
+                    self._more(name, payload)
+                    fillers.append("")
+                    machine.join(self._groups(machine.map, payload.joined.tags))
                 if fillers[payload.worker] != payload.uuid:
                     fillers[payload.worker] = payload.uuid
                     self._ingest(name, machine, machine.fill(payload.worker, bool(payload.uuid)))
@@ -536,6 +548,7 @@ class Rig:
         if isinstance(payload, m.Arm):
             trigger_map = TriggerMap.from_wire(payload.map)
             w.me = [i.uuid for i in payload.workers].index(w.name)
+            w.joined, w.finish = payload.workers[w.me].joined, False
             infos = [self.infos[s] for s in trigger_map.streams]
             w.machine = WorkMachine(trigger_map, w.me, self._groups(trigger_map, w.tags), infos, payload.version)
             w.scan, w.versions = payload.scan, [(0, payload.version)]
@@ -559,6 +572,7 @@ class Rig:
             return
         if payload == "work":
             self._work(w)
+            self._finish(w, 0)
             return
         if isinstance(payload, m.Introduce):
             number = w.scan
@@ -614,12 +628,19 @@ class Rig:
                         w.reducer, w.greeted = payload.url, False
                         self.post(w.name, w.reducer, ("greeting", w.scan))
                 case m.Finish():
-                    self.post(w.name, "controller", m.Finished(payload.scan))
+                    told, w.finish = w.finish, True
+                    self._finish(w, 1 + told)
                 case m.End():
                     w.machine = None
                     return
         if not any(p == "work" for p in self.channels.get(("self", w.name), ())):
             self.post("self", w.name, "work")
+
+    def _finish(self, w: RigWorker, told: int) -> None:
+        """One that joined sees what is broadcast before, unless it is told twice."""
+        if w.finish and w.machine is not None and (told > 1 or not w.joined or w.machine.passed):
+            w.finish = False
+            self.post(w.name, "controller", m.Finished(w.scan))
 
     def _take_frames(self, w: RigWorker, src: str, scan: int, parts: list[Any]) -> None:
         header = decode_header(parts[0])
@@ -639,6 +660,11 @@ class Rig:
             return
         self.processed += [(w.me, p) for p in parts]
         self.worked += [(w.name, p) for p in parts]
+        self.post("self", w.name, "work")
+        if w.joined and self.random.random() < 0.5:  # else the reducer leaves it out
+            parts = [p for p in parts if p.k >= 0]
+        if not parts:
+            return
         states = [
             (EventState.INCOMPLETE_SKIPPED if p.missing else EventState.NO_RESULT)
             if not p.call
@@ -654,7 +680,6 @@ class Rig:
         w.unconfirmed.append(results)
         if w.greeted:
             self.post(w.name, w.reducer, results)
-        self.post("self", w.name, "work")
 
     def _to_reducer(self, src: str, payload: Any) -> None:
         if isinstance(payload, m.Introduce):
@@ -680,7 +705,7 @@ class Rig:
         if isinstance(payload, m.Arm):
             self.reduce_map = TriggerMap.from_wire(payload.map)
             targets = [
-                sum(1 << i for i, w in enumerate(payload.workers) if tags <= set(w.tags))
+                sum(1 << i for i, w in enumerate(payload.workers) if tags <= set(w.tags) and not w.joined)
                 for tags in self.reduce_map.groups
             ]
             self.reduce = ReduceMachine(
@@ -742,6 +767,9 @@ class Rig:
                 self._tell(told)
                 self._fold()
             elif isinstance(payload, m.Fill):
+                if payload.joined is not None and payload.worker == len(self.fillers):
+                    self._more(self.reducer, payload)
+                    self.fillers.append("")
                 self.fillers[payload.worker] = payload.uuid
                 if payload.uuid:
                     self.post(self.reducer, "controller", m.Filled(payload.scan, payload.worker, payload.uuid))
@@ -755,6 +783,11 @@ class Rig:
                 self.post(self.reducer, "controller", m.Finished(payload.scan, out_of_order=out))
             elif isinstance(payload, m.End):
                 self.reduce = None
+
+    def _more(self, name: str, message: m.Fill) -> None:
+        """A service hears of one logical worker more: a new controller will hear of it."""
+        arm = self.arms[name, message.scan]
+        self.arms[name, message.scan] = msgspec.structs.replace(arm, workers=[*arm.workers, message.joined])
 
     def _tell(self, message: m.PartsDone) -> None:
         self.told_all.add(message)

@@ -63,6 +63,7 @@ class _Worker:
     ahead: float = WINDOW
     dry: bool = False
     here: bool = True
+    member: bool = True  # of the pools that its tags allow, also while nobody fills its place
 
     def rate(self, parts: int, now: float) -> None:
         """More parts are done. Once in a while, the window follows the rate since then.
@@ -119,6 +120,14 @@ class _Pool:
         if worker in self.members and worker not in self._queued and (room := self._workers[worker].room) > 0:
             self._queued.add(worker)
             heapq.heappush(self._heap, (-room, worker))
+
+    def add(self, worker: int) -> None:
+        """One more."""
+        self.members |= {worker}
+
+    def remove(self, worker: int) -> None:
+        """It will never have room again; what is queued of it is passed over."""
+        self.members -= {worker}
 
     def best(self, without: frozenset[int] = frozenset()) -> int | None:
         """The worker with most room that is not in `without`; None when none has any."""
@@ -180,6 +189,15 @@ class Dispatcher:
             pool.offer(worker)
 
     # -- workers that come and go ----------------------------------------------------------------------------
+
+    def wants(self, tags: frozenset[str]) -> bool:
+        """Whether something is left to assign, and one more worker with these tags might have it."""
+        left = bool(self._again) or self._event_of(self.next_virtual) is not None
+        return left and self.map.takes(tags)
+
+    def join(self, tags: frozenset[str]) -> None:
+        """There is one worker more, in a place that nobody fills yet."""
+        self._workers.append(_Worker(tags, here=False, member=False))
 
     def settle(self, frontier: int) -> None:
         """Events below `frontier` are terminal: what was assigned of them is forgotten."""
@@ -251,7 +269,11 @@ class Dispatcher:
 
     def fill(self, worker: int) -> list[Block]:
         """Somebody fills this place again. Returns what has waited for that: it has to know of this first."""
-        self._workers[worker] = _Worker(self._workers[worker].tags)
+        tags = self._workers[worker].tags
+        self._workers[worker] = _Worker(tags)
+        for wanted, pool in self._pools.items():
+            if wanted <= tags:
+                pool.add(worker)
         self._uneven.add(worker)
         # Also what has become terminal meanwhile: the frames of its broadcasts come by way of it.
         blocks = [Block(lo, hi, worker, self.attempt) for lo, hi in self._kept.pop(worker, [])]
@@ -303,10 +325,15 @@ class Dispatcher:
         """Virtual workers that are dropped, and may not be terminal yet."""
         return self._blocks(DROPPED)
 
-    def vacate(self, worker: int) -> None:
-        """Nobody will ever fill this place: what waited for that goes to others."""
-        self._again += self._kept.pop(worker, [])
+    def vacate(self, worker: int) -> bool:
+        """Nobody will ever fill this place: what waited for that goes to others. Whether there was something."""
+        self._workers[worker].member = False
+        for pool in self._pools.values():
+            pool.remove(worker)
+        waited = self._kept.pop(worker, [])
+        self._again += waited
         self._again.sort()
+        return bool(waited)
 
     def close(self, trigger_map: TriggerMap) -> None:
         """The map got its last event: what was counted of virtual workers that reach beyond it is taken back."""
@@ -385,7 +412,7 @@ class Dispatcher:
     def _pool(self, tags: frozenset[str]) -> _Pool:
         pool = self._pools.get(tags)
         if pool is None:
-            able = (i for i, w in enumerate(self._workers) if tags <= w.tags)
+            able = (i for i, w in enumerate(self._workers) if w.member and tags <= w.tags)
             pool = self._pools[tags] = _Pool(self._workers, able)
         return pool
 

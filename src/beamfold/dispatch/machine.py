@@ -26,7 +26,7 @@ from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.recovery import Recovery
-from beamfold.dispatch.scan import Phase, Plan, Scan
+from beamfold.dispatch.scan import MAX_JOINED, Phase, Plan, Scan
 from beamfold.dispatch.tally import Tally, tally_of
 from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
 from beamfold.model.latency import Latencies
@@ -374,7 +374,7 @@ class ControllerMachine:
             return []
         if scan.assigning:
             scan.lose(me, how, now, event)
-            empty = Fill(scan.number, me, "")
+            empty = _fill(scan, me)
             return [*(Send(s.peer, empty) for s in self._routers(scan)), *self._assign(scan, now)]
         scan.places.lose(me, now)
         if scan.phase is Phase.ARMING and "worker" not in scan.unarmed:
@@ -404,6 +404,8 @@ class ControllerMachine:
     def _lose_ingester(self, scan: Scan, service: Service, how: str, now: float) -> list[Action]:
         names = [info.name for info in service.hello.streams]
         scan.lose_ingester(service.key, how, now, names)
+        if scan.phase is Phase.FINISHING:
+            return self._hurry(scan)
         if self._fencing is None or service.key in scan.sent:
             return []
         scan.sent[service.key] = 0
@@ -428,9 +430,7 @@ class ControllerMachine:
         actions.append(Send(peer, Assign(number, scan.dispatcher.assigned(), *scan.standing)))
         if scan.closing and scan.last_data_event is not None:
             actions.append(Send(peer, Close(number, scan.last_data_event)))
-        for me, place in enumerate(scan.places):
-            if service.key in place.unaware:
-                actions.append(Send(peer, Fill(number, me, _uuid(place.peer))))
+        actions += [Send(peer, _fill(scan, me)) for me, place in enumerate(scan.places) if service.key in place.unaware]
         return actions + [Send(worker, Rejoined(number, _info(hello))) for _, worker in scan.places.here()]
 
     def _replace_reducer(self, scan: Scan, service: Service) -> list[Action]:
@@ -440,8 +440,8 @@ class ControllerMachine:
         if "reducer" in scan.unarmed:
             return []
         scan.seating.add(service.key)
-        unsure = [(me, p.peer) for me, p in enumerate(scan.places) if service.key in p.unaware]
-        fills = [Send(service.peer, Fill(scan.number, me, _uuid(peer))) for me, peer in unsure]
+        unsure = [me for me, place in enumerate(scan.places) if service.key in place.unaware]
+        fills = [Send(service.peer, _fill(scan, me)) for me in unsure]
         return [Send(service.peer, self._arming(scan)), *fills]
 
     def _seat_reducer(self, scan: Scan, service: Service, message: Armed, now: float) -> list[Action]:
@@ -505,6 +505,8 @@ class ControllerMachine:
         trigger_map = TriggerMap.from_wire(arm.map)
         kept = known.get("map")
         places = Places((w.name, frozenset(w.tags), None) for w in arm.workers)
+        for place, info in zip(places, arm.workers, strict=True):
+            place.joined = info.joined
         reducers = [s.key for s in self._of("reducer")] or ["reducer reducer"]
         others = [*(f"ingester {i.name}" for i in arm.ingesters), *(f"worker {w.name}" for w in arm.workers)]
         scan = Scan(
@@ -552,7 +554,7 @@ class ControllerMachine:
         number, changes = scan.number, scan.changes
         self.scan = scan
         self._here.clear()
-        armed = recovery.reducers and all(place.here for place in scan.places)
+        armed = recovery.reducers and all(place.here or place.joined for place in scan.places)
         recorded = self._known.get(scan.scan_id, {}).get("state") == "running"
         if not (scan.dispatcher.next_virtual or armed or recorded):
             return self._abort(scan, "failed", "the controller ended while the scan was armed", now)
@@ -573,7 +575,7 @@ class ControllerMachine:
         routers = self._routers(scan)
         for me, place in enumerate(scan.places):
             if place.peer is None:
-                actions += [Send(s.peer, Fill(number, me, "")) for s in routers]
+                actions += [Send(s.peer, _fill(scan, me)) for s in routers]
         if scan.closing and scan.last_data_event is not None:
             scan.phase = Phase.DRAINING
             actions += [Send(peer, Close(number, scan.last_data_event)) for peer in self._peers_of(scan)]
@@ -590,6 +592,7 @@ class ControllerMachine:
             actions += self._dismiss(service)
         for service in fresh:
             actions += self._take_place(service, now)
+        actions += recording.joined(scan)
         owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
         actions += recording.blocks(scan, [b for b in owned if b.worker >= 0 or b.worker == DROPPED])
         if self.version > (changes[-1].version if changes else scan.version):
@@ -625,15 +628,33 @@ class ControllerMachine:
             if service.hello.role != "worker" or scan is None or not (scan.assigning or scan.phase is Phase.ARMING):
                 continue
             me = scan.places.named(service.hello.name)
-            if me is None or scan.places[me].peer is not None or not scan.places[me].tags <= set(service.hello.tags):
-                continue
-            routers = self._routers(scan)
-            scan.places.fill(me, service.peer, {s.key for s in routers})
-            told = Fill(scan.number, me, _uuid(service.peer))
-            actions += [Send(s.peer, told) for s in routers]
-            if not routers and "worker" not in scan.unarmed:
-                actions.append(Send(service.peer, self._arming(scan)))
+            if me is None:
+                actions += self._join(scan, service)
+            elif scan.places[me].peer is None and scan.places[me].tags <= set(service.hello.tags):
+                actions += self._offer_place(scan, me, service)
         return actions
+
+    def _offer_place(self, scan: Scan, me: int, service: Service) -> list[Action]:
+        """This worker is to fill a place: the others learn it first."""
+        routers = self._routers(scan)
+        scan.places.fill(me, service.peer, {s.key for s in routers})
+        if not routers and "worker" not in scan.unarmed:
+            return [Send(service.peer, self._arming(scan))]
+        return [Send(s.peer, _fill(scan, me)) for s in routers]
+
+    def _join(self, scan: Scan, service: Service) -> list[Action]:
+        """A worker of a new name in mid-scan gets a place of its own, as long as there is work to be given out.
+
+        What is broadcast it sees as others do, but no part of that is its own: who waits for what stays as it was.
+        """
+        hello, tags = service.hello, frozenset(service.hello.tags)
+        joined = sum(place.joined for place in scan.places)
+        if not scan.assigning or hello.error or joined >= MAX_JOINED or not scan.dispatcher.wants(tags):
+            return []
+        me = scan.join(hello.name, tags)
+        self._here.clear()
+        note = Note("info", f"{service.key} joins scan {scan.number}")
+        return [note, *recording.joined(scan), *self._offer_place(scan, me, service)]
 
     def _filled(self, scan: Scan, service: Service, message: Filled) -> list[Action]:
         peer = message.uuid.encode()
@@ -681,13 +702,19 @@ class ControllerMachine:
             if not scan.assigning:
                 continue
             place.vacant = True
+            waited = scan.dispatcher.vacate(me)
             tags = [p.tags for p in scan.places if not p.vacant]
             try:
                 scan.map.refuse_unless(scan.map.streams, tags)
             except MapError as error:
                 return [*actions, *self._abort(scan, "failed", f"{text}: {error}", now)]
+            if place.joined:  # it had no part of what is broadcast
+                actions.append(Note("info", text))
+                if waited:
+                    text = "its events before a broadcast went to others that have seen that"
+                    scan.trouble(f"worker {place.name}", text)
+                continue
             scan.trouble(f"worker {place.name}", "it was lost, and no other took its place: what is broadcast went on")
-            scan.dispatcher.vacate(me)
             actions += recording.vacated(scan, me)
             actions += [Send(s.peer, Vacate(scan.number, me)) for s in self._needed(scan, "reducer")]
         return actions + self._assign(scan, now) if actions else []
@@ -811,7 +838,7 @@ class ControllerMachine:
             scan.number,
             scan.scan_id,
             scan.map.to_wire(),
-            [WorkerInfo(p.name, sorted(p.tags), _uuid(p.peer)) for p in scan.places],
+            [WorkerInfo(p.name, sorted(p.tags), _uuid(p.peer), p.joined) for p in scan.places],
             list(scan.ingesters.values()),
             reducer[0].hello.url if reducer else "",
             scan.version,
@@ -994,7 +1021,9 @@ class ControllerMachine:
         if self._fence_again:
             actions += self._fence(scan)
         actions += self._close_if_ended(scan, now)
-        return actions + self._assign(scan, now) + self._tell_shown(scan, now)
+        actions += self._assign(scan, now) + self._tell_shown(scan, now)
+        late = [s for s in self._of("worker") if scan.places.named(s.hello.name) is None]
+        return actions + [action for service in late for action in self._join(scan, service)]
 
     def _reply(self, scan: Scan) -> list[Action]:
         request, scan.request = scan.request, None
@@ -1154,7 +1183,14 @@ class ControllerMachine:
         scan.waiting = {f"worker {scan.places[me].name}" for me, _ in here}
         if not here:
             return self._finish_reducer(scan)
-        return [Send(peer, Finish(scan.number)) for _, peer in here]
+        actions: list[Action] = [Send(peer, Finish(scan.number)) for _, peer in here]
+        return actions + self._hurry(scan) if scan.ingesters_lost else actions
+
+    def _hurry(self, scan: Scan) -> list[Action]:
+        """What was broadcast went with an ingester: who joined is not to wait for it before its `finish()`."""
+        joined = [(place, place.peer) for place in scan.places if place.joined and place.here]
+        late = [peer for place, peer in joined if peer is not None and f"worker {place.name}" in scan.waiting]
+        return [Send(peer, Finish(scan.number)) for peer in late]
 
     def _finish_reducer(self, scan: Scan) -> list[Action]:
         scan.phase = Phase.REDUCING
@@ -1277,6 +1313,13 @@ def _remember(known: dict[Any, Any], item: Any, value: Any = None) -> None:
 def _info(hello: Hello) -> IngesterInfo:
     """What workers have to know of an ingester."""
     return IngesterInfo(hello.name, hello.url, [i.name for i in hello.streams], hello.arena)
+
+
+def _fill(scan: Scan, me: int) -> Fill:
+    """Who fills this place, for those who have to know; of one that joined also what it is."""
+    place = scan.places[me]
+    joined = WorkerInfo(place.name, sorted(place.tags), joined=True) if place.joined else None
+    return Fill(scan.number, me, _uuid(place.peer), joined)
 
 
 def _uuid(peer: bytes | None) -> str:

@@ -130,7 +130,7 @@ def _parts(scan: Scan, message: PartsDone) -> bool:
     far = max(scan.shown, scan.reached) + _AHEAD
     added = all(0 <= n <= _AHEAD for n in (message.duplicates, message.failed_total))
     known = all(state in _TERMINAL and hi <= far for _, hi, state in message.completed)
-    counted = all(0 <= w < len(scan.places) and n >= 0 for w, n in message.parts.items())
+    counted = all(w >= 0 and n >= 0 for w, n in message.parts.items())
     # As much is assigned as is done: to believe far more than there was to do would never end.
     assigned = scan.map.part_total(0, scan.dispatcher.next_virtual)
     possible = sum(message.parts.values()) <= assigned + LARGEST_WINDOW

@@ -3,7 +3,7 @@
 A process is known by its peer identity, which no other process ever has: what comes from one that was lost is told by
 that from what its replacement says. A place that was lost is filled again in steps: ingesters and reducer learn who
 fills it (and say so), then the process is armed, and only then it is given work; in this order nothing that it sends
-can come too early for them.
+can come too early for them. In the same steps a worker of a new name is given a place of its own in mid-scan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ class Place:
     """One logical worker. `peer` fills it, or is about to; None: nobody does, since `lost`.
 
     `unaware` are the services that have not said yet that they know who fills it. It is `here` when it is armed;
-    nobody will ever fill it again when it is `vacant`.
+    nobody will ever fill it again when it is `vacant`. One that `joined` came in mid-scan, and has no parts of
+    broadcasts.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Place:
     here: bool = False
     lost: float = 0.0
     vacant: bool = False
+    joined: bool = False
     unaware: set[str] = field(default_factory=set)
 
 
@@ -55,6 +57,11 @@ class Places:
     def named(self, name: str) -> int | None:
         """The place of this name that somebody may fill."""
         return next((w for w, p in enumerate(self._places) if p.name == name and not p.vacant), None)
+
+    def add(self, name: str, tags: frozenset[str]) -> int:
+        """One more, which joined in mid-scan; its number."""
+        self._places.append(Place(name, tags, None, joined=True))
+        return len(self._places) - 1
 
     def lose(self, worker: int, now: float) -> None:
         """Nobody fills it any more."""

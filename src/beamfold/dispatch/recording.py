@@ -140,6 +140,12 @@ def _listed(scan: Scan, key: str, told: Sequence[Any]) -> list[WriteFile]:
     return _line(scan, {key: told}) if told else []
 
 
+def joined(scan: Scan) -> list[WriteFile]:
+    """Which logical workers came in mid-scan: all of them again, because another controller may have written less."""
+    new = [[me, place.name, sorted(place.tags)] for me, place in enumerate(scan.places) if place.joined]
+    return _line(scan, {"joined": new}) if new else []
+
+
 def vacated(scan: Scan, worker: int) -> list[WriteFile]:
     """Nobody fills the place of a logical worker any more."""
     return _line(scan, {"vacated": [worker]})

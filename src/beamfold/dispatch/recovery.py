@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from beamfold.model.routes import Routes
 from beamfold.protocols.messages import PARKED, Arm, Inventory, Parameters
 
@@ -46,6 +48,8 @@ class Recovery:
 
     def add(self, role: str, peer: bytes, inventory: Inventory) -> None:
         """A service said what it knows."""
+        if len(inventory.arm.workers) > len(self.arm.workers):  # not all may have heard of those that joined
+            self.arm = msgspec.structs.replace(self.arm, workers=inventory.arm.workers)
         {"ingester": self.ingesters, "worker": self.workers, "reducer": self.reducers}[role][peer] = inventory
 
     def forget(self, peer: bytes) -> None:
@@ -74,11 +78,11 @@ class Recovery:
 
     def filler(self, worker: int) -> bytes | None:
         """The process that fills this place for everybody; None when there is none."""
+        routers = [*self.ingesters.values(), *self.reducers.values()]
         for peer, inventory in self.workers.items():
-            if inventory.arm.workers[worker].uuid == peer.decode("utf-8", "replace"):
-                uuid = inventory.arm.workers[worker].uuid
-                routers = [*self.ingesters.values(), *self.reducers.values()]
-                return peer if all(r.fillers[worker] == uuid for r in routers) else None
+            uuid = peer.decode("utf-8", "replace")
+            if [w.uuid for w in inventory.arm.workers[worker : worker + 1]] == [uuid]:
+                return peer if all(r.fillers[worker : worker + 1] == [uuid] for r in routers) else None
         return None
 
     def changes(self) -> list[Parameters]:

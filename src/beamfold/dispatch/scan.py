@@ -40,6 +40,9 @@ DEATHS = 2
 SILENCE = 10.0
 """Seconds for which a stream whose ingester was lost may be silent while all others have ended."""
 
+MAX_JOINED = 1000
+"""Workers that may join one scan, one after the other: each has a number, for as long as the scan lasts."""
+
 MAX_RECENT = 1000
 """Blocks of assignments that are remembered for people; more than are under way at once."""
 
@@ -382,6 +385,14 @@ class Scan:
         """Something that a person should read in the report."""
         if len(self.report.troubles) < MAX_TROUBLES:
             self.report.troubles.append(f"{where}: {text}")
+
+    def join(self, name: str, tags: frozenset[str]) -> int:
+        """There is one logical worker more, from now on; its number."""
+        worker = self.places.add(name, tags)
+        self.dispatcher.join(tags)
+        self.services |= {f"worker {name}"}
+        self.report.workers.append(name)
+        return worker
 
     def lose(self, worker: int, how: str, now: float, event: int) -> None:
         """The process that filled this place is lost; `event`: it was at work on it (-1: nobody knows)."""

@@ -325,6 +325,10 @@ class IngestMachine:
         self._send(key, actions)
         return actions
 
+    def join(self, groups: int) -> None:
+        """There is one logical worker more, which belongs to these broadcast groups (bits); nobody fills it yet."""
+        self._workers.append(groups)
+
     def fill(self, worker: int, here: bool) -> list[Action]:
         """Another process fills the place of this logical worker, or (not `here`) none does.
 

@@ -574,6 +574,10 @@ class IngesterService:
 
     def _fill(self, message: Fill) -> None:
         scan = self._scans.get(message.scan)
+        if scan is not None and message.joined is not None and message.worker == len(scan.workers):
+            scan.arm = msgspec.structs.replace(scan.arm, workers=[*scan.arm.workers, message.joined])
+            scan.workers.append(b"")
+            scan.machine.join(scan.machine.map.groups_for(message.joined.tags))
         if scan is None or not 0 <= message.worker < len(scan.workers):
             return
         if (uuid := message.uuid.encode()) != (before := scan.workers[message.worker]):  # it may be said twice

@@ -95,7 +95,10 @@ class RecordedReplay:
         self._ingest = IngestMachine(SCAN, self._map, specs, groups)
         self._work = [WorkMachine(self._map, w, groups[w], infos) for w in range(len(names))]
         self._reduce: ReduceMachine[Batch] = ReduceMachine(
-            self._map, self._map.targets(tags), patience=math.inf, in_order=recording.policy.fold_order != "arrival"
+            self._map,
+            self._map.targets([t for worker, t in enumerate(tags) if worker not in recording.joined]),
+            patience=math.inf,
+            in_order=recording.policy.fold_order != "arrival",
         )
         matching = {i.name: "numbered" if i.numbered else "counted" for i in infos}
         number = recording.report.number if recording.report else 0

@@ -43,11 +43,16 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
-    """A logical worker of one scan; its number is its place in the list. `uuid` is the process that fills it."""
+    """A logical worker of one scan; its number is its place in the list. `uuid` is the process that fills it.
+
+    One that `joined` in mid-scan sees what is broadcast, but nobody waits for what it makes of that, and nothing of it
+    is folded.
+    """
 
     name: str
     tags: list[str]
     uuid: str = ""
+    joined: bool = False
 
 
 class IngesterInfo(msgspec.Struct, frozen=True):
@@ -380,12 +385,14 @@ class Fill(Message, frozen=True):
     """To ingesters and reducer: the process `uuid` fills the place of logical worker `worker` now; "": none does.
 
     Nothing is sent to the process before, and what it says comes too late. A new one learns all that it needs from the
-    beginning: what its frames lack, and the frames of broadcasts.
+    beginning: what its frames lack, and the frames of broadcasts. `joined` is a place that came in mid-scan: the first
+    time that it is told there is one logical worker more.
     """
 
     scan: int
     worker: int
     uuid: str
+    joined: WorkerInfo | None = None
 
 
 class Moved(Message, frozen=True):
@@ -478,7 +485,10 @@ class Tick(Message, frozen=True):
 
 
 class Finish(Message, frozen=True):
-    """Every part is done: run `finish()`, save what there is, answer Finished."""
+    """Every part is done: run `finish()`, save what there is, answer Finished.
+
+    A worker that joined in mid-scan may still have to see broadcasts, and does so before; but not if it is told again.
+    """
 
     scan: int
 

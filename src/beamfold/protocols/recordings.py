@@ -5,8 +5,8 @@
     STREAM.cbors     an internal dump per stream: every frame that the map had a place for, by event
     history.jsonl    what happened in its order, a line each: `parameters` from an event on, `blocks` of virtual
                      workers given to workers, `ticks`, results that were `combined` by a worker, batches of results
-                     that were `logged` with what is in them, parts that were `poison`, places of workers that were
-                     `vacated`, and at last the event with which the map was `closed`
+                     that were `logged` with what is in them, parts that were `poison`, workers that `joined`, places of
+                     workers that were `vacated`, and at last the event with which the map was `closed`
     report.json      what became of every event; only once the scan has ended
     result.h5        what was published at the end
 
@@ -171,8 +171,9 @@ class Recording:
     (k, lo, hi) of events at one position) of results that became one. `logged` are the batches of results that were
     taken: a part's result is of the worker that is named there, which need not be the one that it was given to last.
     `again` are virtual workers that were given out more than once (lo, hi), `poison` parts (event, k) that failed
-    without another try, `vacated` logical workers that nobody was in the end. `report` is None where the scan did not
-    end; `out_of_order` in it are events that were folded before earlier ones, which were waited for in vain.
+    without another try, `vacated` logical workers that nobody was in the end, `joined` the last ones, which came in
+    mid-scan: they have no parts of broadcasts. `report` is None where the scan did not end; `out_of_order` in it are
+    events that were folded before earlier ones, which were waited for in vain.
     """
 
     folder: Path
@@ -190,6 +191,7 @@ class Recording:
     again: list[Run] = field(default_factory=list)
     poison: set[tuple[int, int]] = field(default_factory=set)
     vacated: set[int] = field(default_factory=set)
+    joined: set[int] = field(default_factory=set)
     closed: int | None = None
     report: _Report | None = None
 
@@ -295,6 +297,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _take(found: Recording, routes: Routes, entry: dict[str, Any]) -> None:
     """One line of the history. What a later version may have added is passed over."""
+    for number, name, tags in entry.get("joined", ()):
+        _join(found, _number(number), name, tags)
     if "parameters" in entry:
         p = entry["parameters"]
         values = {name: _raw(name, value) for name, value in p["values"].items()}
@@ -319,6 +323,17 @@ def _take(found: Recording, routes: Routes, entry: dict[str, Any]) -> None:
         # A map without a start event may come to have no event at all: it is closed with the one before the first.
         found.closed = -1 if entry["closed"] == -1 else _number(entry["closed"])
         found.map.closed_at(found.closed)
+
+
+def _join(found: Recording, number: int, name: Any, tags: Any) -> None:
+    """A worker came in mid-scan; that may be told twice."""
+    if not (isinstance(tags, list) and all(isinstance(text, str) for text in (name, *tags))):
+        raise ValueError(f"worker {name!r} with tags {tags!r}")
+    if number > len(found.workers):
+        raise ValueError(f"worker {number} joined before worker {len(found.workers)}: a line is missing")
+    if number == len(found.workers):
+        found.workers.append((name, frozenset(tags)))
+        found.joined.add(number)
 
 
 def _parts(found: Recording, worker: Any, parts: Any, least: int) -> Parts:

@@ -35,7 +35,8 @@ LOOK = 32
 
 
 class Folder:
-    """Folds one scan. `workers` are the names of its logical workers, `next_broadcast` is its map's.
+    """Folds one scan. `workers` are the names of its logical workers, which may become more; `next_broadcast` is its
+    map's.
 
     `failed` are events of which a result could not be folded; whoever tells of them takes them out.
     """
@@ -45,14 +46,14 @@ class Folder:
         hooks: ReducerHooks,
         parameters: ParameterHistory,
         types: TypeTable,
-        workers: Sequence[str],
+        workers: list[str],
         next_broadcast: NextBroadcast = no_broadcast,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hooks = hooks
         self.parameters = parameters
         self._types = types
-        self._workers = workers
+        self.workers = workers
         self._next_broadcast = next_broadcast
         self._clock = clock
         self._size = BatchSize()
@@ -78,7 +79,7 @@ class Folder:
         Their arrays are the app's own, to change as it likes. Whatever goes wrong is a failure of their events, and the
         scan goes on. `process_results` may have to wait for more: call `flush` before anybody looks.
         """
-        name, decode = self._workers[batch.worker], Reader(batch.buffers, self._types, writable=True).decode
+        name, decode = self.workers[batch.worker], Reader(batch.buffers, self._types, writable=True).decode
         process = self.hooks.process_result if self.hooks.process_results is None else None
         bodies, at, done = batch.bodies, self.parameters.at, 0
         for done, (place, event) in enumerate(zip(places, batch.events[places].tolist(), strict=True), 1):
@@ -140,7 +141,7 @@ class Folder:
         for event in events:
             self.failed.add(event, event + 1)
         if len(self.failures) < MAX_FAILURES:
-            worker = self._workers[sources[0][0].worker]
+            worker = self.workers[sources[0][0].worker]
             several = f"for {len(events)} events from {min(events)} to {max(events)}: " if len(events) > 1 else ""
             self.failures.append(Failure(events[0], hook, worker, f"{several}{text}"))
 

@@ -58,6 +58,7 @@ from beamfold.protocols.messages import (
     ToService,
     Trouble,
     Vacate,
+    WorkerInfo,
     decode_to_service,
     encode_message,
 )
@@ -127,6 +128,7 @@ class _Scan:
     def __init__(self, arm: Arm, machine: ReduceMachine[_Batch], folder: Folder, log: SegmentLog) -> None:
         self.arm = arm
         self.fillers = [w.uuid.encode() for w in arm.workers]
+        self.names = folder.workers
         self.map = TriggerMap.from_wire(arm.map)
         self.machine = machine
         self.folder = folder
@@ -149,7 +151,13 @@ class _Scan:
 
     def nothing_done(self) -> Done:
         """What was made durable, and not told of: nothing yet."""
-        return Done(self.map.streams, [w.name for w in self.arm.workers], recorded=bool(self.arm.record))
+        return Done(self.map.streams, self.names, recorded=bool(self.arm.record))
+
+    def join(self, worker: WorkerInfo) -> None:
+        """There is one logical worker more, which nobody fills yet."""
+        self.arm = msgspec.structs.replace(self.arm, workers=[*self.arm.workers, worker])
+        self.names[len(self.fillers) : len(self.fillers) + 1] = [worker.name]
+        self.fillers.append(b"")
 
     def first_to_fold(self) -> int:
         """No event before this one is folded any more."""
@@ -339,7 +347,7 @@ class ReducerService:
         scan.done = scan.nothing_done()
 
     def _batch(self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]) -> _Batch:
-        if not 0 <= header.worker < len(scan.arm.workers):
+        if not 0 <= header.worker < len(scan.fillers):
             raise CodecError(f"results of worker {header.worker}, which this scan does not have")
         if scan.fillers[header.worker] != peer:
             raise CodecError(f"results of worker {header.worker} that somebody else sent")
@@ -355,7 +363,7 @@ class ReducerService:
         events = batch.events[torn[0] : torn[1]]
         self._trouble(
             scan,
-            f"results of worker {scan.arm.workers[batch.worker].name} were refused: a combined one, of events from "
+            f"results of worker {scan.names[batch.worker]} were refused: a combined one, of events from "
             f"{events[0]} to {events[-1]}, has some that are done already; the others have to be processed again",
         )
         return True
@@ -513,7 +521,7 @@ class ReducerService:
         first = ParameterSet.build(self._declared, message.parameters, message.version)
         hooks.construct(parameters=first, context=self._context, state=self._state)
         trigger_map = TriggerMap.from_wire(message.map)
-        targets = trigger_map.targets([w.tags for w in message.workers])
+        targets = trigger_map.targets([w.tags for w in message.workers if not w.joined])  # those are the last ones
         machine: ReduceMachine[_Batch] = ReduceMachine(
             trigger_map, targets, patience=message.fold_patience, in_order=message.fold_order == "event"
         )
@@ -547,6 +555,8 @@ class ReducerService:
                 continue
             header = decode_header(parts[0])
             assert isinstance(header, ResultBatch)
+            for number in range(len(scan.names), header.worker + 1):  # it joined, and nobody else is left who knows
+                scan.names.append(f"worker {number}")
             batch = _Batch(header, list(parts))
             batch.location = location
             self._logged(scan, header, batch, parts[1:])
@@ -583,6 +593,8 @@ class ReducerService:
         """Another process is logical worker `worker`: what the one before may still send comes too late."""
         scan = self._scan
         assert scan is not None
+        if message.joined is not None and message.worker == len(scan.fillers):
+            scan.join(message.joined)
         if 0 <= message.worker < len(scan.fillers):
             scan.withheld.pop(before := scan.fillers[message.worker], None)
             if before != message.uuid.encode():

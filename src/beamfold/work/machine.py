@@ -263,6 +263,11 @@ class WorkMachine:
         return self._routes.all()
 
     @property
+    def passed(self) -> bool:
+        """Whether all that is broadcast to this worker was taken."""
+        return self._barrier is None
+
+    @property
     def waiting(self) -> int:
         """Parts that lack a frame, or wait for a broadcast."""
         return len(self._pending) + len(self._held) + len(self._gate)

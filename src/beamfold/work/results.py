@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -131,3 +131,25 @@ class ResultBuffer:
         parts: list[Buffer] = [encode_header(header), b"".join(self._blob), *self.buffers]
         self._reset()
         return parts, sum(map(len, parts))
+
+
+class JoinedBuffer(ResultBuffer):
+    """Those of a worker that joined in mid-scan: nobody waits for what it makes of broadcasts, so that is left out.
+
+    Where user code raises for one, `tell` is told so the first time.
+    """
+
+    def __init__(self, scan: int, worker: int, tell: Callable[[str], None]) -> None:
+        super().__init__(scan, worker)
+        self._tell: Callable[[str], None] | None = tell
+
+    def add(self, event: int, k: int, version: int, state: int, body: bytes, missing: int) -> None:
+        if k >= 0:
+            super().add(event, k, version, state, body, missing)
+
+    def fail(self, part: Part, hook: str, text: str) -> None:
+        if part.k >= 0:
+            super().fail(part, hook, text)
+        elif self._tell is not None:
+            self._tell(f"{hook} failed for event {part.event}, which is broadcast: {text[-MAX_TEXT:]}")
+            self._tell = None

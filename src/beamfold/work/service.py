@@ -8,6 +8,7 @@ import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
@@ -61,13 +62,14 @@ from beamfold.protocols.messages import (
     ToService,
     Trouble,
 )
+from beamfold.protocols.stamps import Times
 from beamfold.transport.arena import ArenaReader, NotShared
 from beamfold.transport.control import ControlChannel
 from beamfold.transport.data import Context, DataLink
 from beamfold.transport.pace import Pace
 from beamfold.transport.sockets import POLLIN, Poller
 from beamfold.work.machine import Part, WorkMachine
-from beamfold.work.results import ResultBuffer, Unconfirmed
+from beamfold.work.results import JoinedBuffer, ResultBuffer, Unconfirmed
 from beamfold.work.runner import Runner
 from beamfold.work.timing import Timing, stamps_of, times_of
 
@@ -127,6 +129,7 @@ class _Scan:
         self.result_credit = 0
         self.greeted = False
         self.finish = False
+        self.sees_rest = False  # what is broadcast, before its `finish()`
         self.changes: list[Parameters] = []
         self.closed: int | None = None
         self.tick_interval: float | None = None
@@ -333,23 +336,31 @@ class WorkerService:
             stamps = stamps_of(batch)
             times = times_of(stamps, began, spent)
             # A part that came twice is combined once: then nobody can say which time is whose.
-            envelope, size = scan.runner.results.take(times if len(scan.runner.results) == done else None)
-            assert scan.reducer is not None  # who else gave credit?
-            scan.result_credit -= size
-            scan.reducer.send(envelope)
-            scan.unconfirmed.add(envelope, size)
+            if len(scan.runner.results):
+                self._send_results(scan, times if len(scan.runner.results) == done else None)
             self._tell_troubles(scan)
             self._use(scan, batch)
             scan.timing.processed(stamps, times)
             if scan.at >= len(scan.parts):
                 scan.parts, scan.at = scan.machine.take(TAKE), 0
-        if scan.finish and not scan.parts:
+        if scan.finish and not scan.parts and (scan.machine.passed or not scan.sees_rest):
             self._do_finish(scan)
+
+    @staticmethod
+    def _send_results(scan: _Scan, times: Times | None) -> None:
+        envelope, size = scan.runner.results.take(times)
+        assert scan.reducer is not None  # who else gave credit?
+        scan.result_credit -= size
+        scan.reducer.send(envelope)
+        scan.unconfirmed.add(envelope, size)
 
     def _tell_troubles(self, scan: _Scan) -> None:
         for text in scan.runner.troubles:
-            self._control.send(Trouble(scan.arm.scan, f"worker {self._name}", text))
+            self._trouble(scan.arm.scan, text)
         scan.runner.troubles.clear()
+
+    def _trouble(self, scan: int, text: str) -> None:
+        self._control.send(Trouble(scan, f"worker {self._name}", text))
 
     def _use(self, scan: _Scan, parts: list[Part]) -> None:
         """Frames were used up: give credit back in steps of a quarter."""
@@ -382,13 +393,16 @@ class WorkerService:
             self._control.send(Armed(message.scan, str(error)))
             return
         me = next(i for i, w in enumerate(message.workers) if w.uuid == self._control.hello.uuid)
+        joined = message.workers[me].joined
         groups = trigger_map.groups_for(message.workers[me].tags)
         machine = WorkMachine(trigger_map, me, groups, infos, message.version)
         skip = message.incomplete == "skip"
         runner = Runner(
             hooks,
             history,
-            ResultBuffer(message.scan, me),
+            JoinedBuffer(message.scan, me, partial(self._trouble, message.scan))
+            if joined
+            else ResultBuffer(message.scan, me),
             types=self._types,
             skip=skip,
             next_broadcast=lambda event: machine.map.next_broadcast(event, EVERYBODY),
@@ -403,7 +417,7 @@ class WorkerService:
             flow.link.send([encode_header(Grant(message.scan, index, credit))])
         if message.reducer_url:
             self._greet(self._scan, message.reducer_url)
-        self._scan.tick_interval = interval
+        self._scan.tick_interval, self._scan.sees_rest = interval, joined
         self._control.scans = [message.scan]
         self._control.send(Armed(message.scan, tick_interval=interval))
 
@@ -499,8 +513,7 @@ class WorkerService:
             values = ParameterSet.build(self._declared, message.values, message.version)
         except ParameterError as error:  # they were checked by what the class declared when this worker came up
             values = history.latest.renumbered(message.version)
-            text = f"parameter version {message.version} was not applied: {error}"
-            self._control.send(Trouble(message.scan, f"worker {self._name}", text))
+            self._trouble(message.scan, f"parameter version {message.version} was not applied: {error}")
         history.append(message.from_event, values)
         self._scan.machine.parameters(message.version)
 
@@ -544,8 +557,10 @@ class WorkerService:
         self._scan.runner.tick = True
 
     def _finish(self, message: Finish) -> None:
-        assert self._scan is not None
-        self._scan.finish = True
+        scan = self._scan
+        assert scan is not None
+        scan.sees_rest = scan.sees_rest and not scan.finish
+        scan.finish = True
 
     def _do_finish(self, scan: _Scan) -> None:
         scan.finish = False

@@ -29,12 +29,17 @@ from beamfold.protocols.messages import (
     Block,
     End,
     Failed,
+    Fill,
+    Filled,
     FramesMissing,
     Halt,
     Halted,
+    Introduce,
+    Inventory,
     Release,
     StreamSeen,
     Trouble,
+    WorkerInfo,
 )
 from beamfold.testing.simulators import stins_series
 from beamfold.transport.arena import Arena
@@ -330,3 +335,23 @@ def test_what_comes_without_a_scan_is_told_of_once(caplog: pytest.LogCaptureFixt
         "what comes from stream 'camera' is not used: there is no scan for it",
         "8 messages of stream 'camera' came before this scan: not used",
     ]
+
+
+def test_a_worker_that_joins_gets_what_was_broadcast_from_the_beginning() -> None:
+    rig = Rig(retention_bytes=1 << 20)
+    extra = WorkerInfo("extra", ["generic"], joined=True)
+    rig.run(
+        arm(MAP, 1),
+        lambda: rig.series(5),
+        lambda: None,
+        rig.hub.put("w2", Grant(1, 0, 1 << 20)),  # nobody knows it yet
+        Fill(1, 2, "w2", extra),
+        rig.hub.put("w2", Grant(1, 0, 1 << 20)),
+        Until(lambda: any(peer == b"w2" for peer, _ in rig.hub.sent)),
+        Introduce(),
+    )
+    headers = [decode_header(parts[0]) for peer, parts in rig.hub.sent if peer == b"w2"]
+    assert [(h.events, h.k) for h in headers if isinstance(h, FrameBatch)] == [((0, 1), -3)]
+    (known,) = rig.control.said(Inventory)
+    assert known.fillers == ["w0", "w1", "w2"] and known.arm.workers[2] == extra
+    assert rig.control.said(Filled) == [Filled(1, 2, "w2")]

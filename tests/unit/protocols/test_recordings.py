@@ -53,6 +53,29 @@ def test_what_was_done_again_and_told_again_is_there_once(tmp_path: Path) -> Non
     assert (found.again, found.poison, found.vacated) == ([(1, 3)], {(3, 0)}, {0})
 
 
+def test_workers_that_joined_are_told_before_what_they_got_and_perhaps_twice(tmp_path: Path) -> None:
+    joined = {"joined": [[1, "extra", ["x"]]]}
+    lines = [
+        FIRST,
+        {"blocks": [[0, 2, 0]]},
+        joined,
+        {"blocks": [[2, 4, 1]]},
+        joined,
+        {"logged": [[1, [[0, 3, 5]], ""]]},
+    ]
+    found = read_recording(write(tmp_path, *lines))
+    assert found.workers == [("w0", {"generic"}), ("extra", {"x"})]
+    assert found.joined == {1} and found.blocks[-1] == (2, 4, 1)
+
+
+@pytest.mark.parametrize(
+    "joined", [[[2, "extra", []]], [[1, 7, []]], [[1, "extra", "x"]], [[-1, "extra", []]], [[1]], 3]
+)
+def test_a_worker_that_cannot_have_joined_is_refused(joined: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 2"):
+        read_recording(write(tmp_path, FIRST, {"joined": joined}))
+
+
 def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
     found = read_recording(write(tmp_path, FIRST, {"blocks": [[0, 2, 0]]}, rest='{"blocks": [[2'))
     assert found.blocks == [(0, 2, 0)] and found.closed is None

@@ -25,12 +25,17 @@ from beamfold.protocols.messages import (
     Beat,
     Combined,
     Drop,
+    Fill,
+    Filled,
     Finish,
     Finished,
     FoldFailed,
+    Introduce,
+    Inventory,
     Parameters,
     PartsDone,
     Trouble,
+    WorkerInfo,
     encode_message,
 )
 from beamfold.protocols.stamps import Times
@@ -418,3 +423,32 @@ def test_failures_of_events_that_lack_a_part_are_told_once_these_are_done(
     )
     assert [message.failed for message in told] == [[(1, 2)]]
     assert [message.failed for message in rig.control.said(FoldFailed)] == [[(1, 2)], [(3, 4)]]
+
+
+def test_what_a_worker_that_joined_says_of_its_own_parts_counts_and_of_broadcasts_does_not(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    extra = WorkerInfo("extra", ["generic"], joined=True)
+    rig.run(
+        *rig.start(),
+        rig.results(batch(worker=2), "w2"),  # nobody knows it yet
+        Fill(1, 2, "w2", extra),
+        Fill(1, 2, "w2", extra),  # it may be said twice
+        rig.results(batch(first=0, worker=2, k=-3), "w2"),
+        rig.results(batch(first=1, worker=2, failures=[(0, "process_event", "text")], states=7), "w2"),
+        rig.until_done_below(2),
+        Introduce(),
+    )
+    assert rig.control.said(Filled) == [Filled(1, 2, "w2")] * 2
+    assert sum((m.parts.get(2, 0) for m in rig.control.said(PartsDone)), 0) == 1
+    assert [f.worker for m in rig.control.said(PartsDone) for f in m.failures] == ["extra"]
+    (known,) = rig.control.said(Inventory)
+    assert known.fillers == ["w0", "w1", "w2"] and known.arm.workers[2] == extra
+
+
+def test_a_result_log_may_have_results_of_a_worker_that_nobody_remembers(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    joined = Fill(1, 2, "w2", WorkerInfo("extra", ["generic"], joined=True))
+    rig.run(*rig.start(), joined, rig.results(batch(worker=2), "w2"), rig.until_done_below(2))
+    again = Rig(tmp_path)
+    again.run(again.until_done_below(2))
+    assert App.folded == [0, 0, 1]

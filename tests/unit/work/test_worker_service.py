@@ -29,6 +29,7 @@ from beamfold.protocols.messages import (
     Assign,
     Beat,
     Block,
+    Conclude,
     End,
     Finish,
     Finished,
@@ -37,6 +38,7 @@ from beamfold.protocols.messages import (
     Parameters,
     StreamInfo,
     Trouble,
+    WorkerInfo,
 )
 from beamfold.work import service
 from scripted import Control, Hub, Until, arm
@@ -265,3 +267,72 @@ def test_envelopes_that_make_no_sense_do_not_end_it(links: dict[str, Link]) -> N
     run(App, arm(MAP), *steps)
     greeting = decode_header(links["inproc://ingester"].out[0][0])
     assert isinstance(greeting, Grant)
+
+
+JOINED = [WorkerInfo("w1", ["generic"], "w1"), WorkerInfo("w0", ["generic"], "w0", joined=True)]
+
+
+def casts(links: dict[str, Link], event: int, n: int = 1, k: int = -2) -> None:
+    frames, _ = encode_frames(1, 0, 1, np.arange(event, event + n), k, [[b"f"]] * n)
+    links["inproc://ingester"].arrived.append([bytes(p) for p in frames])
+
+
+def greet(links: dict[str, Link]) -> None:
+    links["inproc://reducer"].arrived.append([encode_header(Grant(1, GREETING, 1 << 20))])
+
+
+def test_one_that_joined_sees_broadcasts_and_sends_nothing_of_them(links: dict[str, Link]) -> None:
+    seen: list[int] = []
+
+    class Sees(App):
+        def process_event(self, event: Any) -> None:
+            seen.append(event.event_number)
+            if event.event_number == 0:
+                raise ValueError("no start for me")
+
+    found: list[list[int]] = []
+
+    def results() -> list[list[int]]:
+        headers = [decode_header(out[0]) for out in links["inproc://reducer"].out]
+        return [unpack_events(h.events, h.n).tolist() for h in headers if isinstance(h, ResultBatch)]
+
+    control = run(
+        Sees,
+        arm(MAP, workers=JOINED),
+        lambda: greet(links),
+        lambda: casts(links, 0),
+        Until(lambda: seen == [0]),
+        Assign(1, [Block(0, 2, 1)], 2),
+        lambda: casts(links, 1, 2, 0),
+        Until(results),
+        lambda: found.extend(results()),
+    )
+    assert seen == [0, 1, 2] and found == [[1, 2]]
+    (trouble,) = control.said(Trouble)
+    assert "event 0, which is broadcast" in trouble.text and "no start for me" in trouble.text
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+def test_one_that_joined_finishes_when_it_has_seen_the_end_unless_it_is_told_again(
+    hurried: bool, links: dict[str, Link]
+) -> None:
+    seen: list[int] = []
+
+    class Sees(App):
+        def process_event(self, event: Any) -> None:
+            seen.append(event.event_number)
+
+        def finish(self) -> None:
+            seen.append(-1)
+
+    rest: list[Any] = [lambda: casts(links, 0), Conclude(1), lambda: casts(links, 11), Until(lambda: -1 in seen)]
+    run(
+        Sees,
+        arm(MAP, workers=JOINED),
+        lambda: greet(links),
+        Assign(1, [], 10, 11),
+        Finish(1),
+        lambda: None,
+        *([Finish(1), Until(lambda: -1 in seen)] if hurried else rest),
+    )
+    assert seen == ([-1] if hurried else [0, 11, -1])

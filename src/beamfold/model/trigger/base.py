@@ -268,6 +268,10 @@ class TriggerMap(ABC):
         if self.min_workers > 1:
             self._refuse_crowded(sets, worker_tags)
 
+    def takes(self, tags: Collection[str]) -> bool:
+        """Whether a worker with these tags may have some virtual worker of the map."""
+        return any(wanted <= set(tags) for wanted in self._tag_sets())
+
     def _refuse_crowded(self, sets: list[frozenset[str]], worker_tags: Sequence[frozenset[str]]) -> None:
         """Hall's condition: no event may need more workers with some tag sets than there are."""
         numbers = range(len(sets))
