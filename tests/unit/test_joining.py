@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_rig import AppRig
 from beamfold.dispatch.machine import Policy
 from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
 from rig import Rig
-from unit.test_live_is_replay import COMBINING, CombiningRig, replayed
+from unit.test_live_is_replay import COMBINING, CombiningRig, mixed, replayed
 from unit.test_recovery import (
     CAST,
     CONTROLLER,
@@ -174,7 +174,8 @@ def test_joins_beside_any_deaths_change_nothing(data: st.DataObject) -> None:
         workers, seed=data.draw(st.integers(0, 1 << 16)), joins=data.draw(st.sets(moments, max_size=3)), credit=60
     )
     rig.falls = data.draw(st.dictionaries(moments, st.booleans(), max_size=2), label="falls")
-    deaths = data.draw(st.dictionaries(moments, st.integers(CONTROLLER, workers - 1), max_size=4), label="deaths")
+    deaths = data.draw(st.dictionaries(moments, st.integers(0, workers - 1), max_size=3), label="deaths")
+    deaths |= data.draw(st.dictionaries(moments, st.sampled_from([CONTROLLER, REDUCER]), max_size=1), label="other")
     play(rig, trigger_map, {"a": series("a", n)}, deaths, data.draw(st.integers(1, 30), label="back"))
     for _ in range(15):
         rig.settle()
@@ -200,23 +201,54 @@ def test_whatever_dies_with_an_ingester_is_named_also_where_workers_joined(data:
     whole_or_named(rig, n)
 
 
-def recorded(seed: int, folder: Path, joins: Collection[int], body: Any, *, death: int = 0) -> AppRig:
-    """A recorded scan that workers joined; after so many steps the first one died and was replaced."""
+CELLS: list[Any] = [["own"]] * 5 + [["cast"], ["own", "cast"], None, []]
+"""What a stream has in an event: frames for somebody, for all, none, or one that nobody gets."""
+
+
+def any_map(data: st.DataObject, streams: str, n: int) -> dict[str, Any]:
+    """Runs of virtual workers, broadcasts among them, and perhaps events that are both."""
+    run = data.draw(st.integers(1, 3), label="run")
+    both = data.draw(st.booleans(), label="both")
+    columns: dict[str, Any] = {s: [] for s in streams}
+    for event in range(n):
+        cells = st.sampled_from(CELLS if both else [["cast"], None, []] if event % 7 == 3 else [["own"], None])
+        for s in streams:
+            cell = data.draw(cells)
+            own = {"own": {"constraint": event // run}, "cast": {"constraint": None}}
+            columns[s].append(None if cell is None else [own[what] for what in cell])
+    return {"parts": {"p": columns}, "sequence": ["p"]}
+
+
+def recorded(
+    seed: int, folder: Path, joins: Collection[int], body: Any, deaths: Mapping[int, int], lost: Collection[int] = ()
+) -> JoiningApp:
+    """A recorded scan that workers joined; after so many steps one of the first two died and was replaced."""
     app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
     policy = Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app)
-    rig = JoiningApp({"i": [("a", True)]}, [["generic"]] * 2, seed=seed, policy=policy)
+    rig = JoiningApp({"i": [("a", True)], "j": [("b", True)]}, [["generic"]] * 2, seed=seed, policy=policy)
     rig.joins = joins
     written = WrittenMap.of(json.dumps(body).encode())
-    rig.submit(written.compile(), written=written)
+    trigger_map = written.compile()
+    rig.submit(trigger_map, written=written)
     rig.until(lambda: 1 in rig.replies)
-    rig.detector("a", series("a", 40))
-    for _ in range(death):
+    for s, stream in enumerate(trigger_map.streams):
+        frames = (trigger_map.frame_count(s) or 2) - 2
+        rig.detector(stream, series(stream, frames, lost={i for i in lost if i < frames}))
+    for at in range(max(deaths, default=0)):
         rig.step()
-    if death:
-        rig.kill(0)
-        rig.replace(0)
+        if (who := deaths.get(at + 1)) is not None:
+            rig.kill(who)
+            rig.replace(who)
     rig.settle()
     return rig
+
+
+def replays(rig: JoiningApp, folder: Path) -> None:
+    """Its recording gives the same state again, and all results are those that were recorded."""
+    folded, report, digests = replayed(rig, folder, COMBINING)
+    assert folded == rig.publish["folded"]
+    assert (report.states, report.events) == (rig.report["states"], rig.report["events"])
+    assert digests.differing == []
 
 
 @pytest.mark.parametrize("death", [0, 70])
@@ -229,10 +261,24 @@ def recorded(seed: int, folder: Path, joins: Collection[int], body: Any, *, deat
 def test_a_recording_of_a_scan_that_workers_joined_replays_to_the_same_state(
     body: Any, seed: int, death: int, tmp_path: Path
 ) -> None:
-    rig = recorded(seed, tmp_path, {40, 60}, body, death=death)
+    rig = recorded(seed, tmp_path, {40, 60}, body, {death: 0} if death else {})
     assert sorted(rig.report["workers"]) == ["w0", "w1", "w2", "w3"]
-    folded, report, digests = replayed(rig, tmp_path, COMBINING)
-    assert folded == rig.publish["folded"]
-    assert {"w2", "w3"} & {worker for _, worker, _ in folded}
-    assert report.states == rig.report["states"]
-    assert digests.differing == [] and digests.same
+    assert {"w2", "w3"} & {worker for _, worker, _ in rig.publish["folded"]}
+    replays(rig, tmp_path)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_live_is_replay_of_any_scan_that_workers_joined(data: st.DataObject) -> None:
+    """Whatever the map and its broadcasts, with frames that are missing, and with losses."""
+    n = data.draw(st.integers(10, 40), label="events")
+    body = any_map(data, data.draw(st.sampled_from(["a", "ab"]), label="streams"), n)
+    joins = data.draw(st.sets(st.integers(1, 150), min_size=1, max_size=3), label="joins")
+    deaths: dict[int, int] = {}
+    if not mixed(WrittenMap.of(json.dumps(body).encode()).compile()):
+        deaths = data.draw(st.dictionaries(st.integers(1, 200), st.integers(0, 1), max_size=2), label="deaths")
+    lost = data.draw(st.sets(st.integers(0, n - 1), max_size=3), label="lost")
+    with tempfile.TemporaryDirectory() as name:
+        rig = recorded(data.draw(st.integers(0, 1 << 16), label="seed"), Path(name), joins, body, deaths, lost)
+        assert rig.report["ended"] == "finished"
+        replays(rig, Path(name))

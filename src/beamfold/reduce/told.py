@@ -37,7 +37,7 @@ class Told:
         self._ticks += message.ticks
         self._duplicates += message.duplicates
         self._closed = message.closed
-        self._finished = message.finished
+        self._finished = self._finished or message.finished  # what comes twice after that may be told, too
 
     def inventory(self, scan: int) -> PartsDone:
         """All of it. Which results were combined is in the recording, and is not told again."""
