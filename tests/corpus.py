@@ -85,6 +85,7 @@ TO_SERVICE: list[Any] = [
     m.Refused("no"),
     m.Arm(3, "id", {"kind": "uniform"}, [m.WorkerInfo("w0", ["generic"])], [], "tcp://x", 0, {"p": b"1"}),
     m.Assign(3, [m.Block(0, 4, 1), m.Block(4, 5, 0, 2)], 5, 2),
+    m.Fill(3, 2, "uuid", m.WorkerInfo("w2", ["generic"], joined=True)),
     m.Release(3, [(1, 9)]),
     m.Drop(3, [(1, 9)]),
     m.Waits(3, ["a"]),
