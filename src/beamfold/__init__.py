@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from beamfold.model.bitmaps import events_in as events_in
     from beamfold.model.errors import BeamfoldError as BeamfoldError
     from beamfold.model.events import EventData as EventData
     from beamfold.model.events import ResultData as ResultData
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BeamfoldError": "beamfold.model.errors",
+    "events_in": "beamfold.model.bitmaps",
     **dict.fromkeys(("EventData", "ResultData", "StreamData"), "beamfold.model.events"),
     **dict.fromkeys(
         (

@@ -129,7 +129,7 @@ def test_a_detector_whose_start_message_was_lost_is_not_guessed_at(deployment: D
     number = deployment.submit({"streams": ["a", "b"], "events": 10})
     deployment.send("a", frames(10))
     deployment.send("b", frames(10)[1:])
-    wait_until(lambda: deployment.report(number)["streams"]["b"]["discarded"] == 11, "frames that are discarded")
+    wait_until(lambda: deployment.report(number)["streams"]["b"]["strangers"] == 11, "frames of no series")
     deployment.stop()
     report = deployment.wait_ended(number)
     assert report["ended"] == "stopped"

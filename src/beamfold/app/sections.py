@@ -188,6 +188,8 @@ class PolicySection(Section):
     `overload` is for more frames than the workers can process: put them on disk, hold the detectors back, or leave
     events out, all but one in `sample_every` (None: as many as it takes) or all but the latest.
 
+    A scan is stopped when for `timeout` seconds nothing has come of any stream that has not ended; None: never.
+
     `shared_memory`: workers on an ingester's host read large frames (64 KiB and more) out of its memory.
     """
 
@@ -196,6 +198,7 @@ class PolicySection(Section):
     fold_order: Literal["event", "arrival"] = "event"
     overload: Literal["spill", "block", "sample", "latest"] = "spill"
     sample_every: int | None = Field(default=None, ge=2)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     shared_memory: bool = True
 
     @model_validator(mode="after")

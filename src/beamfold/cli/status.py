@@ -93,7 +93,8 @@ def _progress(progress: Mapping[str, Any]) -> str:
     total = "?" if progress["total_events"] is None else progress["total_events"]
     streams = ", ".join(f"{name} {phase}" for name, phase in progress["streams"].items())
     done = f"{progress['completed_events']} of {total} events"
-    return f"scan {progress['scan']}: {progress['phase']}, {done}; {streams}"
+    waits = f"\nwaiting for {', '.join(progress['waiting_for'])}" if progress["waiting_for"] else ""
+    return f"scan {progress['scan']}: {progress['phase']}, {done}; {streams}{waits}"
 
 
 def _way(latency: Mapping[str, Mapping[str, float]]) -> Table:

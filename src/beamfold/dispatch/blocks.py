@@ -199,8 +199,9 @@ class Dispatcher:
             left += int(np.count_nonzero(self._states.pending(events[:due])))
         return left
 
-    def lose(self, worker: int) -> int:
-        """Nobody fills this place: what is not terminal of its virtual workers is to be assigned again.
+    def lose(self, worker: int, *, keep: bool = False) -> int:
+        """Nobody fills this place: what is not terminal of its virtual workers is to be assigned again, with `keep`
+        only to who fills this place next.
 
         Returns how many parts those are.
         """
@@ -210,7 +211,7 @@ class Dispatcher:
         self._long = {v: long for v, long in self._long.items() if long.worker != worker}
         for lo, hi in self._blocks(worker):
             for run in self._undone(lo, hi):
-                own = self._passed(run[0]) or self._mixed(run)
+                own = keep or self._passed(run[0]) or self._mixed(run)
                 (self._kept.setdefault(worker, []) if own else self._again).append(run)
             self._routes.add(lo, hi, UNASSIGNED)
         self._again.sort()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from beamfold.dispatch import recording
 from beamfold.dispatch.entries import entries_of
 from beamfold.dispatch.load import LoadHistory, plain_stats
 from beamfold.dispatch.overload import Overload
-from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of, sound
+from beamfold.dispatch.peers import SUPERVISOR, bounded, credible, fault_of, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.recovery import Recovery
@@ -174,7 +174,7 @@ class Policy:
     `record` is the folder that recordings go below ("": none are made), `app` what they say of the app: class paths and
     their folder. A relative `dump_prefix` counts from the folder `output`. With `overload` "sample" one event in
     `sample_every` is processed, None: one in as many as it takes. For `replace_patience` seconds somebody may take the
-    place of a worker that was lost.
+    place of a worker that was lost. A scan of which nothing has come for `timeout` seconds is stopped (None: none is).
     """
 
     incomplete: str = "process"
@@ -186,6 +186,7 @@ class Policy:
     overload: str = "spill"
     sample_every: int | None = None
     replace_patience: float = 30.0
+    timeout: float | None = None
 
 
 class ControllerMachine:
@@ -243,7 +244,7 @@ class ControllerMachine:
         for peer, message in messages:
             if not isinstance(message, PartsDone | Beat | Logs):
                 actions += self._answer_done(now)
-            actions += self._receive(peer, message, now)
+            actions += self._receive(peer, bounded(message), now)
         return actions + self._answer_done(now)
 
     def _receive(self, peer: bytes, message: ToController, now: float) -> list[Action]:
@@ -518,10 +519,11 @@ class ControllerMachine:
             float(known.get("started", now)),
             arm.parameters,
             frozenset([*others, reducers[0]]),
-            WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None,
+            WrittenMap(**kept) if kept else None,
             arm.record,
             arm.dump_prefix,
             Overload(arm.overload, self._policy.sample_every),
+            timeout=known.get("timeout", self._policy.timeout),
         )
         scan.unarmed, scan.phase, scan.changes = [], Phase.RUNNING, recovery.changes()
         for me in range(len(places)):
@@ -532,6 +534,7 @@ class ControllerMachine:
                 places.lose(me, now)
         ticks = [i.tick_interval for i in recovery.workers.values() if i.tick_interval is not None]
         scan.tick_interval = min(ticks, default=None)
+        scan.stateful = any(i.stateful for i in recovery.workers.values())
         for inventory in recovery.ingesters.values():
             scan.frames_before.update(dict.fromkeys(inventory.arm.resume, 0))
             for missing in inventory.missing:
@@ -765,6 +768,7 @@ class ControllerMachine:
             self._folder(plan),
             prefix,
             Overload(self._policy.overload, self._policy.sample_every),
+            timeout=(plan.written.timeout if plan.written is not None else None) or self._policy.timeout,
         )
 
     def _folder(self, plan: Plan) -> str:
@@ -910,6 +914,8 @@ class ControllerMachine:
             return actions
         if scan.frames_before and scan.active:
             actions += self._close_if_ended(scan, now)
+        if reason := scan.timed_out(now):
+            actions += [Note("warning", f"scan {scan.number} is stopped: {reason}"), *self._stop(scan, reason, now)]
         if scan.assigning and now - scan.told_at >= TELL_INTERVAL and scan.standing != scan.told:
             actions += self._tell(scan, now)
         return actions + self._tick(scan, now)
@@ -973,6 +979,7 @@ class ControllerMachine:
             moved = [Send(worker, Moved(scan.number, service.hello.url)) for _, worker in scan.places.here()]
         if message.error:
             scan.errors.append(f"{service.key}: {message.error}")
+        scan.stateful = scan.stateful or message.stateful
         if message.tick_interval is not None:
             scan.tick_interval = min(message.tick_interval, scan.tick_interval or message.tick_interval)
         return moved + self._arm_next(scan, now)
@@ -1197,6 +1204,7 @@ class ControllerMachine:
         actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
         if begun:
             actions += recording.end(scan, report)
+        actions += [Note("warning", f"stream {slip['stream']}: {slip['text']}") for slip in report["slips"]]
         actions.append(_ending(report))
         if scan is self._next:
             self._next = None
@@ -1251,6 +1259,7 @@ class ControllerMachine:
             "scan": scan.scan_id,
             "phase": str(scan.phase),
             "streams": {name: s.phase for name, s in scan.report.streams.items()},
+            "waiting_for": scan.waiting_for(),
         }
 
 
@@ -1294,8 +1303,10 @@ def _one_line(text: str) -> str:
 def _plan_record(scan: Scan) -> dict[str, Any]:
     """What the ledger keeps of the map: its streams, and the map as it was written unless that is very long."""
     record: dict[str, Any] = {"streams": list(scan.map.streams)}
+    if scan.timeout is not None:
+        record["timeout"] = scan.timeout
     if scan.written is not None and len(scan.written.packed) <= MAX_RECORDED_MAP:
-        record["map"] = {"packed": scan.written.packed, "all_wrap": scan.written.all_wrap}
+        record["map"] = asdict(scan.written)
     return record
 
 

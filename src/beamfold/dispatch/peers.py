@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from beamfold.app.declared import from_wire
 from beamfold.dispatch.blocks import LARGEST_WINDOW
+from beamfold.dispatch.entries import cut
 from beamfold.dispatch.scan import Scan
 from beamfold.model.errors import ParameterError
 from beamfold.model.states import EventState
@@ -19,6 +22,7 @@ from beamfold.protocols.messages import (
     Finished,
     FoldFailed,
     FramesMissing,
+    Gone,
     Halted,
     Hello,
     Inventory,
@@ -26,8 +30,10 @@ from beamfold.protocols.messages import (
     Run,
     StreamEnded,
     StreamSeen,
+    ToController,
     Trouble,
 )
+from beamfold.protocols.stamps import LATEST
 
 SUPERVISOR = "supervisor"
 
@@ -57,6 +63,21 @@ takes memory for each chunk of them. As many come in days at the highest rates."
 
 _POSITIONS = 1 << 15
 """Positions of parts in their event lie below this."""
+
+
+def bounded(message: ToController) -> ToController:
+    """The message, with the texts that services make up for people no longer than a person reads.
+
+    What a report keeps of them is cut where it is kept.
+    """
+    match message:
+        case Hello() | Armed() if message.error:
+            return msgspec.structs.replace(message, error=cut(message.error))
+        case Gone():
+            return msgspec.structs.replace(message, how=cut(message.how))
+        case Failed():
+            return msgspec.structs.replace(message, reason=cut(message.reason))
+    return message
 
 
 def fault_of(hello: Hello) -> str:
@@ -96,9 +117,12 @@ def credible(scan: Scan, hello: Hello, message: Any) -> bool:
         case PartsDone():
             return _parts(scan, message)
         case StreamSeen(_, stream, _, frames, last, retained) as m:
-            more = (m.discarded, m.malformed, m.duplicates, m.shelved, m.spilled, m.payload_bytes)
-            counted = 0 <= m.paused < math.inf and _counts(frames, retained, *more)
-            return counted and _event(scan, last) and _owns(hello, [stream])
+            more = (m.discarded, m.malformed, m.duplicates, m.late, m.strangers, m.out_of_order)
+            counted = 0 <= m.paused < math.inf and _counts(
+                frames, retained, m.shelved, m.spilled, m.payload_bytes, *more
+            )
+            came = m.arrived is None or (_event(scan, m.arrived[0]) and 0 <= m.arrived[1] <= LATEST)
+            return counted and came and _event(scan, last) and _owns(hello, [stream])
         case StreamEnded(_, stream, frames, last, surplus):
             return _counts(frames, surplus) and _event(scan, last) and _owns(hello, [stream])
         case FramesMissing():

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from beamfold.dispatch.blocks import Dispatcher
+from beamfold.dispatch.entries import cut
 from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.places import Places
+from beamfold.dispatch.slips import Track, slips
+from beamfold.model.bitmaps import MAX_EVENTS, Bitmap
 from beamfold.model.latency import Latencies
 from beamfold.model.report import MAX_FAILURES, ScanReport, StageLatency, StreamReport
 from beamfold.model.runs import MAX_RUNS, RunSet, as_runs
@@ -34,17 +39,37 @@ from beamfold.protocols.messages import (
 MAX_TROUBLES = 200
 """Troubles described in one report."""
 
+MAX_NAME = 200
+"""Characters of the name of what a trouble or a failure is about."""
+
+MAX_TRACEBACK = 10_000
+"""Characters of the text of a failure: more than workers send of one."""
+
+LISTED = tuple(s for s in EventState if s not in (EventState.PENDING, EventState.NO_RESULT, EventState.REDUCED))
+"""States whose events are listed while a scan runs; at its end those without a result are, too."""
+
 DEATHS = 2
 """Processes that ended while they worked on one event, from which on it is not tried again."""
 
 SILENCE = 10.0
 """Seconds for which a stream whose ingester was lost may be silent while all others have ended."""
 
+STATE_LOST = (
+    "it was lost, and with it what it had kept from its events (its class says stateful = True): results of events "
+    "that came to it, or to another in its place, after that may differ from those of an undisturbed scan"
+)
+
 MAX_RECENT = 1000
 """Blocks of assignments that are remembered for people; more than are under way at once."""
 
 VERIFY_STEP = 1 << 20
 """Frames of a stream whose events are made unverified in one go: bounds the arrays that are made of them."""
+
+
+_COUNTED = (
+    "discarded", "malformed", "duplicates", "late", "strangers", "out_of_order", "spilled", "paused", "payload_bytes",
+)  # fmt: skip
+"""What `StreamSeen` and `StreamReport` count under the same name, beside the frames."""
 
 
 class Standing(NamedTuple):
@@ -87,6 +112,9 @@ class Scan:
     Frames have `shown` events up to this one. All workers were `told` how the scan stood, at `told_at`. Since parts
     done were last answered, there are `unanswered` ones, and by them the events in `over` became terminal.
 
+    With a `timeout` it is stopped when nothing has come for so many seconds. `stateful`: its worker class says that it
+    keeps something from event to event. `tracks` are made of numbered streams.
+
     `services` are the keys of those that take part, `places` who fills the logical workers; `values` the raw parameters
     at `version`, with which all of them are armed, `changes` the messages about later ones. Processes that ended at
     work on an event are counted in `deaths`, and events that ended too many are `poison`. `record` is the folder of
@@ -115,7 +143,12 @@ class Scan:
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
     frames_before: dict[str, int] = field(default_factory=dict)  # of ingesters that were lost
+    counts_before: dict[str, dict[str, float]] = field(default_factory=dict)  # what else those had counted
     heard: dict[str, float] = field(default_factory=dict)  # when a stream went on the last time
+    tracks: dict[str, Track] = field(default_factory=dict)  # how the frames of numbered streams came
+    timeout: float | None = None
+    stateful: bool = False
+    watched: float | None = None  # since when silence is counted
     deaths: dict[int, int] = field(default_factory=dict)
     poison: list[int] = field(default_factory=list)
     phase: Phase = Phase.ARMING
@@ -209,17 +242,20 @@ class Scan:
 
     def seen(self, message: StreamSeen, now: float) -> None:
         """A stream's counters."""
-        if message.last_event != self.last.get(message.stream):
+        stream = self.report.streams.get(message.stream)
+        before = self.counts_before.get(message.stream, {})
+        held_back = stream is not None and stream.paused != message.paused + before.get("paused", 0)
+        if message.last_event != self.last.get(message.stream) or held_back:
             self.heard[message.stream] = now
         self.shown = max(self.shown, message.last_event)
-        stream = self.report.streams.get(message.stream)
         if stream is not None:
             self.bases[message.stream] = message.base
             stream.phase, stream.frames = message.phase, message.frames + self.frames_before.get(message.stream, 0)
-            stream.discarded, stream.malformed = message.discarded, message.malformed
-            stream.duplicates, stream.spilled, stream.paused = message.duplicates, message.spilled, message.paused
-            stream.payload_bytes = message.payload_bytes
+            for name in _COUNTED:
+                setattr(stream, name, getattr(message, name) + before.get(name, 0))
             stream.retained, stream.shelved = message.retained, message.shelved
+            if message.arrived is not None and stream.matching == "numbered":
+                self.tracks.setdefault(message.stream, Track()).add(*message.arrived)
             self.overload.seen(message.stream, message.full)
             if message.phase != "waiting":
                 self.last[message.stream] = message.last_event
@@ -231,6 +267,7 @@ class Scan:
         for name in streams:
             if (stream := self.report.streams.get(name)) is not None:
                 self.frames_before[name] = stream.frames
+                self.counts_before[name] = {what: getattr(stream, what) for what in _COUNTED}
 
     def series(self, streams: Iterable[str]) -> dict[str, Series]:
         """Where these streams are, for an ingester that goes on with them."""
@@ -285,6 +322,27 @@ class Scan:
         open_ = [name for name in self.map.streams if name not in self.ended_streams]
         silent = all(name in self.frames_before and now - self.heard.get(name, now) >= SILENCE for name in open_)
         return bool(self.ended_streams) and silent
+
+    def timed_out(self, now: float) -> str:
+        """Why the scan is to be stopped, where it has a timeout and nothing came for so long; "" where it is not.
+
+        A detector that is held back is not silent, nor is a stream that has ended. Streams wait for one another, so it
+        takes the silence of all that are left.
+        """
+        if self.timeout is None or self.phase is not Phase.RUNNING:
+            return ""
+        self.watched = since = now if self.watched is None else self.watched
+        open_ = [name for name in self.map.streams if name not in self.ended_streams]
+        silent = [name for name in open_ if now - max(self.heard.get(name, since), since) >= self.timeout]
+        if not silent or len(silent) < len(open_):
+            return ""
+        return f"nothing came from {', '.join(open_)} for {self.timeout:g} s, which is the timeout of this scan"
+
+    def waiting_for(self) -> list[str]:
+        """What has to come before the scan goes on: services, or streams of which nothing has come yet."""
+        if self.phase is Phase.RUNNING:
+            return [f"stream {name}" for name, s in self.report.streams.items() if s.phase == "waiting"]
+        return sorted(self.waiting)
 
     def last_reached(self) -> int:
         """Every series ended: the last data event that happened. All of the plan when every stream served it whole.
@@ -363,7 +421,7 @@ class Scan:
         extend_runs(self.report.out_of_order, message.out_of_order)
         self.report.result_file = message.result_file or self.report.result_file
         if message.error:
-            self.report.troubles.append(message.error)
+            self.add_trouble(message.error)
 
     def fold_failed(self, runs: Sequence[Run]) -> None:
         """The reducer's code raised for these events, which had come that far."""
@@ -375,19 +433,32 @@ class Scan:
         self.report.failed_total += total
         room = MAX_FAILURES - len(self.report.failures)
         self.report.failures.extend(
-            {"event": f.event, "where": f.where, "worker": f.worker, "traceback": f.text} for f in failures[:room]
+            {
+                "event": f.event,
+                "where": cut(f.where, MAX_NAME),
+                "worker": cut(f.worker, MAX_NAME),
+                "traceback": cut(f.text, MAX_TRACEBACK),
+            }
+            for f in failures[:room]
         )
 
     def trouble(self, where: str, text: str) -> None:
         """Something that a person should read in the report."""
+        self.add_trouble(f"{cut(where, MAX_NAME)}: {text}")
+
+    def add_trouble(self, text: str) -> None:
+        """The same, where the text says what it is about."""
         if len(self.report.troubles) < MAX_TROUBLES:
-            self.report.troubles.append(f"{where}: {text}")
+            self.report.troubles.append(cut(text))
 
     def lose(self, worker: int, how: str, now: float, event: int) -> None:
         """The process that filled this place is lost; `event`: it was at work on it (-1: nobody knows)."""
         self.places.lose(worker, now)
-        parts = self.dispatcher.lose(worker)
-        self.report.loss(f"worker {self.places[worker].name}", how, now, parts)
+        parts = self.dispatcher.lose(worker, keep=self.stateful)
+        name = f"worker {self.places[worker].name}"
+        self.report.loss(name, how, now, parts)
+        if self.stateful:
+            self.trouble(name, STATE_LOST)
         if event < 0:
             return
         self.deaths[event] = self.deaths.get(event, 0) + 1
@@ -428,9 +499,12 @@ class Scan:
         """The final report: verify counted streams, name what never became terminal, count."""
         lo, hi = self.data_range()
         self._verify()
+        self._find_slips()
         if ended != "finished":
             self._lose(lo, hi)
-        self.report.ended, self.report.reason, self.report.finished = ended, self.reason, now
+        self.refresh()
+        self._list_all(lo, hi)
+        self.report.ended, self.report.reason, self.report.finished = ended, cut(self.reason), now
         return self.snapshot()
 
     def snapshot(self) -> dict[str, Any]:
@@ -440,11 +514,13 @@ class Scan:
         return report if self.report.ended else {**report, "phase": str(self.phase)}
 
     def refresh(self) -> None:
-        """Bring the report up to date."""
+        """Bring the report up to date; that of an ended scan is."""
         report = self.report
+        if report.ended:
+            return
         lo, hi = self.data_range()
         counts = self._counts(lo, hi)
-        report.events = hi - lo
+        report.first_event, report.events = lo, hi - lo
         if self.short is not None:
             more = self.short[1] - self.short[0]
             report.events += more
@@ -461,11 +537,30 @@ class Scan:
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
         report.latency = self.latency_by_stage()
-        ordinary = (EventState.REDUCED, EventState.NO_RESULT, EventState.PENDING)
-        named = {s: self._runs(s, lo, hi) for s in EventState if counts.get(s) and s not in ordinary}
-        report.runs = {s.label: runs for s, runs in named.items()}
-        unlisted = {s.label: counts[s] - sum(b - a for a, b in runs) for s, runs in named.items()}
-        report.unlisted = {label: events for label, events in unlisted.items() if events}
+        report.runs = {s.label: self._runs(s, lo, hi) for s in LISTED if counts.get(s)}
+        report.unlisted = self._unlisted()
+
+    def _unlisted(self) -> dict[str, int]:
+        """How many events of each state that is listed are not in its runs."""
+        states = self.report.states
+        rest = {label: states[label] - sum(b - a for a, b in runs) for label, runs in self.report.runs.items()}
+        return {label: events for label, events in rest.items() if events}
+
+    def _list_all(self, lo: int, hi: int) -> None:
+        """The scan has ended: list every event but those that were reduced, in bitmaps where there are many runs."""
+        report = self.report
+        if (nothing := EventState.NO_RESULT).label in report.states:
+            report.runs[nothing.label] = self._runs(nothing, lo, hi)
+        report.unlisted = self._unlisted()
+        end = min(lo + report.events, lo + MAX_EVENTS)
+        for state in (s for s in EventState if s.label in report.unlisted):
+            mask = self.states.mask(state, lo, end)
+            for beyond in self._beyond(state):
+                mask[max(beyond[0] - lo, 0) : max(beyond[1] - lo, 0)] = True
+            report.bitmaps[state.label] = Bitmap.of(lo, mask)
+            del report.runs[state.label]
+            report.unlisted[state.label] = report.states[state.label] - int(np.count_nonzero(mask))
+        report.unlisted = {label: events for label, events in report.unlisted.items() if events}
 
     def latency(self) -> Latencies:
         """Of all services, as far as they have said so."""
@@ -478,11 +573,13 @@ class Scan:
     def _runs(self, state: EventState, lo: int, hi: int) -> list[Run]:
         """Data events in a state; bounded."""
         runs = [(max(a, lo), min(b, hi)) for a, b in self.states.runs(state, MAX_RUNS) if a < hi and b > lo]
-        if state is EventState.INCOMPLETE_SKIPPED and self.short is not None:
-            extend_runs(runs, [self.short])
-        if state is EventState.LOST and self.lost is not None:
-            extend_runs(runs, [self.lost])
+        extend_runs(runs, self._beyond(state))
         return runs
+
+    def _beyond(self, state: EventState) -> list[Run]:
+        """Events in a state that are not kept one by one, because a plan may have any number of them."""
+        run = {EventState.INCOMPLETE_SKIPPED: self.short, EventState.LOST: self.lost}.get(state)
+        return [] if run is None else [run]
 
     def _counts(self, lo: int, hi: int) -> dict[EventState, int]:
         """Data events by state; the start and end event are not among them."""
@@ -500,6 +597,18 @@ class Scan:
             self.states.set(max(a, lo), min(b, hi), EventState.LOST)
         if (beyond := max(self.reached, lo)) < hi:
             self.lost = (beyond, hi)
+
+    def _find_slips(self) -> None:
+        """Say which streams seem to be out of step with another one. Nothing is matched otherwise because of that."""
+        lacking = {}
+        for index, name in enumerate(self.map.streams):
+            stream, end = self.report.streams[name], self.ended_streams.get(name)
+            if end is not None and stream.matching == "numbered" and stream.expected is not None and not stream.paused:
+                came = self.map.ordinal_at(index, end.last_event + 1) - int(self.map.wrapped)
+                lacking[name] = stream.expected - came - end.surplus
+        for slip in slips(self.tracks, lacking):
+            self.report.slips.append({**asdict(slip), "text": slip.text})
+            self.trouble(f"stream {slip.stream}", slip.text)
 
     def _verify(self) -> None:
         """Frames of a counted stream are matched by their place alone: when the total is wrong, none is certain."""

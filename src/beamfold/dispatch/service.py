@@ -247,7 +247,7 @@ class ControllerService:
         if written is None:
             record = await asyncio.to_thread(self.ledger.scan, scan_id)
             kept = record.get("map") if record else None
-            written = WrittenMap(kept["packed"], kept["all_wrap"]) if kept else None
+            written = WrittenMap(**kept) if kept else None
         return written
 
     async def report(self, scan_id: str) -> dict[str, Any] | None:

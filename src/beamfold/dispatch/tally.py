@@ -15,11 +15,13 @@ class Count(StrEnum):
 
     SCANS = "scans"  # how they ended
     EVENTS = "events"  # state, of scans that ended: the state of an event may still get worse before
-    FRAMES = "frames"  # stream, and so are the next eight
+    FRAMES = "frames"  # stream, and so are the next ten
     PAYLOAD_BYTES = "payload_bytes"
     MISSING = "missing"
     MALFORMED = "malformed"
     DUPLICATES = "duplicates"
+    LATE = "late"
+    STRANGERS = "strangers"
     DISCARDED = "discarded"
     SURPLUS = "surplus"
     SPILLED_BYTES = "spilled_bytes"
@@ -58,6 +60,8 @@ def tally_of(scan: Scan, workers: Iterable[tuple[str, LoadHistory]]) -> Tally:
         counts[Count.MISSING, name] = sum(hi - lo for lo, hi in stream.missing)
         counts[Count.MALFORMED, name] = stream.malformed
         counts[Count.DUPLICATES, name] = stream.duplicates
+        counts[Count.LATE, name] = stream.late
+        counts[Count.STRANGERS, name] = stream.strangers
         counts[Count.DISCARDED, name] = stream.discarded
         counts[Count.SURPLUS, name] = stream.surplus
         counts[Count.SPILLED_BYTES, name] = stream.spilled

@@ -30,6 +30,11 @@ class Arrivals:
         if len(self._starts) > 2 * KEPT:
             del self._starts[:KEPT], self._stamps[:KEPT]
 
+    @property
+    def newest(self) -> tuple[int, float] | None:
+        """The first ordinal that was drained last, and its stamp; None before anything came."""
+        return (self._starts[-1], self._stamps[-1]) if self._starts else None
+
     def of(self, ordinals: NDArray[np.int64]) -> Runs:
         """The stamps of ascending ordinals, in runs."""
         n, starts, stamps = len(ordinals), self._starts, self._stamps

@@ -170,6 +170,8 @@ class _Stream:
     frames: int = 0
     end_frame: Frame | None = None
     missing: RunSet = field(default_factory=RunSet)  # ordinals
+    awaited: RunSet = field(default_factory=RunSet)  # of these, those that have not come since
+    behind: int | None = None  # the ordinal that came last, where that was not the one before `next`
     gaps: deque[tuple[list[Run], bool]] = field(default_factory=deque)  # events, as told to the workers
     cast_gaps: list[tuple[list[Run], bool]] = field(default_factory=list)  # of these, settled ones with broadcasts
     payload_bytes: int = 0
@@ -178,10 +180,22 @@ class _Stream:
     full: bool = False
     waits: bool = False
     unsure: bool = False  # whether its start has come, perhaps to another ingester
+    restarted: bool = False  # a second start message came
+    foreign: bool = False  # another series has begun in this one: what comes is of that
     discarded: int = 0
     surplus: int = 0
     malformed: int = 0
     duplicates: int = 0
+    late: int = 0
+    strangers: int = 0
+    out_of_order: int = 0
+
+    def unused(self, messages: int) -> None:
+        """So many messages came that are of no use: outside of the series."""
+        if self.phase == "waiting" or self.foreign:
+            self.strangers += messages
+        else:
+            self.discarded += messages
 
 
 class IngestMachine:
@@ -273,8 +287,10 @@ class IngestMachine:
         state = self._streams[stream]
         state.arrivals.add(state.next, stamp)
         for item in items:
-            if self._halted or isinstance(item, Stray):
-                state.discarded += len(item.frames) if isinstance(item, Data | Stray) else 1
+            if isinstance(item, Stray):
+                state.strangers += len(item.frames)
+            elif self._halted:
+                state.discarded += len(item.frames) if isinstance(item, Data) else 1
             elif isinstance(item, Data):
                 self._data(state, item, actions)
             elif isinstance(item, Start):
@@ -479,25 +495,55 @@ class IngestMachine:
             full=state.full,
             payload_bytes=state.payload_bytes,
             base=state.base,
+            late=state.late,
+            strangers=state.strangers,
+            out_of_order=state.out_of_order,
+            arrived=self._arrived(state),
         )
+
+    def _arrived(self, state: _Stream) -> tuple[int, float] | None:
+        """The event of the first data frame that was drained last, and when that was; None where nobody knows."""
+        newest, end = state.arrivals.newest, self._data_end(state)
+        if newest is None or newest[1] == UNTIMED:
+            return None
+        ordinal, stamp = newest
+        there = int(self.map.wrapped) <= ordinal < (state.next if end is None else min(state.next, end))
+        if not there or ordinal in state.missing:
+            return None
+        return int(self.map.events(state.spec.index, ordinal, ordinal + 1)[0]), stamp
 
     # -- numbering -------------------------------------------------------------------------------------------
 
     def _start(self, state: _Stream, item: Start, actions: list[Action]) -> None:
         if state.phase != "waiting":
             self._trouble(state, f"a start message while the series is {state.phase}; it was ignored", actions)
+            if state.phase == "running":
+                self._start_again(state, item, actions)
             return
         state.base = item.base if item.base is not None else (state.spec.base or 0)
         state.phase = "running"
         state.next = 1
         self._hold(state, 0, [item.frames], actions)
 
+    def _start_again(self, state: _Stream, item: Start, actions: list[Action]) -> None:
+        """A second start message: it came twice, or another series begins."""
+        if state.next == 1:  # the detector was started anew before it sent a frame
+            state.base = item.base if item.base is not None else state.base
+        elif not state.spec.numbered or (item.base is not None and item.base != state.base):
+            self._break_off(state, actions)
+        else:
+            state.restarted = True  # the next number shows which
+
     def _data(self, state: _Stream, item: Data, actions: list[Action]) -> None:
         frames = item.frames
         if state.unsure and item.numbers is not None:
             self._begin(state, actions)
+        if state.restarted and item.numbers is not None and state.phase == "running":
+            state.restarted = False
+            if item.numbers[0] - state.base + 1 < state.next:
+                self._break_off(state, actions)
         if state.phase != "running":
-            state.discarded += len(frames)
+            state.unused(len(frames))
             return
         limit = self._data_end(state)
         lo = state.next
@@ -514,6 +560,15 @@ class IngestMachine:
         if frames:
             self._keep(state, lo, frames, actions)
             state.next = lo + len(frames)
+        state.behind = None
+
+    def _break_off(self, state: _Stream, actions: list[Action]) -> None:
+        """Another series has begun where this one was not over: nothing more of this one comes, and that one is not of
+        this scan, whatever its numbers are."""
+        text = "another series began before the end of this one; nothing of it was used: submit a scan for it"
+        self._trouble(state, text, actions)
+        state.foreign = True
+        self._ended(state, actions)
 
     def _keep(self, state: _Stream, lo: int, frames: list[Frame], actions: list[Action]) -> None:
         """Data of ordinals `lo`, `lo + 1`, … is there: keep it until it is done."""
@@ -536,8 +591,11 @@ class IngestMachine:
         run: list[Frame] = []  # of ordinals that end before `state.next`
         for number, frame in zip(item.numbers, item.frames, strict=True):
             ordinal = number - state.base + 1
+            if ordinal < 1:
+                state.strangers += 1  # numbers run on from series to series, and this is of an older one
+                continue
             if ordinal < state.next:
-                state.duplicates += 1
+                self._again(state, ordinal)
                 continue
             if limit is not None and ordinal >= limit:
                 surplus += 1
@@ -553,12 +611,23 @@ class IngestMachine:
                 run = []
                 self._gap(state, state.next, ordinal, False, actions)
             run.append(frame)
-            state.next = ordinal + 1
+            state.next, state.behind = ordinal + 1, None
         self._keep(state, state.next - len(run), run, actions)
         if surplus:
             self._surplus(state, surplus, actions)
         if state.missing.count > MISSING_RUNS:
             state.missing.discard(0, min(state.cursor, state.next - 1))
+
+    @staticmethod
+    def _again(state: _Stream, ordinal: int) -> None:
+        """A frame came that is not beyond all before: for the second time, or too late."""
+        state.out_of_order += ordinal < (state.next - 1 if state.behind is None else state.behind)
+        state.behind = ordinal
+        if ordinal in state.awaited:
+            state.awaited.discard(ordinal, ordinal + 1)
+            state.late += 1
+        else:
+            state.duplicates += 1
 
     def _surplus(self, state: _Stream, frames: int, actions: list[Action]) -> None:
         """Frames that the trigger map has no place for: said once, counted all."""
@@ -578,14 +647,18 @@ class IngestMachine:
         if state.unsure:
             self._begin(state, actions)
         if state.phase != "running":
-            state.discarded += 1
+            state.unused(1)
             return
-        state.phase = "ended"
         if self.map.wrapped:
             state.end_frame = item.frames  # it belongs to the end event, whose number is certain once the map is closed
         elif state.next < (self.map.frame_count(state.spec.index) or 0):
             self._hold(state, state.next, [item.frames], actions)
             state.next += 1
+        self._ended(state, actions)
+
+    def _ended(self, state: _Stream, actions: list[Action]) -> None:
+        """Nothing more comes."""
+        state.phase = "ended"
         ended = StreamEnded(self.scan, state.spec.name, state.frames, self._last_event(state), state.surplus)
         actions.append(Tell(ended))
         end = self._data_end(state)
@@ -618,6 +691,8 @@ class IngestMachine:
         """The stream's messages lo..hi-1 will not come; `hi` None: nor will any after them, however many there were."""
         if hi is not None and not tail:
             state.missing.add(lo, hi)
+            if state.awaited.count < MAX_RUNS:
+                state.awaited.add(lo, hi)
         index = state.spec.index
         first = int(self.map.events(index, lo, lo + 1)[0])
         end = FOREVER if hi is None else int(self.map.events(index, hi - 1, hi)[0]) + 1

@@ -242,6 +242,19 @@ class EventStates:
             number += 1
         return found[:limit]
 
+    def mask(self, state: int, lo: int, hi: int) -> NDArray[np.bool_]:
+        """Which of events lo..hi-1 are in this state: one bool for each."""
+        found = np.empty(hi - lo, dtype=np.bool_)
+        for base in range(lo // CHUNK * CHUNK, hi, CHUNK):
+            a, b = max(base, lo), min(base + CHUNK, hi)
+            chunk = self._chunks.get(base // CHUNK)
+            same = 0 if chunk is None else chunk.same
+            if chunk is None or same is not None:
+                found[a - lo : b - lo] = same == state
+            else:
+                found[a - lo : b - lo] = chunk.view()[a - base : b - base] == state
+        return found
+
     def _chunk_runs(self, number: int, state: int) -> Iterable[Run]:
         chunk = self._chunks.get(number)
         same = 0 if chunk is None else chunk.same

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from beamfold.model.bitmaps import Bitmap
 from beamfold.model.histogram import Histogram
 from beamfold.model.states import EventState
 
@@ -43,10 +44,14 @@ class ServiceState:
 class StreamReport:
     """One stream of a scan: `numbered` when frames were matched by their own numbers, else `counted`.
 
-    `expected` data frames by the trigger map (None: endless and never closed); `surplus` ones were beyond the map,
-    `discarded` ones came outside of the series; `payload_bytes` are those of the frames that were used. The ingester
-    retains `retained` bytes in memory and `shelved` bytes on disk, `spilled` ones were ever put there; the detector was
-    held back (`paused`) for so many seconds.
+    `expected` data frames by the trigger map (None: endless and never closed). `frames` came and were used; of those
+    that came and were not, `surplus` ones were beyond the map, `duplicates` had come before, `late` ones came when
+    their event had been declared to lack them, `strangers` are of another series (from before the start message, or
+    behind a second one), `discarded` ones came after the series end, or after the scan was stopped; `malformed`
+    messages could not be read. `out_of_order` counts how often a number was lower than the one before it.
+    `payload_bytes` are those of the frames that were used. The ingester retains `retained` bytes in memory and
+    `shelved` bytes on disk, `spilled` ones were ever put there; the detector was held back (`paused`) for so many
+    seconds.
     """
 
     matching: str
@@ -59,6 +64,9 @@ class StreamReport:
     discarded: int = 0
     malformed: int = 0
     duplicates: int = 0
+    late: int = 0
+    strangers: int = 0
+    out_of_order: int = 0
     retained: int = 0
     shelved: int = 0
     spilled: int = 0
@@ -92,13 +100,15 @@ class ScanReport:
     """The report of one scan; `to_dict` is its JSON form.
 
     `events` is how many data events the scan has had (its planned number, or fewer when it was stopped or its series
-    ended early: then `unreached` counts the rest of a finite plan). `states` counts the data events by state; their
-    sum is `events`. `runs` lists the events of every state but the ordinary ones, as half-open runs, of which there is
-    a bound; `unlisted` counts, by state, the events beyond it. `recording` is the folder with the scan's recording, ""
-    where none was made, and `combined` counts the results in it that workers made of several; `overload` is the policy
-    by which events were dropped, if any were. `losses` are the services that were lost in mid-scan, and `redone` counts
-    the parts that were assigned again for that. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of
-    every event.
+    ended early: then `unreached` counts the rest of a finite plan), and `first_event` is the first of them. `states`
+    counts them by state; their sum is `events`. `runs` lists the events of every state but "reduced" (those without a
+    result at the end of the scan), as half-open runs; where there are too many, `bitmaps` has the state instead once
+    the scan has ended, and `beamfold.events_in` reads either. `unlisted` counts, by state, the events of these states
+    that neither has. `recording` is the folder with the scan's recording, "" where none was made, and `combined` counts
+    the results in it that workers made of several; `overload` is the policy by which events were dropped, if any were.
+    `losses` are the services that were lost in mid-scan, `redone` counts the parts that were assigned again for that,
+    and `duplicates` the parts whose results came again and were not folded again. `slips` are streams that seem to be
+    out of step with another one. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of every event.
     """
 
     scan_id: str
@@ -106,16 +116,19 @@ class ScanReport:
     ended: str = ""
     reason: str = ""
     planned: int | None = None
+    first_event: int = 1
     events: int = 0
     unreached: int = 0
     states: dict[str, int] = field(default_factory=dict)
     runs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    bitmaps: dict[str, Bitmap] = field(default_factory=dict)
     unlisted: dict[str, int] = field(default_factory=dict)
     streams: dict[str, StreamReport] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     failed_total: int = 0
     incomplete: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    slips: list[dict[str, Any]] = field(default_factory=list)
     losses: list[dict[str, Any]] = field(default_factory=list)
     redone: int = 0
     duplicates: int = 0

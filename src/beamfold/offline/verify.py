@@ -11,8 +11,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
+from beamfold.model.bitmaps import Bitmap, listed
 from beamfold.model.errors import ConfigError
 from beamfold.model.report import ScanReport
 from beamfold.model.runs import Run, RunSet
@@ -111,7 +115,7 @@ def verify_recording(
             raise ConfigError(f"{result} cannot be read: {error}") from None
         left_out = _by_timer(player, replayed, Path(name) / "later.h5")
     differences = [difference for difference in found.differences if difference.path not in left_out]
-    event, states = _states(live.states, live.runs, report)
+    event, states = _states(live, report)
     first = ""
     if differences or states or digests.differing:
         first = _first(recording, digests, event, states, bool(differences))
@@ -130,25 +134,33 @@ def _by_timer(player: RecordedReplay, before: Path, after: Path) -> set[str]:
     return {difference.path for difference in compare(before, after, NAMES).differences}
 
 
-def _states(states: Mapping[str, int], runs: Mapping[str, Sequence[Run]], report: ScanReport) -> tuple[int | None, str]:
+class _Listing(Protocol):
+    """What a report says of the states of its events."""
+
+    states: dict[str, int]
+    runs: dict[str, list[Run]]
+    bitmaps: dict[str, Bitmap]
+
+
+def _states(live: _Listing, here: _Listing) -> tuple[int | None, str]:
     """The first event that did not end in the same state as live, as far as that is known, and what it is."""
-    parted = [
-        (event, label)
-        for label in sorted(runs.keys() | report.runs.keys())
-        if (event := _parting(runs.get(label, ()), report.runs.get(label, ()))) is not None
-    ]
+    labels = {*live.runs, *live.bitmaps, *here.runs, *here.bitmaps}
+    parted = [event for label in sorted(labels) if (event := _parting(label, live, here)) is not None]
     if parted:
-        event = min(parted)[0]
-        was, now = _state(event, runs), _state(event, report.runs)
-        return event, f"event {event} was {was} live, and {now} in the replay"
-    if dict(states) == report.states:
+        event = min(parted)
+        return event, f"event {event} was {_state(event, live)} live, and {_state(event, here)} in the replay"
+    if live.states == here.states:
         return None, ""
-    return None, f"live there were {_listed(states)}, in the replay {_listed(report.states)}"
+    return None, f"live there were {_listed(live.states)}, in the replay {_listed(here.states)}"
 
 
-def _parting(one: Sequence[Run], other: Sequence[Run]) -> int | None:
-    """The first number that only one of them has."""
-    first, second = RunSet(one), RunSet(other)
+def _parting(label: str, live: _Listing, here: _Listing) -> int | None:
+    """The first event that is in this state in only one of them."""
+    if label in live.bitmaps or label in here.bitmaps:
+        ours, theirs = (listed(label, report.runs, report.bitmaps) for report in (live, here))
+        apart = np.setxor1d(ours, theirs, assume_unique=True)
+        return int(apart[0]) if len(apart) else None
+    first, second = RunSet(live.runs.get(label, ())), RunSet(here.runs.get(label, ()))
     alone = [n for a, b in ((first, second), (second, first)) for n in _alone(a, b)]
     return min(alone, default=None)
 
@@ -165,8 +177,10 @@ def _alone(runs: RunSet, without: RunSet) -> Iterator[int]:
             yield at
 
 
-def _state(event: int, runs: Mapping[str, Sequence[Run]]) -> str:
-    return next((label for label, found in runs.items() if any(lo <= event < hi for lo, hi in found)), "in order")
+def _state(event: int, report: _Listing) -> str:
+    runs = next((label for label, found in report.runs.items() if any(lo <= event < hi for lo, hi in found)), None)
+    bitmaps = (label for label, bitmap in report.bitmaps.items() if event in bitmap.numbers())
+    return runs or next(bitmaps, "in order")
 
 
 def _first(recording: Recording, digests: Digests, event: int | None, states: str, differs: bool) -> str:

@@ -146,11 +146,13 @@ class Logs(Message, frozen=True):
 
 
 class Armed(Message, frozen=True):
-    """Ready for the scan, or why not. `tick_interval` in seconds when the worker class asks for ticks."""
+    """Ready for the scan, or why not. `tick_interval` in seconds when the worker class asks for ticks; `stateful` when
+    it says that it keeps something from event to event."""
 
     scan: int
     error: str = ""
     tick_interval: float | None = None
+    stateful: bool = False
 
 
 class StreamSeen(Message, frozen=True):
@@ -158,7 +160,8 @@ class StreamSeen(Message, frozen=True):
 
     `shelved` bytes are retained on disk, `spilled` ones have ever been put there; reading was `paused` for so many
     seconds. `full`: what is retained has come close to its bound, and is not far enough below it yet.
-    `payload_bytes` have all frames together that were kept. `base` is the number of the series' first frame.
+    `payload_bytes` have all frames together that were kept. `base` is the number of the series' first frame. `arrived`
+    is an event whose frame came lately, and when (seconds since the epoch); the other words are those of the report.
     """
 
     scan: int
@@ -176,6 +179,10 @@ class StreamSeen(Message, frozen=True):
     full: bool = False
     payload_bytes: int = 0
     base: int = 0
+    late: int = 0
+    strangers: int = 0
+    out_of_order: int = 0
+    arrived: tuple[int, float] | None = None
 
 
 class StreamEnded(Message, frozen=True):
@@ -497,7 +504,7 @@ class Inventory(Message, frozen=True):
     processes that an ingester or a reducer takes for the logical workers. `changes` are the versions of the parameters
     that came after `arm`, `closed` the last data event of a closed map. An ingester says which streams have `ended` and
     what is `missing`, whether it has `halted`, and whether it is `holding` frames back for new parameters; the reducer
-    what is `done`; a worker how often its class wants to tick.
+    what is `done`; a worker how often its class wants to tick, and whether it is `stateful`.
     """
 
     scan: int
@@ -512,6 +519,7 @@ class Inventory(Message, frozen=True):
     missing: list[FramesMissing] = []
     done: PartsDone | None = None
     tick_interval: float | None = None
+    stateful: bool = False
 
 
 class Shutdown(Message, frozen=True):

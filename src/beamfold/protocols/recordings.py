@@ -30,6 +30,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from beamfold.model.bitmaps import Bitmap
 from beamfold.model.errors import ConfigError, MapError, ParameterError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import name_fault
@@ -149,6 +150,7 @@ class _Report(msgspec.Struct):
     combined: int = 0
     states: dict[str, int] = {}
     runs: dict[str, list[Run]] = {}
+    bitmaps: dict[str, Bitmap] = {}
     losses: list[dict[str, Any]] = []
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from beamfold.publish.reported import REPORT
+
 if TYPE_CHECKING:
     import h5py
 
@@ -65,6 +67,8 @@ def _leaves(file: h5py.File) -> Iterator[str]:
     found: list[tuple[str, h5py.Group | h5py.Dataset]] = []
     file.visititems(lambda name, node: found.append((name, node)))
     for name, node in found:
+        if name.split("/")[0] == REPORT:
+            continue
         yield name if isinstance(node, h5py.Dataset) else f"{name}/"
         yield from (f"{name}@{key}" for key in node.attrs)
 

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 _REFUSED = (TypeError, ValueError, OverflowError, RuntimeError, KeyError)
 
 
-def write_hdf5(path: Path | str, tree: Group | Table, attrs: Mapping[str, Any] | None = None) -> list[str]:
-    """Write a snapshot, with `attrs` as further attributes of the file (mappings in them as JSON text).
+def write_hdf5(
+    path: Path | str, tree: Group | Table, attrs: Mapping[str, Any] | None = None, beside: Group | None = None
+) -> list[str]:
+    """Write a snapshot, with `attrs` as further attributes of the file (mappings in them as JSON text), and with what
+    is in `beside` as further groups.
 
     The file appears under its name when it is whole, replacing an older one; folders are made. Returns the
     notes that were made, as "group/name: why". Raises OSError when the disk is full or the folder cannot be
@@ -41,7 +44,7 @@ def write_hdf5(path: Path | str, tree: Group | Table, attrs: Mapping[str, Any] |
     try:
         with h5py.File(part, "x") as file:
             writer = _Writer()
-            writer.group(file, hdf_tree(tree, further))
+            writer.group(file, hdf_tree(tree, further, beside))
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         part.replace(path)

@@ -46,11 +46,14 @@ class HdfDataset:
 class HdfGroup:
     """A group at `path`, which is "" for the top and begins with a slash below it."""
 
-    def __init__(self, path: str, node: Group | Table, further: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: str, node: Group | Table, further: Mapping[str, Any] | None = None, beside: Group | None = None
+    ) -> None:
         self.path = path
         self._node = node
         self._given: Attributes = {}
         self._further = further or {}
+        self._beside = beside or {}
 
     @cached_property
     def _content(self) -> _Content:
@@ -63,6 +66,9 @@ class HdfGroup:
                 added = content.add(name, child)
                 if added is not None:
                     content.attribute(added, name, attributes(self._node, name))
+        for name, child in self._beside.items():
+            if (added := content.add(name, child)) is not None:
+                content.attribute(added, name, attributes(self._beside, name))
         if not self.path:
             own = attributes(self._node) if isinstance(self._node, dict) else {}
             content.attribute(None, "", {**own, **self._further})
@@ -138,9 +144,10 @@ class _Content:
         self.notes[name] = short
 
 
-def hdf_tree(tree: Group | Table, attrs: Mapping[str, Any] | None = None) -> HdfGroup:
-    """The top of a snapshot's tree, with `attrs` (plain data too) as further attributes of it."""
-    return HdfGroup("", tree, attrs)
+def hdf_tree(tree: Group | Table, attrs: Mapping[str, Any] | None = None, beside: Group | None = None) -> HdfGroup:
+    """The top of a snapshot's tree, with `attrs` (plain data too) as further attributes of it, and with what is in
+    `beside`, another tree, unless the first one has that name itself."""
+    return HdfGroup("", tree, attrs, beside)
 
 
 def safe_name(name: str) -> str:

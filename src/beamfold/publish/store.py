@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from beamfold.protocols.recordings import RESULT
 from beamfold.publish.hdf5 import write_hdf5
+from beamfold.publish.reported import REPORT, report_tree
 from beamfold.publish.tree import snapshot
 
 
@@ -25,8 +25,8 @@ class FileStore:
         return snapshot(publish)
 
     def store(self, scan_id: str, snapshot: Any, report: dict[str, Any] | None, recording: str = "") -> str:
-        """Write the state (None: nothing was published) and, once there is one, the report as attributes of
-        the root: `beamfold_scan`, `beamfold_summary` and, as JSON, `beamfold_states` and `beamfold_report`.
+        """Write the state (None: nothing was published) and, once there is one, the report as the group
+        `beamfold_report`; the root has the attributes `beamfold_scan` and then also `beamfold_summary`.
 
         `recording` is the folder of the scan's recording, "" for none. Replaces the files of an earlier call as a
         whole. Returns the absolute path of the first one, "" when nothing is stored. Raises OSError.
@@ -38,7 +38,8 @@ class FileStore:
             if n:
                 _link(paths[0], path)
             else:
-                write_hdf5(path, {} if snapshot is None else snapshot, _attributes(scan_id, report))
+                beside = {} if report is None else {REPORT: report_tree(report)}
+                write_hdf5(path, {} if snapshot is None else snapshot, _attributes(scan_id, report), beside)
         return str(paths[0].absolute()) if paths else ""
 
 
@@ -57,9 +58,4 @@ def _link(source: Path, path: Path) -> None:
 def _attributes(scan_id: str, report: dict[str, Any] | None) -> dict[str, Any]:
     if report is None:
         return {"beamfold_scan": scan_id}
-    return {
-        "beamfold_scan": scan_id,
-        "beamfold_summary": str(report.get("summary", "")),
-        "beamfold_states": json.dumps(report.get("states", {})),
-        "beamfold_report": json.dumps(report),
-    }
+    return {"beamfold_scan": scan_id, "beamfold_summary": str(report.get("summary", ""))}

@@ -130,6 +130,7 @@ class _Scan:
         self.changes: list[Parameters] = []
         self.closed: int | None = None
         self.tick_interval: float | None = None
+        self.stateful = False
         self.armed = time.monotonic()
         self.events = 0
         self.last_event = 0
@@ -265,6 +266,7 @@ class WorkerService:
                     changes=scan.changes,
                     closed=scan.closed,
                     tick_interval=scan.tick_interval,
+                    stateful=scan.stateful,
                 )
             )
 
@@ -403,9 +405,9 @@ class WorkerService:
             flow.link.send([encode_header(Grant(message.scan, index, credit))])
         if message.reducer_url:
             self._greet(self._scan, message.reducer_url)
-        self._scan.tick_interval = interval
+        self._scan.tick_interval, self._scan.stateful = interval, hooks.stateful
         self._control.scans = [message.scan]
-        self._control.send(Armed(message.scan, tick_interval=interval))
+        self._control.send(Armed(message.scan, tick_interval=interval, stateful=hooks.stateful))
 
     def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
         self._cursor[SCAN], self._cursor[AT] = message.scan, SEVERAL

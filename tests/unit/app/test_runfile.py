@@ -123,6 +123,7 @@ def test_what_a_small_file_leaves_out(load: Load) -> None:
         "fold_order": "event",
         "overload": "spill",
         "sample_every": None,
+        "timeout": None,
         "shared_memory": True,
     }
     assert (run.controller.http, run.controller.control) == ("127.0.0.1:0", "tcp://127.0.0.1:0")

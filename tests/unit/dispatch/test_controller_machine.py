@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from beamfold.dispatch import scan as scan_module
 from beamfold.dispatch.blocks import FIRST_WINDOW
-from beamfold.dispatch.machine import TELL_INTERVAL, ControllerMachine, Note, RecordParameters, RecordScan, Reply, Send
-from beamfold.dispatch.scan import Phase, Plan
+from beamfold.dispatch.machine import (
+    TELL_INTERVAL,
+    ControllerMachine,
+    Note,
+    Policy,
+    RecordParameters,
+    RecordScan,
+    Reply,
+    Send,
+)
+from beamfold.dispatch.scan import STATE_LOST, Phase, Plan
+from beamfold.model.bitmaps import events_in
 from beamfold.model.errors import MapError, ScanError
 from beamfold.model.states import EventState
-from beamfold.model.triggermap import TriggerMap, compile_map
+from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
 from beamfold.protocols import messages as m
 
 MAP = compile_map({"streams": ["a", "b"], "events": 4})
@@ -752,6 +763,229 @@ def test_a_report_counts_the_events_that_it_cannot_list(monkeypatch: pytest.Monk
     assert report["states"] == {"failed": 20, "reduced": 20}
     assert report["runs"] == {"failed": [(e, e + 1) for e in range(1, 10, 2)]}
     assert report["unlisted"] == {"failed": 15}
+    assert report["bitmaps"] == {}, "they are made once, at the end"
+
+
+def test_the_report_of_an_ended_scan_says_of_each_event_in_which_state_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "MAX_RUNS", 5)
+    bench = Bench().run(compile_map({"streams": ["a", "b"], "events": 40}))
+    states = [
+        EventState.FAILED if e % 2 else EventState.NO_RESULT if e % 4 else EventState.REDUCED for e in range(1, 41)
+    ]
+    states[7:9] = [EventState.DROPPED] * 2
+    bench.say("r", m.PartsDone(1, [(e, e + 1, int(s)) for e, s in enumerate(states, 1)], {0: 8}, 41))
+    bench.stop()
+    bench.stop(91)
+    (report,) = bench.reports
+    assert set(report["bitmaps"]) == {"failed", "no result"} and report["unlisted"] == {}
+    assert report["runs"] == {"dropped": [(8, 10)]}
+    for state in EventState:
+        expected = [e for e, s in enumerate(states, 1) if s is state]
+        assert events_in(report, state.label).tolist() == expected
+
+
+def test_bitmaps_are_bounded_and_count_what_they_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "MAX_RUNS", 5)
+    monkeypatch.setattr(scan_module, "MAX_EVENTS", 30)
+    bench = Bench().run(compile_map({"streams": ["a", "b"], "events": 1000}))
+    failed = [(e, e + 1, int(EventState.FAILED)) for e in range(1, 41, 2)]
+    bench.say("r", m.PartsDone(1, failed, {0: 8}, 1))
+    bench.say("r", m.Failed(1, "the disk is full"))
+    (report,) = bench.reports
+    assert report["states"] == {"failed": 20, "lost": 980}
+    assert report["unlisted"] == {"failed": 5, "lost": 965}
+    assert events_in(report, "failed").tolist() == list(range(1, 31, 2))
+    assert events_in(report, "lost").tolist() == list(range(2, 31, 2))
+
+
+def test_what_an_ingester_had_counted_before_it_was_lost_is_still_counted() -> None:
+    bench = Bench()
+    info = [m.StreamInfo("a", "T", True, resumes=True)]
+    bench.hello("ingester", "i", "i1", streams=info)
+    bench.submit()
+    bench.armed("i1", "j", "r", "w0", "w1")
+    bench.say("i1", m.StreamSeen(1, "a", "running", 2, 2, 0, 1, 2, 3, late=4, strangers=5, out_of_order=6))
+    bench.say("s", m.Gone("ingester", "i", "killed"))
+    bench.hello("ingester", "i", "i2", pid=2, streams=info)
+    bench.armed("i2")
+    bench.say("i2", m.StreamSeen(1, "a", "running", 1, 3, 0, 10, 20, 30, late=40, strangers=50, out_of_order=60))
+    report = bench.machine.report("scan-1")
+    assert report is not None
+    stream = report["streams"]["a"]
+    counted = ("frames", "discarded", "malformed", "duplicates", "late", "strangers", "out_of_order")
+    assert [stream[what] for what in counted] == [3, 11, 22, 33, 44, 55, 66]
+
+
+def test_parts_of_a_lost_worker_and_results_that_came_again_are_counted() -> None:
+    bench = Bench().run()
+    assert bench.machine.scan is not None
+    had = bench.machine.scan.dispatcher._left(0)
+    bench.say("r", m.PartsDone(1, [], {}, 0, duplicates=2))
+    bench.say("s", m.Gone("worker", "w0", "killed"))
+    report = bench.machine.report("scan-1")
+    assert report is not None and had > 0
+    assert (report["redone"], report["duplicates"]) == (had, 2)
+    assert [(loss["service"], loss["redone"]) for loss in report["losses"]] == [("worker w0", had)]
+
+
+def stepping(bench: Bench, a: int, b: int, slip: int) -> None:
+    """Stream a brings a frame every 100 ms, b as well, but from event `slip` on one period later."""
+    for tick in range(1, a + 2):
+        for who, stream, last, behind in (("i", "a", a, 0), ("j", "b", b, int(tick > slip))):
+            if 1 <= (event := tick - behind) <= last:
+                arrived = (event, 1e9 + 0.1 * tick)
+                bench.say(who, m.StreamSeen(1, stream, "running", event, event, 0, arrived=arrived))
+
+
+@pytest.mark.parametrize("slipped", [True, False])
+def test_a_stream_that_slipped_is_an_alarm_in_report_and_log(slipped: bool) -> None:
+    bench = Bench()
+    bench.hello("ingester", "j", "j", streams=[m.StreamInfo("b", "T", True)])
+    bench.run(compile_map({"streams": ["a", "b"], "events": 40}))
+    stepping(bench, 40, 39, slip=20 if slipped else 100)
+    bench.say("i", m.StreamEnded(1, "a", 40, 40))
+    bench.say("j", m.StreamEnded(1, "b", 39, 39))
+    bench.drained(last=40)
+    (report,) = bench.reports
+    alarms = [a.text for a in bench.log if isinstance(a, Note) and a.text.startswith("stream b")]
+    if not slipped:
+        assert not report["slips"] and not report["troubles"] and not alarms
+        return
+    (slip,) = report["slips"]
+    assert (slip["stream"], slip["against"], slip["frames"]) == ("b", "a", 1)
+    assert abs(slip["near"] - 20) <= 2
+    assert report["troubles"] == alarms == [f"stream b: {slip['text']}"]
+    assert report["states"] == {"reduced": 40}, "nothing is matched otherwise"
+
+
+# -- workers that keep something ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stateful", [True, False])
+def test_the_work_of_a_lost_worker_that_keeps_something_is_for_who_takes_its_place(stateful: bool) -> None:
+    bench = Bench()
+    bench.submit()
+    bench.armed("i", "j", "r")
+    for worker in ("w0", "w1"):
+        bench.say(worker, m.Armed(1, stateful=stateful))
+    lost = bench.say("s", m.Gone("worker", "w0", "killed"))
+    assert to(lost, m.Assign) == ([] if stateful else ["i", "j", "w1"])
+    bench.hello("worker", "w0", "w2", pid=2, tags=["generic"])
+    bench.say("i", m.Filled(1, 0, "w2"))
+    bench.say("j", m.Filled(1, 0, "w2"))
+    bench.say("r", m.Filled(1, 0, "w2"))
+    came = bench.say("w2", m.Armed(1, stateful=stateful))
+    mine = [a.message for a in came if isinstance(a, Send) and a.peer == b"w2"]
+    assert any(isinstance(message, m.Assign) and message.blocks for message in mine) is stateful
+    report = bench.machine.report("scan-1")
+    assert report is not None
+    assert [STATE_LOST in trouble for trouble in report["troubles"]] == [True] * stateful
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+def silent(**more: Any) -> Bench:
+    bench = Bench(policy=Policy(timeout=60.0), **more)
+    bench.run()
+    bench.do(bench.machine.tick(bench.now))
+    return bench
+
+
+def test_silence_ends_nothing_unless_the_scan_has_a_timeout() -> None:
+    bench = Bench().run()
+    bench.do(bench.machine.tick(bench.now))
+    bench.now += 1e6
+    assert not to(bench.do(bench.machine.tick(bench.now)), m.Halt) and bench.phase is Phase.RUNNING
+
+
+def test_a_scan_of_which_nothing_comes_for_its_timeout_is_stopped_and_says_why() -> None:
+    bench = silent()
+    bench.say("i", m.StreamSeen(1, "a", "running", 1, 1, 0))
+    bench.now += 59
+    assert not to(bench.do(bench.machine.tick(bench.now)), m.Halt)
+    bench.now += 2
+    assert to(bench.do(bench.machine.tick(bench.now)), m.Halt) == ["i", "j"]
+    bench.say("i", m.Halted(1, {"a": (1, False)}))
+    bench.say("j", m.Halted(1, {"b": (0, False)}))
+    bench.drained(last=1)
+    (report,) = bench.reports
+    assert report["ended"] == "stopped"
+    assert report["reason"] == "nothing came from a, b for 60 s, which is the timeout of this scan"
+
+
+@pytest.mark.parametrize("goes_on", ["frames", "held back"])
+def test_a_stream_that_goes_on_or_is_held_back_keeps_the_scan(goes_on: str) -> None:
+    bench = silent()
+    for n in range(1, 5):
+        bench.now += 40
+        paused = n * 40.0 if goes_on == "held back" else 0.0
+        bench.say("i", m.StreamSeen(1, "a", "running", n, 1 if paused else n, 0, paused=paused))
+        assert not to(bench.do(bench.machine.tick(bench.now)), m.Halt)
+
+
+def test_a_stream_that_never_starts_is_waited_for_and_ends_the_scan_when_the_others_have_ended() -> None:
+    bench = silent()
+    assert bench.machine.progress()["waiting_for"] == ["stream a", "stream b"]
+    bench.say("i", m.StreamSeen(1, "a", "ended", 4, 4, 0))
+    bench.say("i", m.StreamEnded(1, "a", 4, 4))
+    assert bench.machine.progress()["waiting_for"] == ["stream b"]
+    bench.now += 61
+    actions = bench.do(bench.machine.tick(bench.now))
+    assert to(actions, m.Halt) == ["i", "j"]
+    assert any(isinstance(a, Note) and "nothing came from b for 60 s" in a.text for a in actions)
+
+
+def test_a_scan_may_have_a_timeout_of_its_own() -> None:
+    bench = Bench(policy=Policy(timeout=60.0))
+    written = WrittenMap.of(b'{"streams": ["a", "b"], "events": 4}', timeout=5.0)
+    bench.do(bench.machine.submit(Plan("scan-1", written.compile(), 1, written), bench.now))
+    bench.armed("i", "j", "r", "w0", "w1")
+    assert bench.machine.scan is not None and bench.machine.scan.timeout == 5.0
+    record = next(a.fields for a in bench.log if isinstance(a, RecordScan) and "map" in a.fields)
+    assert record["timeout"] == 5.0 and WrittenMap(**record["map"]) == written
+
+
+# -- texts -------------------------------------------------------------------------------------------------------------
+
+
+LONG = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("who", "message"),
+    [
+        ("i", m.Trouble(1, LONG, LONG)),
+        ("r", m.PartsDone(1, [], {}, 0, [m.Failure(1, LONG, LONG, LONG)], 1)),
+        ("r", m.Failed(1, LONG)),
+        ("s", m.Gone("worker", "w0", LONG)),
+        ("s", m.Gone("ingester", "i", LONG)),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+def test_texts_of_services_are_cut(who: str, message: Any) -> None:
+    bench = Bench().run()
+    bench.say(who, message)
+    report = bench.machine.report("scan-1")
+    assert 1000 < len(json.dumps(report)) < 30_000
+    assert all(len(a.text) < 10_000 for a in bench.log if isinstance(a, Note))
+
+
+def test_texts_at_the_beginning_and_at_the_end_of_a_scan_are_cut() -> None:
+    bench = Bench()
+    bench.hello("worker", "w0", "w0", tags=["generic"], error=LONG)
+    assert len(bench.machine.services["worker w0"].hello.error) < 10_000
+    bench.submit()
+    bench.armed("j", "r")
+    bench.say("i", m.Armed(1, LONG))
+    assert len(str(bench.reports[0]["reason"])) < 10_000
+    bench.run(request=2)
+    bench.ended(scan=2)
+    bench.drained(scan=2, finish=False)
+    for name in ("w0", "w1", "r"):
+        bench.say(name, m.Finished(2, [m.Failure(1, LONG, LONG, LONG)], error=LONG))
+    assert bench.reports[1]["ended"] == "finished"
+    assert len(json.dumps(bench.reports[1])) < 60_000
 
 
 def test_nothing_is_remembered_of_the_services_of_scans_that_ended() -> None:

@@ -35,6 +35,14 @@ def test_without_any_stamp_frames_are_not_timed() -> None:
     assert Arrivals().of(np.arange(3)) == [(3, UNTIMED)]
 
 
+def test_the_newest_drain_is_known() -> None:
+    arrivals = Arrivals()
+    assert arrivals.newest is None
+    for lo, stamp in [(0, 1.0), (5, 2.0), (7, 2.0)]:
+        arrivals.add(lo, stamp)
+    assert arrivals.newest == (5, 2.0)
+
+
 def test_old_stamps_are_forgotten_and_frames_as_old_have_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT", 10)
     arrivals = Arrivals()

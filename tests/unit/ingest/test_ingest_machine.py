@@ -176,24 +176,79 @@ def test_repeated_and_late_frames_are_counted_and_not_used() -> None:
     bench = Bench(uniform(10), assigned=ALL)
     bench.feed(Start([b"s"]), data(0, 1), data(1, 0), data(3, 2, 3), data(4))
     assert [e for e, _ in bench.got(0)] == [0, 1, 2, 4, 5]
-    assert bench.machine.progress()[0].duplicates == 4
+    seen = bench.machine.progress()[0]
+    assert (seen.frames, seen.duplicates, seen.late, seen.out_of_order) == (4, 3, 1, 2)
 
 
-def test_frames_before_a_start_or_after_the_end_are_discarded_and_counted() -> None:
+@pytest.mark.parametrize(
+    ("numbers", "late", "duplicates", "out_of_order"),
+    [
+        ([0, 1, 4, 2, 3, 5], 2, 0, 1),  # two frames that were delayed together
+        ([0, 1, 4, 3, 2, 5], 2, 0, 2),
+        ([0, 1, 1, 1, 2], 0, 2, 0),
+        ([0, 1, 2, 0, 1, 2, 3], 0, 3, 1),
+        ([0, 3, 2, 2, 1, 1, 4], 2, 2, 2),
+    ],
+)
+@pytest.mark.parametrize("together", [1, 2, 100])
+def test_what_came_late_is_told_from_what_came_again(
+    numbers: list[int], late: int, duplicates: int, out_of_order: int, together: int
+) -> None:
+    """However the frames came to be drained together."""
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.start()
+    for at in range(0, len(numbers), together):
+        bench.feed(data(*numbers[at : at + together]))
+    seen = bench.machine.progress()[0]
+    assert (seen.late, seen.duplicates, seen.out_of_order) == (late, duplicates, out_of_order)
+    assert seen.frames == len(numbers) - late - duplicates
+
+
+def test_frames_before_a_start_or_after_the_end_are_not_used_and_counted() -> None:
     bench = Bench(uniform(10), assigned=ALL)
     bench.feed(data(0, 1), End([b"e"]), Start([b"s"]), data(0), End([b"e"]), data(1, 2), End([b"e"]))
     assert [e for e, _ in bench.got(0)] == [0, 1]
-    assert bench.machine.progress()[0].discarded == 6
+    seen = bench.machine.progress()[0]
+    assert (seen.strangers, seen.discarded) == (3, 3)
     bench.machine.halt()
     bench.feed(data(1, 2, 3), Malformed("?", [b""]))
-    assert bench.machine.progress()[0].discarded == 10
+    assert bench.machine.progress()[0].discarded == 7
 
 
-def test_strays_are_discarded_and_counted_while_the_series_runs() -> None:
+def test_strays_are_of_another_series_and_counted_while_this_one_runs() -> None:
     bench = Bench(uniform(10), assigned=ALL)
     bench.feed(Start([b"s"]), data(0), Stray([[b"x"], [b"y"]]), data(1))
     assert [e for e, _ in bench.got(0)] == [0, 1, 2]
-    assert bench.machine.progress()[0].discarded == 2
+    assert bench.machine.progress()[0].strangers == 2
+
+
+def test_where_numbers_run_on_those_below_the_start_are_of_an_older_series() -> None:
+    bench = Bench(uniform(10), assigned=ALL, base=None)
+    bench.feed(Start([b"s"], 100), data(98), data(99, 100), data(101))
+    assert bench.got(0) == [(0, b"s"), (1, b"frame 100"), (2, b"frame 101")]
+    seen = bench.machine.progress()[0]
+    assert (seen.strangers, seen.duplicates, seen.late) == (2, 0, 0)
+
+
+ITEMS = st.one_of(
+    st.lists(st.integers(0, 14), min_size=1, max_size=4).map(lambda numbers: data(*numbers)),
+    st.sampled_from([Start([b"s"]), Start([b"s"]), End([b"e"]), Malformed("?", [b""]), Stray([[b"x"], [b"y"]])]),
+)
+
+
+@given(st.lists(ITEMS, max_size=20))
+@settings(max_examples=200)
+def test_every_message_that_comes_is_counted_as_one_thing(items: list[Any]) -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(*items)
+    seen = bench.machine.progress()[0]
+    state = bench.machine._streams[0]
+    unused = seen.late + seen.duplicates + seen.strangers + seen.discarded + seen.malformed + state.surplus
+    starts = sum(isinstance(item, Start) for item in items)
+    ends = int(state.phase == "ended" and not state.foreign)
+    came = sum(len(item.frames) if isinstance(item, Data | Stray) else 1 for item in items)
+    assert seen.frames + unused + starts + ends == came
+    assert len({event for event, _ in bench.got(0) if 1 <= event <= 10}) == seen.frames
 
 
 def test_a_second_start_is_a_trouble() -> None:
@@ -201,6 +256,43 @@ def test_a_second_start_is_a_trouble() -> None:
     bench.feed(Start([b"s"]), data(0), Start([b"s"]), data(1))
     assert [e for e, _ in bench.got(0)] == [0, 1, 2]
     assert "while the series is running" in bench.told(m.Trouble)[0].text
+
+
+def test_a_series_that_begins_anew_in_the_middle_is_another_one_whatever_its_numbers() -> None:
+    """A detector was stopped and started again: its frame 2 is not the one that this scan lacks."""
+    bench = Bench(uniform(10), assigned=ALL)
+    bench.feed(Start([b"s"]), data(0, 1), Start([b"t"]), data(0), data(1, 2, 3), End([b"e"]), Start([b"u"]), data(4))
+    assert bench.got(0) == [(0, b"s"), (1, b"frame 0"), (2, b"frame 1")]
+    assert bench.gaps == [(0, [(3, 11)], True)]
+    assert [(ended.frames, ended.last_event) for ended in bench.told(m.StreamEnded)] == [(2, 2)]
+    assert bench.machine.progress()[0].strangers == 6
+    texts = [trouble.text for trouble in bench.told(m.Trouble)]
+    assert "while the series is running" in texts[0] and "submit a scan for it" in texts[1]
+
+
+@pytest.mark.parametrize(("numbered", "base"), [(False, None), (True, 200)])
+def test_a_second_start_that_can_only_be_another_series_ends_this_one_at_once(numbered: bool, base: int | None) -> None:
+    bench = Bench(uniform(10), assigned=ALL, numbered=numbered, base=None)
+    frames = Data([100], [frame(100)]) if numbered else Data(None, [frame(100)])
+    bench.feed(Start([b"s"], 100 if numbered else None), frames, Start([b"t"], base))
+    assert len(bench.told(m.StreamEnded)) == 1
+    bench.feed(Data([201], [frame(1)]) if numbered else Data(None, [frame(1)]))
+    assert bench.got(0) == [(0, b"s"), (1, b"frame 100")]
+
+
+def test_a_detector_that_is_started_twice_before_its_first_frame_is_followed() -> None:
+    bench = Bench(uniform(10), assigned=ALL, base=None)
+    bench.feed(Start([b"s"], 100), Start([b"t"], 200), data(200, 201))
+    assert [e for e, _ in bench.got(0)] == [0, 1, 2]
+    assert not bench.told(m.StreamEnded) and bench.machine.progress()[0].base == 200
+
+
+def test_progress_says_when_a_frame_came() -> None:
+    bench = Bench(uniform(10), assigned=ALL)
+    assert bench.machine.progress()[0].arrived is None
+    for stamp, items in enumerate([[Start([b"s"])], [data(0, 1)], [data(2)], [data(5)], [Malformed("?", [b""])]], 1):
+        bench.machine.feed(0, items, float(stamp))
+        assert bench.machine.progress()[0].arrived == (None, (1, 2.0), (3, 3.0), None, None)[stamp - 1]
 
 
 def test_troubles_are_bounded() -> None:

@@ -64,6 +64,7 @@ def test_states_are_what_was_set_last(steps: list[Any]) -> None:
         assert [again[e] for e in EDGES] == [model[e] for e in EDGES]
         for state in EventState:
             assert again.runs(state) == runs_of(model, state, end)
+            assert np.array_equal(again.mask(state, 3, len(model) - 3), model[3:-3] == state)
         assert again.runs(EventState.PENDING, limit=1) == runs_of(model, 0, end)[:1]
 
 

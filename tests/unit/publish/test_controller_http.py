@@ -70,6 +70,38 @@ async def submit_and_leave(controller: Played, body: Any) -> None:
     request.cancel()
 
 
+@pytest.mark.parametrize("body", [SEQUENCE, UNIFORM], ids=["sequence", "uniform"])
+def test_a_scan_may_be_given_a_timeout_with_its_map(controller: Played, body: dict[str, Any]) -> None:
+    scan = controller.submit({**body, "timeout": 2.5})
+    assert controller.machine.scan is not None and controller.machine.scan.timeout == 2.5
+    assert controller.get(f"/scans/{scan}/map")["timeout"] == 2.5
+    scan = controller.submit({**body, "timeout": None})
+    assert "timeout" not in controller.get(f"/scans/{scan}/map")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "60", True, 1e99])
+def test_a_timeout_that_is_none_is_refused(controller: Played, timeout: Any) -> None:
+    said = problem(controller.ask("POST", "/sequence", json={**UNIFORM, "timeout": timeout}), 400)
+    assert "timeout is a number of seconds above 0, or null" in said
+
+
+def test_status_and_page_say_which_stream_is_waited_for(controller: Played) -> None:
+    assert "Waiting for" not in ask(controller.app, "GET", "/").text
+    controller.submit(UNIFORM)
+    assert controller.get("/status")["waiting_for"] == ["stream a", "stream b"]
+    controller.say("ingester", m.StreamSeen(1, "a", "running", 1, 1, 0))
+    assert controller.get("/progress")["waiting_for"] == ["stream b"]
+    assert "Waiting for stream b." in ask(controller.app, "GET", "/").text
+    controller.say("ingester", m.StreamSeen(1, "b", "running", 1, 1, 0))
+    assert controller.get("/progress")["waiting_for"] == []
+
+
+def test_status_says_which_service_is_waited_for(controller: Played) -> None:
+    controller.armed = False
+    asyncio.run(submit_and_leave(controller, SEQUENCE))
+    assert controller.get("/progress")["waiting_for"] == ["ingester ingester"]
+
+
 @pytest.mark.parametrize("all_wrap", [True, False])
 def test_tags_may_be_left_out_and_all_wrap_is_a_query(controller: Played, all_wrap: bool) -> None:
     body = {"parts": {"p": {"a": [[{"constraint": 0}]]}}, "sequence": ["p"]}

@@ -72,7 +72,10 @@ def test_a_service_that_is_gone_is_down(controller: Played) -> None:
 
 def test_a_running_scan_is_shown_as_it_stands(controller: Played) -> None:
     scan = controller.submit(UNIFORM)
-    controller.say("ingester", m.StreamSeen(1, "a", "running", 5, 5, 700, 1, 2, 3, 80, 90, 1.5, payload_bytes=5000))
+    controller.say(
+        "ingester",
+        m.StreamSeen(1, "a", "running", 5, 5, 700, 1, 2, 3, 80, 90, 1.5, payload_bytes=5000, late=4, strangers=6),
+    )
     controller.say("ingester", m.FramesMissing(1, "b", [(2, 4)]))
     controller.process(0, 4, active=0.5, total=1.0)
     controller.say("ingester", m.Beat({"scan": 1, "arena_bytes": 1 << 20}))
@@ -88,6 +91,8 @@ def test_a_running_scan_is_shown_as_it_stands(controller: Played) -> None:
     assert found["beamfold_stream_discarded_frames_total"]["a",] == 1
     assert found["beamfold_stream_malformed_messages_total"]["a",] == 2
     assert found["beamfold_stream_duplicate_frames_total"]["a",] == 3
+    assert found["beamfold_stream_late_frames_total"]["a",] == 4
+    assert found["beamfold_stream_stranger_frames_total"]["a",] == 6
     assert found["beamfold_stream_missing_frames_total"]["b",] == 2
     assert found["beamfold_stream_retained_bytes"] == {("a",): 700, ("b",): 0}
     assert found["beamfold_stream_shelved_bytes"]["a",] == 80

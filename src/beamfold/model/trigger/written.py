@@ -16,15 +16,16 @@ from beamfold.model.trigger.compile import compile_map
 @dataclass(frozen=True, slots=True)
 class WrittenMap:
     """The JSON of a trigger map, packed (it repeats itself, and may be long), and whether a start and an end event
-    are added to it."""
+    are added to it. `timeout`: seconds of silence after which its scan is stopped, where they were given with it."""
 
     packed: bytes
     all_wrap: bool = True
+    timeout: float | None = None
 
     @classmethod
-    def of(cls, body: bytes, all_wrap: bool = True) -> WrittenMap:
+    def of(cls, body: bytes, all_wrap: bool = True, timeout: float | None = None) -> WrittenMap:
         """From the JSON as it was sent."""
-        return cls(zlib.compress(body, 1), all_wrap)
+        return cls(zlib.compress(body, 1), all_wrap, timeout)
 
     def json(self) -> bytes:
         """The JSON as it was sent."""

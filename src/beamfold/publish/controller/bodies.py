@@ -21,19 +21,33 @@ MAX_SEQUENCE = 64 << 20
 MAX_HOOK = 1 << 20
 """Bytes of a scan hook's JSON: names and a few numbers."""
 
+MAX_TIMEOUT = 1e9
+"""Seconds: thirty years."""
+
 AllWrap = Annotated[bool, Field(description="as in the query, which counts where both are given")]
+Timeout = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=MAX_TIMEOUT,
+        description="seconds without a frame of any stream that has not ended, after which the scan is stopped; null "
+        "or left out: as the run file says",
+    ),
+]
 
 
 class SequenceBody(SequenceSpec):
     """A trigger map as parts, written out cell by cell."""
 
     all_wrap: AllWrap = True
+    timeout: Timeout = None
 
 
 class UniformBody(UniformSpec):
     """A trigger map whose data events are all alike; it always has a start and an end event."""
 
     all_wrap: AllWrap = True
+    timeout: Timeout = None
 
 
 class HookScan(BaseModel):
@@ -56,14 +70,17 @@ def compile_body(body: bytes, all_wrap: bool | None) -> tuple[TriggerMap, Writte
     """
     written = WrittenMap.of(body)
     value = written.body
-    if isinstance(value, dict) and "all_wrap" in value:
-        said = value.pop("all_wrap")
+    timeout = None
+    if isinstance(value, dict) and {"all_wrap", "timeout"} & value.keys():
+        said, timeout = value.pop("all_wrap", True), value.pop("timeout", None)
         if not isinstance(said, bool):
             raise MapError(f"all_wrap is true or false, not {str(said)[:40]!r}")
+        if not (timeout is None or (type(timeout) in (int, float) and 0 < timeout <= MAX_TIMEOUT)):
+            raise MapError(f"timeout is a number of seconds above 0, or null, not {str(timeout)[:40]!r}")
         all_wrap = said if all_wrap is None else all_wrap
         body = msgspec.json.encode(value)
     wrap = all_wrap is not False
-    return compile_map(value, wrap), WrittenMap.of(body, wrap)
+    return compile_map(value, wrap), WrittenMap.of(body, wrap, timeout)
 
 
 def compile_mapping(body: bytes, all_wrap: bool) -> tuple[TriggerMap, WrittenMap]:

@@ -24,6 +24,7 @@ class Progress(BaseModel):
     scan: str | None = Field(None, description="id of the scan; not there before the first one")
     phase: str | None = None
     streams: dict[str, str] = {}
+    waiting_for: list[str] = Field([], description="services, or streams of which nothing has come yet")
 
 
 class Target(BaseModel):
@@ -103,6 +104,33 @@ class StageLatency(BaseModel):
     negative: Count
 
 
+class Bitmap(BaseModel):
+    """One bit for each of `events` events from `first` on; `bits` is base64 of zlib of them, the first one highest."""
+
+    first: int
+    events: Count
+    bits: str
+
+
+class Slip(BaseModel):
+    """A stream that seems to have come out of step with another one, by so many frames at about event `near`."""
+
+    stream: str
+    against: str
+    frames: int
+    near: int
+    text: str
+
+
+class Loss(BaseModel):
+    """A service that was lost at `when`; `redone` parts were assigned again for that."""
+
+    service: str
+    how: str
+    when: float
+    redone: Count
+
+
 class Report(BaseModel):
     """What became of every event of a scan. Lists are bounded: what is not listed is still counted."""
 
@@ -112,16 +140,21 @@ class Report(BaseModel):
     phase: str | None = None
     reason: str = ""
     planned: int | None = None
+    first_event: int = 1
     events: int = 0
     unreached: int = 0
     states: dict[str, int] = {}
     runs: dict[str, list[Run]] = {}
+    bitmaps: dict[str, Bitmap] = {}
     unlisted: dict[str, int] = {}
     streams: dict[str, dict[str, Any]] = {}
     failures: list[Failure] = []
     failed_total: int = 0
     incomplete: dict[str, list[Run]] = {}
     troubles: list[str] = []
+    slips: list[Slip] = []
+    losses: list[Loss] = []
+    redone: int = 0
     duplicates: int = 0
     out_of_order: list[Run] = []
     parameters: list[ParameterVersion] = []
@@ -239,6 +272,7 @@ class Status(BaseModel):
     scan: str | None = None
     phase: str | None = None
     streams: dict[str, str] = {}
+    waiting_for: list[str] = []
 
 
 class IntervalLoad(BaseModel):

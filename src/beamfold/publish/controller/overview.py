@@ -96,7 +96,9 @@ def _page(machine: ControllerMachine) -> str:
     if scan:
         link = f'<a href="/api/v1/scans/{html.escape(scan)}/report">{html.escape(scan)}</a>'
         total = "?" if progress["total_events"] is None else progress["total_events"]
+        waiting = html.escape(", ".join(progress["waiting_for"]))
         said = f"Scan {link}: {progress['phase']}, {progress['completed_events']} of {total} events{_way(machine)}."
+        said += f" Waiting for {waiting}." if waiting else ""
     return (
         '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>Beamfold</title>'
         "<style>body{font:16px sans-serif;margin:2em}td{padding:.2em 1em .2em 0}</style>"

@@ -125,7 +125,7 @@ def _add_map(app: FastAPI, service: ControllerService) -> None:
 
     @app.get("/api/v1/scans/{scan_id}/map", responses=answers(bodies.SequenceBody | bodies.UniformBody, 404, 422, 503))
     async def written(scan_id: str) -> Response:
-        """The scan's trigger map as it was written, and `all_wrap`: POST /api/v1/sequence takes it back.
+        """The scan's trigger map as it was written, `all_wrap` and `timeout`: POST /api/v1/sequence takes it back.
 
         404 also for a map that is not kept any more: very long ones are kept until the next scan.
         """
@@ -133,7 +133,11 @@ def _add_map(app: FastAPI, service: ControllerService) -> None:
         if found is None:
             await _report(service, scan_id)
             raise refuse(HTTPStatus.NOT_FOUND, f"the map of scan {scan_id!r} is not kept any more")
-        return await asyncio.to_thread(lambda: Json({**found.body, "all_wrap": found.all_wrap}))
+        return await asyncio.to_thread(lambda: Json(_written(found)))
+
+
+def _written(found: WrittenMap) -> dict[str, Any]:
+    return {**found.body, "all_wrap": found.all_wrap, **({"timeout": found.timeout} if found.timeout else {})}
 
 
 def _add_reports(app: FastAPI, service: ControllerService) -> None:
