@@ -30,6 +30,7 @@ from beamfold.dispatch.scan import Phase, Plan, Scan
 from beamfold.dispatch.tally import Tally, tally_of
 from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
 from beamfold.model.latency import Latencies
+from beamfold.model.report import for_ledger
 from beamfold.model.runs import RunSet
 from beamfold.model.triggermap import TriggerMap, WrittenMap
 from beamfold.protocols.messages import (
@@ -900,7 +901,7 @@ class ControllerMachine:
         report = self.reports.get(scan_id)
         if report is not None and f"{where}: {text}" not in report["troubles"]:
             report = self.reports[scan_id] = {**report, "troubles": [*report["troubles"], f"{where}: {text}"]}
-            actions.append(RecordScan(scan_id, {"report": report}))
+            actions.append(RecordScan(scan_id, {"report": for_ledger(report)}))
         return actions
 
     def tick(self, now: float) -> list[Action]:
@@ -1201,7 +1202,7 @@ class ControllerMachine:
         actions += [Send(peer, end) for peer in [*(s.peer for s in self._needed(scan, "ingester")), *workers]]
         actions += [Send(s.peer, End(scan.number, report)) for s in self._needed(scan, "reducer")]
         self._here.clear()  # nobody asks for the services of this scan any more
-        actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": report}))
+        actions.append(RecordScan(scan.scan_id, {"state": ended, "finished": now, "report": for_ledger(report)}))
         if begun:
             actions += recording.end(scan, report)
         actions += [Note("warning", f"stream {slip['stream']}: {slip['text']}") for slip in report["slips"]]

@@ -22,6 +22,9 @@ MAX_TICKS = 10_000
 MAX_VERSIONS = 1000
 """Versions of the parameters kept in a report, the first one and the newest; all of them are counted."""
 
+MAX_KEPT_BITMAPS = 256 << 10
+"""Characters of the bitmaps of a report that the ledger keeps, which keeps it for a thousand scans."""
+
 MAX_VERSIONS_CHARACTERS = 1 << 20
 """Characters of names and values in these, unless the first and the newest one alone have more."""
 
@@ -190,3 +193,12 @@ class ScanReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with the summary."""
         return {**asdict(self), "summary": self.summary}
+
+
+def for_ledger(report: dict[str, Any]) -> dict[str, Any]:
+    """A report as the ledger keeps it: without bitmaps where those are large. The result file has them."""
+    bitmaps: dict[str, dict[str, Any]] = report.get("bitmaps", {})
+    if sum(len(bitmap["bits"]) for bitmap in bitmaps.values()) <= MAX_KEPT_BITMAPS:
+        return report
+    unlisted = {**report["unlisted"], **{state: report["states"][state] for state in bitmaps}}
+    return {**report, "bitmaps": {}, "unlisted": unlisted}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from beamfold.model import report as report_module
-from beamfold.model.report import MAX_TICKS, MAX_VERSIONS, ScanReport
+from beamfold.model.bitmaps import Bitmap
+from beamfold.model.report import MAX_TICKS, MAX_VERSIONS, ScanReport, for_ledger
 
 
 def test_of_any_number_of_ticks_the_first_are_named_and_all_are_counted() -> None:
@@ -34,3 +36,14 @@ def test_versions_with_long_values_are_fewer(monkeypatch: pytest.MonkeyPatch) ->
         elif version == 5:
             assert kept == [0, 5]
     assert kept == [0, 6] and report.parameters_total == 7
+
+
+def test_the_ledger_keeps_bitmaps_while_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ScanReport("id", 1, events=3, states={"failed": 2, "lost": 1}, runs={"lost": [(2, 3)]})
+    report.bitmaps["failed"] = Bitmap.of(1, np.array([True, False, True]))
+    told = report.to_dict()
+    assert for_ledger(told) == told
+    monkeypatch.setattr(report_module, "MAX_KEPT_BITMAPS", 5)
+    kept = for_ledger(told)
+    assert (kept["bitmaps"], kept["unlisted"], kept["runs"]) == ({}, {"failed": 2}, {"lost": [(2, 3)]})
+    assert told["bitmaps"], "what was given is not changed"
