@@ -173,6 +173,13 @@ def test_record_and_replay(reader: Reader) -> None:
     assert "the same: " in reader.said
 
 
+def test_read_the_report(reader: Reader) -> None:
+    for block in blocks(ROOT / "docs/how-to/read-the-report.md"):
+        reader.follow(block)
+    assert "50 events: 50 reduced\n{'reduced': " in reader.said
+    assert "[] 50\n" in reader.said
+
+
 def test_read_the_state(reader: Reader) -> None:
     """The page begins where somebody's deployment runs; here that is a long scan of the demo."""
     pages = blocks(ROOT / "docs/how-to/read-the-state.md")
