@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from beamfold.model.bitmaps import events_in as events_in
+    from beamfold.model.bitmaps import events_lacking as events_lacking
     from beamfold.model.errors import BeamfoldError as BeamfoldError
     from beamfold.model.events import EventData as EventData
     from beamfold.model.events import ResultData as ResultData
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BeamfoldError": "beamfold.model.errors",
-    "events_in": "beamfold.model.bitmaps",
+    **dict.fromkeys(("events_in", "events_lacking"), "beamfold.model.bitmaps"),
     **dict.fromkeys(("EventData", "ResultData", "StreamData"), "beamfold.model.events"),
     **dict.fromkeys(
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -13,6 +13,7 @@ import numpy as np
 
 from beamfold.dispatch.blocks import Dispatcher
 from beamfold.dispatch.entries import cut
+from beamfold.dispatch.noted import Noted
 from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.slips import Track, slips
@@ -183,8 +184,8 @@ class Scan:
     lost: Run | None = None  # not one by one: a plan may have any number of events
     dispatcher: Dispatcher = field(init=False)
     states: EventStates = field(default_factory=EventStates)
-    lacking: dict[str, RunSet] = field(default_factory=dict)
-    absent: dict[str, RunSet] = field(default_factory=dict)
+    lacking: defaultdict[str, Noted] = field(default_factory=lambda: defaultdict(Noted))
+    absent: defaultdict[str, Noted] = field(default_factory=lambda: defaultdict(Noted))
     latencies: dict[bytes, Latencies] = field(default_factory=dict)
     report: ScanReport = field(init=False)
 
@@ -374,7 +375,7 @@ class Scan:
     def missing(self, message: FramesMissing) -> None:
         """Frames that will not come."""
         if message.stream in self.report.streams:
-            note(self.absent, message.stream, message.runs)
+            self.absent[message.stream].add(message.runs)
 
     def done(self, message: PartsDone, now: float) -> None:
         """Parts are durably done."""
@@ -393,7 +394,7 @@ class Scan:
         for worker, parts in message.parts.items():
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
-            note(self.lacking, name, runs)
+            self.lacking[name].add(runs)
         self.report.tick(event for event, _ in message.ticks)
         self.report.combined += len(message.combined)
         self.report.duplicates += message.duplicates
@@ -476,7 +477,7 @@ class Scan:
                 self.short = (last_event + 1, planned + 1)
                 self.reason = self.reason or f"every series ended by event {last_event} of {planned}"
                 for name in self.map.streams:
-                    note(self.lacking, name, [self.short])
+                    self.lacking[name].add([self.short])
             self.states.set(last_event + 1, self.reached, EventState.PENDING)
             self.map = self.map.closed_at(last_event)
         elif planned is None:
@@ -530,10 +531,11 @@ class Scan:
             counts[EventState.LOST] = counts.get(EventState.LOST, 0) + more
             counts[EventState.PENDING] -= more
         end = self.short[1] if self.short is not None else hi
-        lacking = {name: runs.overlap(lo, end) for name, runs in sorted(self.lacking.items())}
+        lacking = {name: events.runs(lo, end) for name, events in sorted(self.lacking.items())}
         report.incomplete = {name: runs for name, runs in lacking.items() if runs}
         for name, absent in self.absent.items():
-            report.streams[name].missing = absent.overlap(lo, hi)
+            stream = report.streams[name]
+            stream.missing, stream.missing_total = absent.runs(lo, hi), absent.total(lo, hi)
         report.unreached = max((self.planned or 0) - report.events, 0)
         report.count(counts)
         report.latency = self.latency_by_stage()
@@ -561,6 +563,10 @@ class Scan:
             del report.runs[state.label]
             report.unlisted[state.label] = report.states[state.label] - int(np.count_nonzero(mask))
         report.unlisted = {label: events for label, events in report.unlisted.items() if events}
+        for name, lacking in self.lacking.items():
+            if (bitmap := lacking.bitmap(lo, lo + report.events)) is not None:
+                report.incomplete_bitmaps[name] = bitmap
+                report.incomplete.pop(name, None)
 
     def latency(self) -> Latencies:
         """Of all services, as far as they have said so."""
@@ -624,14 +630,6 @@ class Scan:
             for at in range(1, stop, VERIFY_STEP):
                 for lo, hi in as_runs(self.map.events(index, at, min(at + VERIFY_STEP, stop))):
                     self.states.raise_to(lo, hi, EventState.UNVERIFIED)
-
-
-def note(known: dict[str, RunSet], stream: str, runs: Sequence[Run]) -> None:
-    """Add events of a stream; bounded. They are told in any order, and those of broadcasts by everybody."""
-    found = known.setdefault(stream, RunSet())
-    for lo, hi in runs:
-        if found.count < MAX_RUNS:
-            found.add(lo, hi)
 
 
 def extend_runs(runs: list[Run], more: Sequence[Run]) -> None:

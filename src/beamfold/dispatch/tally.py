@@ -57,7 +57,7 @@ def tally_of(scan: Scan, workers: Iterable[tuple[str, LoadHistory]]) -> Tally:
     for name, stream in report.streams.items():
         counts[Count.FRAMES, name] = stream.frames
         counts[Count.PAYLOAD_BYTES, name] = stream.payload_bytes
-        counts[Count.MISSING, name] = sum(hi - lo for lo, hi in stream.missing)
+        counts[Count.MISSING, name] = stream.missing_total
         counts[Count.MALFORMED, name] = stream.malformed
         counts[Count.DUPLICATES, name] = stream.duplicates
         counts[Count.LATE, name] = stream.late

@@ -1,6 +1,6 @@
 """Which events of a scan are in a state, one bit for each: for what runs do not say shortly, such as every second one.
 
-`events_in` reads that out of a report, however the report says it.
+`events_in` and `events_lacking` read that out of a report, however the report says it.
 """
 
 from __future__ import annotations
@@ -79,11 +79,22 @@ def events_in(report: Mapping[str, Any], state: str) -> NDArray[np.int64]:
     return numbers
 
 
-def listed(state: str, runs: Mapping[str, Sequence[Run]], bitmaps: Mapping[str, Bitmap]) -> NDArray[np.int64]:
-    """The events that a report's runs, or else its bitmaps, have in this state, ascending, int64."""
-    if state in bitmaps:
-        return bitmaps[state].numbers()
-    return np.concatenate([np.zeros(0, np.int64), *(np.arange(*run, dtype=np.int64) for run in runs.get(state, ()))])
+def events_lacking(report: Mapping[str, Any], stream: str) -> NDArray[np.int64]:
+    """The numbers of the data events that a report says lacked a frame of this stream, ascending, int64.
+
+    Raises BeamfoldError for a stream that the scan did not have. `report` is as in `events_in`.
+    """
+    if stream not in report["streams"]:
+        raise BeamfoldError(f"this scan has no stream {stream!r}; it has {', '.join(report['streams'])}")
+    bitmaps = {name: Bitmap(**bitmap) for name, bitmap in report["incomplete_bitmaps"].items()}
+    return listed(stream, report["incomplete"], bitmaps)
 
 
-__all__ = ["MAX_EVENTS", "Bitmap", "events_in", "listed"]
+def listed(name: str, runs: Mapping[str, Sequence[Run]], bitmaps: Mapping[str, Bitmap]) -> NDArray[np.int64]:
+    """The events that a report's bitmaps, or else its runs, have under this name, ascending, int64."""
+    if name in bitmaps:
+        return bitmaps[name].numbers()
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(*run, dtype=np.int64) for run in runs.get(name, ()))])
+
+
+__all__ = ["MAX_EVENTS", "Bitmap", "events_in", "events_lacking", "listed"]

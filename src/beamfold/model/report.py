@@ -52,8 +52,9 @@ class StreamReport:
     their event had been declared to lack them, `strangers` are of another series (from before the start message, or
     behind a second one), `discarded` ones came after the series end, or after the scan was stopped; `malformed`
     messages could not be read. `out_of_order` counts how often a number was lower than the one before it.
-    `payload_bytes` are those of the frames that were used. The ingester retains `retained` bytes in memory and
-    `shelved` bytes on disk, `spilled` ones were ever put there; the detector was held back (`paused`) for so many
+    `missing` are runs of events whose frame did not come in time, of which there is a bound, and `missing_total` counts
+    them all. `payload_bytes` are those of the frames that were used. The ingester retains `retained` bytes in memory
+    and `shelved` bytes on disk, `spilled` ones were ever put there; the detector was held back (`paused`) for so many
     seconds.
     """
 
@@ -63,6 +64,7 @@ class StreamReport:
     payload_bytes: int = 0
     expected: int | None = None
     missing: list[tuple[int, int]] = field(default_factory=list)
+    missing_total: int = 0
     surplus: int = 0
     discarded: int = 0
     malformed: int = 0
@@ -107,11 +109,14 @@ class ScanReport:
     counts them by state; their sum is `events`. `runs` lists the events of every state but "reduced" (those without a
     result at the end of the scan), as half-open runs; where there are too many, `bitmaps` has the state instead once
     the scan has ended, and `beamfold.events_in` reads either. `unlisted` counts, by state, the events of these states
-    that neither has. `recording` is the folder with the scan's recording, "" where none was made, and `combined` counts
-    the results in it that workers made of several; `overload` is the policy by which events were dropped, if any were.
+    that neither has. `incomplete` lists by stream the events that lacked it, or at the end `incomplete_bitmaps` does
+    (`beamfold.events_lacking`).
+
     `losses` are the services that were lost in mid-scan, `redone` counts the parts that were assigned again for that,
     and `duplicates` the parts whose results came again and were not folded again. `slips` are streams that seem to be
-    out of step with another one. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of every event.
+    out of step with another one. `recording` is the folder with the scan's recording, "" where none was made, and
+    `combined` counts the results in it that workers made of several; `overload` is the policy by which events were
+    dropped, if any were. `latency` has the stages (`beamfold.model.latency.Stage`) of the way of every event.
     """
 
     scan_id: str
@@ -130,6 +135,7 @@ class ScanReport:
     failures: list[dict[str, Any]] = field(default_factory=list)
     failed_total: int = 0
     incomplete: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    incomplete_bitmaps: dict[str, Bitmap] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
     slips: list[dict[str, Any]] = field(default_factory=list)
     losses: list[dict[str, Any]] = field(default_factory=list)
@@ -198,7 +204,8 @@ class ScanReport:
 def for_ledger(report: dict[str, Any]) -> dict[str, Any]:
     """A report as the ledger keeps it: without bitmaps where those are large. The result file has them."""
     bitmaps: dict[str, dict[str, Any]] = report.get("bitmaps", {})
-    if sum(len(bitmap["bits"]) for bitmap in bitmaps.values()) <= MAX_KEPT_BITMAPS:
+    lacking: dict[str, dict[str, Any]] = report.get("incomplete_bitmaps", {})
+    if sum(len(bitmap["bits"]) for bitmap in (*bitmaps.values(), *lacking.values())) <= MAX_KEPT_BITMAPS:
         return report
     unlisted = {**report["unlisted"], **{state: report["states"][state] for state in bitmaps}}
-    return {**report, "bitmaps": {}, "unlisted": unlisted}
+    return {**report, "bitmaps": {}, "incomplete_bitmaps": {}, "unlisted": unlisted}

@@ -20,17 +20,20 @@ from beamfold.publish.tree import Group
 REPORT = "beamfold_report"
 """The group's name."""
 
+_BITMAPS = ("bitmaps", "incomplete_bitmaps")
+
 _PLAIN = str | int | float
 
 
 def report_tree(report: Mapping[str, Any]) -> Group:
     """The report, which is JSON-able, as such a tree."""
-    plain = {key: value for key, value in report.items() if key != "bitmaps"}
+    plain = {key: value for key, value in report.items() if key not in _BITMAPS}
     tree = _group(plain)
     tree["_attrs"] = {"NX_class": "NXcollection", **tree["_attrs"]}
-    if bitmaps := {state: Bitmap(**bitmap) for state, bitmap in report.get("bitmaps", {}).items()}:
-        about = {f"{s}_attrs": {"first_event": b.first, "events": b.events} for s, b in bitmaps.items()}
-        tree["bitmaps"] = {**{state: bitmap.packed for state, bitmap in bitmaps.items()}, **about}
+    for key in _BITMAPS:
+        if bitmaps := {name: Bitmap(**bitmap) for name, bitmap in report.get(key, {}).items()}:
+            about = {f"{name}_attrs": {"first_event": b.first, "events": b.events} for name, b in bitmaps.items()}
+            tree[key] = {**{name: bitmap.packed for name, bitmap in bitmaps.items()}, **about}
     tree["json"] = json.dumps(report)
     return tree
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from beamfold.dispatch import noted as noted_module
 from beamfold.dispatch import scan as scan_module
 from beamfold.dispatch.blocks import FIRST_WINDOW
 from beamfold.dispatch.machine import (
@@ -20,8 +21,8 @@ from beamfold.dispatch.machine import (
     Send,
 )
 from beamfold.dispatch.scan import STATE_LOST, Phase, Plan
-from beamfold.model.bitmaps import events_in
-from beamfold.model.errors import MapError, ScanError
+from beamfold.model.bitmaps import events_in, events_lacking
+from beamfold.model.errors import BeamfoldError, MapError, ScanError
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
 from beamfold.protocols import messages as m
@@ -782,6 +783,31 @@ def test_the_report_of_an_ended_scan_says_of_each_event_in_which_state_it_is(mon
     for state in EventState:
         expected = [e for e, s in enumerate(states, 1) if s is state]
         assert events_in(report, state.label).tolist() == expected
+
+
+def test_it_says_of_each_event_which_stream_it_lacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noted_module, "MAX_RUNS", 5)
+    monkeypatch.setattr(scan_module, "MAX_RUNS", 5)
+    bench = Bench().run(compile_map({"streams": ["a", "b"], "events": 100}))
+    for begin in range(1, 41, 10):
+        lacking = {"b": [(e, e + 1) for e in range(begin, begin + 10, 2)], "a": [(begin, begin + 1)]}
+        done = [(e, e + 1, 2 + 2 * (e % 2)) for e in range(begin, begin + 10)]
+        bench.say("r", m.PartsDone(1, done, {0: 1}, begin + 10, incomplete=lacking))
+        bench.say("i", m.FramesMissing(1, "a", lacking["a"]))
+        bench.say("j", m.FramesMissing(1, "b", lacking["b"]))
+    bench.say("i", m.StreamEnded(1, "a", 40, 40))
+    bench.say("j", m.StreamEnded(1, "b", 20, 40))
+    bench.say("r", m.PartsDone(1, [(41, 42, 2)], {}, 101, closed=True, finished=True))
+    for name in ("w0", "w1", "r"):
+        bench.say(name, m.Finished(1))
+    (report,) = bench.reports
+    assert report["reason"] == "every series ended by event 40 of 100"
+    assert set(report["incomplete_bitmaps"]) == {"b"} and set(report["incomplete"]) == {"a"}
+    assert events_lacking(report, "b").tolist() == [*range(1, 41, 2), *range(41, 101)]
+    assert events_lacking(report, "a").tolist() == [*range(1, 41, 10), *range(41, 101)]
+    assert len(report["streams"]["b"]["missing"]) == 5 and report["streams"]["b"]["missing_total"] == 20
+    with pytest.raises(BeamfoldError, match="no stream 'c'; it has a, b"):
+        events_lacking(report, "c")
 
 
 def test_bitmaps_are_bounded_and_count_what_they_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,12 @@ def only_error(control: Control) -> str:
     return str(armed.error)
 
 
+@pytest.mark.parametrize("stateful", [True, False])
+def test_a_class_that_keeps_something_says_so(stateful: bool) -> None:
+    (armed,) = run(type("Keeps", (App,), {"stateful": stateful} if stateful else {}), arm(MAP)).said(Armed)
+    assert (armed.error, armed.stateful) == ("", stateful)
+
+
 def test_a_tick_interval_that_raises_is_why_it_cannot_be_armed() -> None:
     class Raises(App):
         def get_tick_interval(self) -> float:

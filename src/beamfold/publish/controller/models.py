@@ -151,6 +151,7 @@ class Report(BaseModel):
     failures: list[Failure] = []
     failed_total: int = 0
     incomplete: dict[str, list[Run]] = {}
+    incomplete_bitmaps: dict[str, Bitmap] = {}
     troubles: list[str] = []
     slips: list[Slip] = []
     losses: list[Loss] = []
