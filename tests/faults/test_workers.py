@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from beamfold.dispatch.scan import STATE_LOST
 from faults.harm import ABORT, APP, COMPLAINTS, EXIT, HANG, LOCK, frame, pids, scan, undisturbed, wait_reached
 from flow.deployment import Deployment, Stream
 
@@ -84,3 +85,18 @@ def test_an_event_whose_user_code_ends_or_hangs_its_process_fails_and_the_scan_g
     state = deployment.state()
     state["order"].sort()  # the hole may be there for longer than folding waits for it; that is recorded
     assert state == undisturbed(200, {50})
+
+
+def test_a_worker_that_keeps_something_is_replaced_with_a_warning(deployment: Deployment) -> None:
+    """Its place and what is undone are taken over; what it kept is not, and the report says so."""
+    deployment.write({"worker.py": APP["worker.py"].replace("class Worker:", "class Worker:\n    stateful = True\n")})
+
+    def kill() -> None:
+        wait_reached(deployment, 100)
+        os.kill(pids(deployment, "worker-")[0], signal.SIGKILL)
+
+    report = scan(deployment, [frame(i) for i in range(300)], 400.0, kill)
+    assert (report["ended"], report["states"]) == ("finished", {"reduced": 300})
+    assert report["losses"]
+    assert [STATE_LOST in trouble for trouble in report["troubles"]] == [True]
+    assert deployment.state() == undisturbed(300)

@@ -81,11 +81,12 @@ def test_what_goes_astray_on_one_scan_is_counted_by_what_it_is(deployment: Deplo
 def test_a_detector_that_is_started_anew_in_mid_scan_brings_nothing_more_into_it(deployment: Deployment) -> None:
     scan = deployment.submit({"streams": ["a", "b"], "events": 20})
     deployment.send("a", [*frames(20)[:9], *frames(20)])
+    wait_until(lambda: deployment.report(scan)["streams"]["a"]["strangers"] == 21, "all of the other series")
     deployment.send("b", frames(20))
     report = deployment.wait_ended(scan)
     assert report["summary"] == "20 events: 8 reduced, 12 incomplete"
     assert report["incomplete"] == {"a": [[9, 21]]}
-    assert (report["streams"]["a"]["frames"], report["streams"]["a"]["strangers"]) == (8, 21)
+    assert report["streams"]["a"]["frames"] == 8
     assert any("another series began before the end of this one" in trouble for trouble in report["troubles"])
     assert sorted(seen(deployment.state())) == in_step("ab", range(1, 9)) + in_step("b", range(9, 21))
 
