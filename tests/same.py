@@ -8,9 +8,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from beamfold.publish.reported import REPORT
+
 
 def differences(a: Path, b: Path) -> list[str]:
-    """What differs between two results: members, shapes, dtypes, bytes and attributes, but for the file's own ones."""
+    """What differs between two results: members, shapes, dtypes, bytes and attributes, but for the file's own ones and
+    the report."""
     with h5py.File(a) as one, h5py.File(b) as other:
         first, second = _leaves(one), _leaves(other)
     names = sorted(first.keys() | second.keys())
@@ -21,6 +24,8 @@ def _leaves(file: h5py.File) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(name: str, node: Any) -> None:
+        if name.split("/")[0] == REPORT:
+            return
         found[name] = _content(node) if isinstance(node, h5py.Dataset) else "group"
         found.update((f"{name}@{key}", _plain(value)) for key, value in node.attrs.items())
 
