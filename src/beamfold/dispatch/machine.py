@@ -22,11 +22,12 @@ from beamfold.dispatch import recording
 from beamfold.dispatch.entries import entries_of
 from beamfold.dispatch.load import LoadHistory, plain_stats
 from beamfold.dispatch.overload import Overload
-from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of, sound
+from beamfold.dispatch.peers import SUPERVISOR, credible, fault_of, is_ours, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.recovery import Recovery
 from beamfold.dispatch.scan import Phase, Plan, Scan
+from beamfold.dispatch.silence import Silence
 from beamfold.dispatch.tally import Tally, tally_of
 from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
 from beamfold.model.latency import Latencies
@@ -174,7 +175,7 @@ class Policy:
     `record` is the folder that recordings go below ("": none are made), `app` what they say of the app: class paths and
     their folder. A relative `dump_prefix` counts from the folder `output`. With `overload` "sample" one event in
     `sample_every` is processed, None: one in as many as it takes. For `replace_patience` seconds somebody may take the
-    place of a worker that was lost.
+    place of a worker that was lost. By `lease` and `time_limit` services without a supervisor are (see `silence`).
     """
 
     incomplete: str = "process"
@@ -186,13 +187,15 @@ class Policy:
     overload: str = "spill"
     sample_every: int | None = None
     replace_patience: float = 30.0
+    lease: float = 10.0
+    time_limit: float = 300.0
 
 
 class ControllerMachine:
     """All that the controller knows. `values` are the raw parameters to begin with, at version `version`.
 
     `known` is what the ledger has of the newest scans: services may be at work on one of them that another controller
-    has begun. That one is taken up.
+    has begun. That one is taken up. Only who has the `token` is a service of this deployment; "": whoever says so.
     """
 
     def __init__(
@@ -205,6 +208,7 @@ class ControllerMachine:
         version: int = 0,
         first_scan: int = 1,
         known: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        token: str = "",
     ) -> None:
         self._software = software
         self._epoch = epoch
@@ -222,6 +226,8 @@ class ControllerMachine:
         self._fencing: tuple[int, dict[str, bytes]] | None = None
         self._fence_again = False
         self._known = known
+        self._token = token
+        self._silence = Silence(policy.lease, policy.time_limit)
         self._recovery: Recovery | None = None
         self._introduced: dict[Any, float] = {}  # peers, and when they were asked who they are
         self._lost: dict[Any, None] = {}  # peers
@@ -296,6 +302,13 @@ class ControllerMachine:
                 "install the same version for all services of a scan"
             )
             return [Send(peer, Refused(text)), Note("error", text)]
+        if not is_ours(hello, peer, self._token):
+            text = (
+                "it does not have the token of this deployment: give all its services the same [controller] token_file "
+                "or BEAMFOLD_CONTROLLER__TOKEN"
+            )
+            who = f"{hello.role} {hello.name} (pid {hello.pid} on {hello.host})"
+            return [Send(peer, Refused(text)), Note("error", f"{who} was refused: {text}")]
         if fault := fault_of(hello):
             return [Send(peer, Refused(fault)), Note("error", fault)]
         if peer in self._lost:
@@ -335,14 +348,40 @@ class ControllerMachine:
             if message.pid:
                 _remember(self._unmet, (key, message.pid))
             return []
-        text = f"{key} ended: {message.how}"
-        service.gone = message.how
+        return self._take_for_lost(service, message.how, f"{key} ended: {message.how}", now, message)
+
+    def _take_for_lost(
+        self, service: Service, how: str, text: str, now: float, gone: Gone | None = None
+    ) -> list[Action]:
+        """Whatever becomes of this process, it has no part in anything any more."""
+        service.gone = how
         self._here.clear()
         self._peers.pop(service.peer, None)
         if self._recovery is not None:
             self._recovery.forget(service.peer)
         _remember(self._lost, service.peer)
-        return [Note("error", text), *self._lose(service, text, now, message)]
+        return [Note("error", text), *self._lose(service, text, now, gone)]
+
+    def unreachable(self, peer: bytes) -> None:
+        """What was sent to this service did not go: it is not connected."""
+        self._silence.unreachable(peer)
+
+    def _look_for_silent(self, now: float) -> list[Action]:
+        """Services that no supervisor watches are lost when they have been silent for too long."""
+        if not self._silence.due(now):
+            return []
+        supervisors = {(s.hello.host, s.hello.pid) for s in self._of(SUPERVISOR)}
+        alone = {
+            s.peer: s
+            for s in self.services.values()
+            if not s.gone and s.hello.role != SUPERVISOR and (s.hello.host, s.hello.parent) not in supervisors
+        }
+        ask, lost = self._silence.look([(s.peer, s.hello.role, s.seen) for s in alone.values()], now)
+        actions: list[Action] = [Send(peer, Welcome(self._epoch)) for peer in ask]
+        for peer, how in lost:
+            service = alone[peer]
+            actions += self._take_for_lost(service, how, f"{service.key} is taken for lost: {how}", now)
+        return actions
 
     def _lose(self, service: Service, text: str, now: float, gone: Gone | None = None) -> list[Action]:
         """A service is lost. Others do the work of a worker, a reducer is waited for, and an ingester whose streams
@@ -901,7 +940,7 @@ class ControllerMachine:
 
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
-        actions = self._recover(now)
+        actions = self._recover(now) + self._look_for_silent(now)
         for scan in (self._next, self.scan):
             if scan is not None and scan.active:
                 actions += self._vacate(scan, now)

@@ -28,6 +28,7 @@ from beamfold.protocols.messages import (
     StreamSeen,
     Trouble,
 )
+from beamfold.protocols.tokens import is_proven
 
 SUPERVISOR = "supervisor"
 
@@ -57,6 +58,14 @@ takes memory for each chunk of them. As many come in days at the highest rates."
 
 _POSITIONS = 1 << 15
 """Positions of parts in their event lie below this."""
+
+
+def is_ours(hello: Hello, peer: bytes, token: str) -> bool:
+    """Whether who says this Hello has the deployment's token; where there is none ("") nobody is asked for it.
+
+    The proof is for one identity: whoever has seen one cannot say the same on a connection of their own.
+    """
+    return not token or (hello.uuid.encode() == peer and is_proven(hello, token))
 
 
 def fault_of(hello: Hello) -> str:
