@@ -173,7 +173,9 @@ def read_token(path: Path) -> str:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is no text"
-        raise ConfigError(f"the token file {path} cannot be read: {why}; `openssl rand -hex 32` makes a token") from None
+        raise ConfigError(
+            f"the token file {path} cannot be read: {why}; `openssl rand -hex 32` makes a token"
+        ) from None
     if len(token) < SHORTEST_TOKEN:
         raise ConfigError(
             f"the token file {path} has less than {SHORTEST_TOKEN} characters; `openssl rand -hex 32` makes a token"

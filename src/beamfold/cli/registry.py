@@ -16,7 +16,7 @@ from beamfold.model.errors import ConfigError, LedgerUnavailable
 STORE_VARIABLE = "BEAMFOLD_STORE__URL"
 RECORD_VARIABLE = "BEAMFOLD_RECORD__DIRECTORY"
 CONTROL_VARIABLE = "BEAMFOLD_CONTROLLER__CONTROL"
-TOKEN_VARIABLE = "BEAMFOLD_CONTROLLER__TOKEN"
+TOKEN_VARIABLE = "BEAMFOLD_CONTROLLER__TOKEN"  # noqa: S105 (its name)
 
 RETRY = 0.1
 """Seconds between two looks into the ledger."""

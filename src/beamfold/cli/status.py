@@ -93,6 +93,8 @@ def _progress(progress: Mapping[str, Any]) -> str:
     total = "?" if progress["total_events"] is None else progress["total_events"]
     streams = ", ".join(f"{name} {phase}" for name, phase in progress["streams"].items())
     done = f"{progress['completed_events']} of {total} events"
+    if progress["waiting"]:
+        done += f", waiting for {', '.join(progress['waiting'])}"
     return f"scan {progress['scan']}: {progress['phase']}, {done}; {streams}"
 
 

@@ -1282,6 +1282,7 @@ class ControllerMachine:
         n = scan.map.n_events
         virtual = scan.dispatcher.next_virtual
         last = n if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual else scan.map.span(virtual)[0]
+        active = [s for s in (scan, self._next) if s is not None and s.active]
         return {
             "last_assigned": last or 0,
             "completed_events": scan.states.done,
@@ -1289,6 +1290,7 @@ class ControllerMachine:
             "finished": not scan.active,
             "scan": scan.scan_id,
             "phase": str(scan.phase),
+            "waiting": sorted({key for s in active for key in s.waiting}),
             "streams": {name: s.phase for name, s in scan.report.streams.items()},
         }
 

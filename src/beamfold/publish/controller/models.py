@@ -23,6 +23,7 @@ class Progress(BaseModel):
     finished: bool
     scan: str | None = Field(None, description="id of the scan; not there before the first one")
     phase: str | None = None
+    waiting: list[str] = Field([], description="services whose answer is waited for before the scan goes on")
     streams: dict[str, str] = {}
 
 
@@ -238,6 +239,7 @@ class Status(BaseModel):
     latency: dict[str, StageLatency] = Field(description="by stage of the way of events, as the report has it")
     scan: str | None = None
     phase: str | None = None
+    waiting: list[str] = Field([], description="services whose answer is waited for before the scan goes on")
     streams: dict[str, str] = {}
 
 

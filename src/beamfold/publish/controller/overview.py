@@ -97,6 +97,8 @@ def _page(machine: ControllerMachine) -> str:
         link = f'<a href="/api/v1/scans/{html.escape(scan)}/report">{html.escape(scan)}</a>'
         total = "?" if progress["total_events"] is None else progress["total_events"]
         said = f"Scan {link}: {progress['phase']}, {progress['completed_events']} of {total} events{_way(machine)}."
+        if progress["waiting"]:
+            said += f" Waiting for {html.escape(', '.join(progress['waiting']))}."
     return (
         '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>Beamfold</title>'
         "<style>body{font:16px sans-serif;margin:2em}td{padding:.2em 1em .2em 0}</style>"
