@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from beamfold.app.addresses import takes_free_port
 from beamfold.app.environment import Origins, read_environment
 from beamfold.app.sections import (
+    SHORTEST_TOKEN,
     AppSection,
     ControllerSection,
     OutputSection,
@@ -141,6 +142,18 @@ class RunFile(BaseSettings):
         """The parameters as bytes: text and numbers as written by `str`, lists and tables as JSON."""
         return {name: encode_value(name, value) for name, value in self.parameters.items()}
 
+    def token(self) -> str:
+        """The token by which the services of this deployment know each other; "" where none is set.
+
+        Raises ConfigError for a file that has none.
+        """
+        if self.controller.token is not None:
+            return self.controller.token.get_secret_value()
+        if self.controller.token_file is None:
+            return ""
+        path = self.directory / self.controller.token_file.expanduser()
+        return read_token(path)
+
     def worker_tags(self) -> tuple[frozenset[str], ...]:
         """The tags of each logical worker."""
         tags = self.workers.tags or [["generic"]] * self.workers.count
@@ -152,6 +165,22 @@ class RunFile(BaseSettings):
         for name, stream in self.streams.items():
             found[stream.ingester] = (*found.get(stream.ingester, ()), name)
         return found
+
+
+def read_token(path: Path) -> str:
+    """The token that a file has, without space around it. Raises ConfigError where it has none that can be used."""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise ConfigError(
+            f"the token file {path} cannot be read: {why}; `openssl rand -hex 32` makes a token"
+        ) from None
+    if len(token) < SHORTEST_TOKEN:
+        raise ConfigError(
+            f"the token file {path} has less than {SHORTEST_TOKEN} characters; `openssl rand -hex 32` makes a token"
+        )
+    return token
 
 
 def load_runfile(path: str | Path) -> RunFile:

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     field_validator,
     model_validator,
 )
@@ -31,6 +32,9 @@ from beamfold.app.addresses import (
 
 Loopback = Annotated[str, AfterValidator(listening_http)]
 _STORES = ("redis://", "rediss://", "unix://")
+
+SHORTEST_TOKEN = 16
+"""Characters of the shortest token that is taken: others could be guessed."""
 
 
 def _class_path(path: str) -> str:
@@ -52,6 +56,14 @@ def _addresses(value: Any) -> Any:
     if not value:
         raise ValueError("the list of addresses is empty; write 'tcp://host:port', or several of them")
     return value[0] if len(value) == 1 else tuple(value)
+
+
+def _token(value: Any) -> Any:
+    """A token, which no error message repeats."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if text is not None and not (isinstance(text, str) and len(text) >= SHORTEST_TOKEN):
+        raise ValueError(f"a token is a text of {SHORTEST_TOKEN} characters or more; `openssl rand -hex 32` makes one")
+    return value
 
 
 ClassPath = Annotated[str, AfterValidator(_class_path)]
@@ -220,10 +232,15 @@ class SpillSection(Section):
 
 
 class ControllerSection(Section):
-    """Where the controller listens: HTTP for people, `control` for the other services."""
+    """Where the controller listens: HTTP for people, `control` for the other services.
+
+    Those have to have its `token`, or else what is in `token_file`, which counts from the run file's folder.
+    """
 
     http: Loopback = "127.0.0.1:0"
     control: Annotated[str, AfterValidator(listening_url)] = "tcp://127.0.0.1:0"
+    token: Annotated[SecretStr | None, BeforeValidator(_token)] = None
+    token_file: Path | None = None
 
 
 class ReducerSection(Section):

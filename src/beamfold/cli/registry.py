@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from beamfold.app.addresses import split_host_port
-from beamfold.app.runfile import RunFile
+from beamfold.app.runfile import RunFile, read_token
 from beamfold.ledger.base import Ledger
 from beamfold.model.errors import ConfigError, LedgerUnavailable
 
 STORE_VARIABLE = "BEAMFOLD_STORE__URL"
 RECORD_VARIABLE = "BEAMFOLD_RECORD__DIRECTORY"
 CONTROL_VARIABLE = "BEAMFOLD_CONTROLLER__CONTROL"
+TOKEN_VARIABLE = "BEAMFOLD_CONTROLLER__TOKEN"  # noqa: S105 (its name)
 
 RETRY = 0.1
 """Seconds between two looks into the ledger."""
@@ -112,6 +115,17 @@ def find_controller(settings: RunFile, say: Say) -> str:
             time.sleep(RETRY)
     finally:
         ledger.close()
+
+
+def token_path(settings: RunFile) -> Path:
+    """Where `beamfold run` leaves the token that it made, for its own user alone."""
+    return settings.output.directory.absolute() / f".{settings.run.name}.token"
+
+
+def deployment_token(settings: RunFile) -> str:
+    """The token with which a service says Hello: the run file's, else that of a `beamfold run` which made its own."""
+    path = token_path(settings)
+    return settings.token() or (read_token(path) if os.access(path, os.R_OK) else "")
 
 
 def is_fixed(url: str) -> bool:

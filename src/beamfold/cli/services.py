@@ -26,7 +26,14 @@ from beamfold.app.runfile import RunFile, load_runfile
 from beamfold.app.sections import StreamSection
 from beamfold.cli import logs
 from beamfold.cli.guard import inherited_memory
-from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger
+from beamfold.cli.registry import (
+    STORE_VARIABLE,
+    TOKEN_VARIABLE,
+    claim,
+    deployment_token,
+    find_controller,
+    open_ledger,
+)
 from beamfold.ledger.base import Ledger
 from beamfold.model.cursor import cursor_in, idle_cursor
 from beamfold.model.errors import AppError, ConfigError, MapError, ScanError
@@ -35,6 +42,7 @@ from beamfold.protocols import framer
 from beamfold.protocols.codec import MAX_PIECE, TypeTable
 from beamfold.protocols.items import Framer
 from beamfold.protocols.messages import Hello, Parameters, StreamInfo
+from beamfold.protocols.tokens import proven
 from beamfold.sources.base import Source
 from beamfold.transport.arena import Arena, elsewhere
 from beamfold.transport.control import Context, ControlChannel
@@ -95,6 +103,7 @@ def run_service(
     if store is not None:
         os.environ[STORE_VARIABLE] = store
     settings = load_runfile(runfile)
+    os.environ.pop(TOKEN_VARIABLE, None)  # what the app starts, or prints of its environment, does not have it
     name = name or _only_name(settings, role)
     logs.set_up(name, collect=role != "controller")
     if role == "controller":
@@ -140,12 +149,14 @@ def _serve(made: tuple[_Service, Callable[[], None]], supervised: bool) -> int:
 
 
 def _hello(role: str, name: str, **facts: Any) -> Hello:
-    return Hello(role, name, uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname(), **facts)
+    who = (role, name, uuid.uuid4().hex, version_of("beamfold"), os.getpid(), socket.gethostname())
+    return Hello(*who, parent=os.getppid(), **facts)
 
 
 def _connect(settings: RunFile, context: Context, hello: Hello) -> ControlChannel:
     log = structlog.get_logger()
-    return ControlChannel(context, find_controller(settings, log.info), hello, logs.collected.take)
+    url = find_controller(settings, log.info)
+    return ControlChannel(context, url, proven(hello, deployment_token(settings)), logs.collected.take)
 
 
 def _framer(settings: RunFile, stream: str) -> Framer:
@@ -413,11 +424,14 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int, start: Start = Start
             overload=policy.overload,
             sample_every=policy.sample_every,
             timeout=policy.timeout,
+            lease=settings.workers.lease,
+            time_limit=settings.workers.time_limit,
         ),
         values=wanted,
         version=version + 1 if wanted != values else version,
         first_scan=newest[0][1].get("number", 0) + 1 if newest else 1,
         known=dict(newest),
         resumption=resumed,
+        token=settings.token(),
     )
     return machine, why

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -27,13 +28,22 @@ from typing import IO, Any, Self
 from beamfold.app.runfile import RunFile
 from beamfold.cli.guard import CURSOR_VARIABLE, Guard
 from beamfold.cli.process import Child
-from beamfold.cli.registry import CONTROL_VARIABLE, STORE_VARIABLE, claim, controller_address, is_fixed
+from beamfold.cli.registry import (
+    CONTROL_VARIABLE,
+    STORE_VARIABLE,
+    TOKEN_VARIABLE,
+    claim,
+    controller_address,
+    is_fixed,
+    token_path,
+)
 from beamfold.cli.web import ask
 from beamfold.dispatch.service import LEASE
 from beamfold.ledger.embedded import EmbeddedStore
 from beamfold.ledger.redis import RedisLedger
 from beamfold.model.errors import BeamfoldError, ConfigError, LedgerUnavailable
 from beamfold.protocols.messages import Beat, Gone, Hello, Introduce
+from beamfold.protocols.tokens import proven
 from beamfold.transport.control import Context, ControlChannel
 
 GRACE = 3.0
@@ -107,7 +117,9 @@ class Supervisor:
         self._gone: deque[Gone] = deque(maxlen=KEEP_GONE)
         self._show = show
         self._resume = resume
-        self._token = uuid.uuid4().hex
+        self._token = uuid.uuid4().hex  # holds the controller's role; people may see it
+        self._identification = settings.token()
+        self._left_token = False
         self._home = None if own_store or settings.store.url is not None else self.store_path(settings)
         self._store = EmbeddedStore(self._home) if own_store or settings.store.url is None else None
         self._starting: asyncio.Task[EmbeddedStore] | None = None
@@ -208,6 +220,9 @@ class Supervisor:
         if self._up:
             with suppress(OSError):
                 self.note_path(self.settings).unlink(missing_ok=True)
+        if self._left_token:
+            with suppress(OSError):
+                token_path(self.settings).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
 
@@ -226,6 +241,8 @@ class Supervisor:
         await asyncio.to_thread(claim, self._ledger, self._token, self.settings.run.name, self._show, alone=alone)
         if self._store is not None:
             self._tasks.append(asyncio.create_task(self._keep_store(self._store)))
+        if not self._identification:
+            self._make_token()
         for role, name in self._wanted():
             await self._spawn(role, name, url)
         self._tasks += [asyncio.create_task(self._watch(child, url)) for child in self.children]
@@ -256,6 +273,19 @@ class Supervisor:
             ) from None
         return lock
 
+    def _make_token(self) -> None:
+        """A token for this run. Services that its user starts by hand find it in a file that nobody else can read."""
+        self._identification = secrets.token_hex(32)
+        path = token_path(self.settings)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(self._identification)
+        except OSError as error:
+            raise _unwritable(path.parent, error) from error
+        self._left_token = True
+
     def _wanted(self) -> list[tuple[str, str]]:
         ingesters = [("ingester", name) for name in self.settings.ingesters()]
         workers = [("worker", f"worker-{n}") for n in range(self.settings.workers.count)]
@@ -285,7 +315,7 @@ class Supervisor:
         control address open they get one of the kernel's (it is no file), so that they know it beforehand and need not
         look for it in the store.
         """
-        env = {**os.environ, STORE_VARIABLE: store}
+        env = {**os.environ, STORE_VARIABLE: store, TOKEN_VARIABLE: self._identification}
         if not is_fixed(self.settings.controller.control):
             env[CONTROL_VARIABLE] = f"ipc://@beamfold-{self._token}"
         if self._up:
@@ -321,7 +351,7 @@ class Supervisor:
             os.getpid(),
             socket.gethostname(),
         )
-        self._channel = ControlChannel(self._context, there["control"], Hello(*me))
+        self._channel = ControlChannel(self._context, there["control"], proven(Hello(*me), self._identification))
 
     async def _gather_services(self) -> None:
         wanted = {(role, name) for role, name in self._wanted() if role != FIRST}

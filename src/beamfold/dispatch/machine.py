@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from beamfold.dispatch import recording
 from beamfold.dispatch.entries import entries_of
 from beamfold.dispatch.load import LoadHistory, plain_stats
 from beamfold.dispatch.overload import Overload
-from beamfold.dispatch.peers import SUPERVISOR, bounded, credible, fault_of, sound
+from beamfold.dispatch.peers import SUPERVISOR, bounded, credible, fault_of, is_ours, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.recovery import Assigned, Recovery
@@ -36,6 +36,7 @@ from beamfold.dispatch.resumption import (
     written_map,
 )
 from beamfold.dispatch.scan import MAX_JOINED, Phase, Plan, Scan
+from beamfold.dispatch.silence import Silence
 from beamfold.dispatch.tally import Tally, tally_of
 from beamfold.model.errors import BeamfoldError, CodecError, MapError, ScanError
 from beamfold.model.latency import Latencies
@@ -183,6 +184,7 @@ class Policy:
     their folder. A relative `dump_prefix` counts from the folder `output`. With `overload` "sample" one event in
     `sample_every` is processed, None: one in as many as it takes. For `replace_patience` seconds somebody may take the
     place of a worker that was lost. A scan of which nothing has come for `timeout` seconds is stopped (None: none is).
+    By `lease` and `time_limit` services without a supervisor are (see `silence`).
     """
 
     incomplete: str = "process"
@@ -195,13 +197,16 @@ class Policy:
     sample_every: int | None = None
     replace_patience: float = 30.0
     timeout: float | None = None
+    lease: float = 10.0
+    time_limit: float = 300.0
 
 
 class ControllerMachine:
     """All that the controller knows. `values` are the raw parameters to begin with, at version `version`.
 
     `known` is what the ledger has of the newest scans: services may be at work on one of them that another controller
-    has begun. That one is taken up; or the one of the `resumption`, of which no service knows any more.
+    has begun. That one is taken up; or the one of the `resumption`, of which no service knows any more. Only who has
+    the `token` is a service of this deployment; "": whoever says so.
     """
 
     def __init__(
@@ -215,6 +220,7 @@ class ControllerMachine:
         first_scan: int = 1,
         known: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         resumption: Resumption | None = None,
+        token: str = "",
     ) -> None:
         self._software = software
         self._epoch = epoch
@@ -233,6 +239,8 @@ class ControllerMachine:
         self._fence_again = False
         self._known = dict(known)
         self._resumption = resumption
+        self._token = token
+        self._silence = Silence(policy.lease, policy.time_limit)
         self._recovery: Recovery | None = None
         self._introduced: dict[Any, float] = {}  # peers, and when they were asked who they are
         self._lost: dict[Any, None] = {}  # peers
@@ -309,6 +317,13 @@ class ControllerMachine:
                 "install the same version for all services of a scan"
             )
             return [Send(peer, Refused(text)), Note("error", text)]
+        if not is_ours(hello, peer, self._token):
+            text = (
+                "it does not have the token of this deployment: give all its services the same [controller] token_file "
+                "or BEAMFOLD_CONTROLLER__TOKEN"
+            )
+            who = f"{hello.role} {hello.name} (pid {hello.pid} on {hello.host})"
+            return [Send(peer, Refused(text)), Note("error", f"{who} was refused: {text}")]
         if fault := fault_of(hello):
             return [Send(peer, Refused(fault)), Note("error", fault)]
         if peer in self._lost:
@@ -349,14 +364,40 @@ class ControllerMachine:
             if message.pid:
                 _remember(self._unmet, (key, message.pid))
             return []
-        text = f"{key} ended: {message.how}"
-        service.gone = message.how
+        return self._take_for_lost(service, message.how, f"{key} ended: {message.how}", now, message)
+
+    def _take_for_lost(
+        self, service: Service, how: str, text: str, now: float, gone: Gone | None = None
+    ) -> list[Action]:
+        """Whatever becomes of this process, it has no part in anything any more."""
+        service.gone = how
         self._here.clear()
         self._peers.pop(service.peer, None)
         if self._recovery is not None:
             self._recovery.forget(service.peer)
         _remember(self._lost, service.peer)
-        return [Note("error", text), *self._lose(service, text, now, message)]
+        return [Note("error", text), *self._lose(service, text, now, gone)]
+
+    def unreachable(self, peer: bytes) -> None:
+        """What was sent to this service did not go: it is not connected."""
+        self._silence.unreachable(peer)
+
+    def _look_for_silent(self, now: float) -> list[Action]:
+        """Services that no supervisor watches are lost when they have been silent for too long."""
+        if not self._silence.due(now):
+            return []
+        supervisors = {(s.hello.host, s.hello.pid) for s in self._of(SUPERVISOR)}
+        alone = {
+            s.peer: s
+            for s in self.services.values()
+            if not s.gone and s.hello.role != SUPERVISOR and (s.hello.host, s.hello.parent) not in supervisors
+        }
+        ask, lost = self._silence.look([(s.peer, s.hello.role, s.seen) for s in alone.values()], now)
+        actions: list[Action] = [Send(peer, Welcome(self._epoch)) for peer in ask]
+        for peer, how in lost:
+            service = alone[peer]
+            actions += self._take_for_lost(service, how, f"{service.key} is taken for lost: {how}", now)
+        return actions
 
     def _lose(self, service: Service, text: str, now: float, gone: Gone | None = None) -> list[Action]:
         """A service is lost. Others do the work of a worker, a reducer is waited for, and an ingester whose streams
@@ -1024,7 +1065,7 @@ class ControllerMachine:
 
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
-        actions = self._recover(now)
+        actions = self._recover(now) + self._look_for_silent(now)
         for scan in (self._next, self.scan):
             if scan is not None and scan.active:
                 actions += self._vacate(scan, now)
@@ -1384,6 +1425,7 @@ class ControllerMachine:
         n = scan.map.n_events
         virtual = scan.dispatcher.next_virtual
         last = n if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual else scan.map.span(virtual)[0]
+        following = sorted(self._next.waiting) if self._next is not None else []
         return {
             "last_assigned": last or 0,
             "completed_events": scan.states.done,
@@ -1392,7 +1434,7 @@ class ControllerMachine:
             "scan": scan.scan_id,
             "phase": str(scan.phase),
             "streams": {name: s.phase for name, s in scan.report.streams.items()},
-            "waiting_for": scan.waiting_for(),
+            "waiting_for": [*scan.waiting_for(), *following],
         }
 
 

@@ -34,6 +34,7 @@ from beamfold.protocols.messages import (
     Trouble,
 )
 from beamfold.protocols.stamps import LATEST
+from beamfold.protocols.tokens import is_proven
 
 SUPERVISOR = "supervisor"
 
@@ -78,6 +79,14 @@ def bounded(message: ToController) -> ToController:
         case Failed():
             return msgspec.structs.replace(message, reason=cut(message.reason))
     return message
+
+
+def is_ours(hello: Hello, peer: bytes, token: str) -> bool:
+    """Whether who says this Hello has the deployment's token; where there is none ("") nobody is asked for it.
+
+    The proof is for one identity: whoever has seen one cannot say the same on a connection of their own.
+    """
+    return not token or (hello.uuid.encode() == peer and is_proven(hello, token))
 
 
 def fault_of(hello: Hello) -> str:

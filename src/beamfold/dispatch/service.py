@@ -202,7 +202,8 @@ class ControllerService:
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Send):
-                self.hub.send(action.peer, action.message)
+                if not self.hub.send(action.peer, action.message):
+                    self.machine.unreachable(action.peer)
                 self._wake.set()  # what came meanwhile may have been noticed by this send, and is not signalled again
             elif isinstance(action, Reply):
                 self._reply(action)

@@ -539,15 +539,6 @@ class IngestMachine:
         else:
             state.restarted = True  # the next number shows which
 
-    def _start_again(self, state: _Stream, item: Start, actions: list[Action]) -> None:
-        """A second start message: it came twice, or another series begins."""
-        if state.next == 1:  # the detector was started anew before it sent a frame
-            state.base = item.base if item.base is not None else state.base
-        elif not state.spec.numbered or (item.base is not None and item.base != state.base):
-            self._break_off(state, actions)
-        else:
-            state.restarted = True  # the next number shows which
-
     def _data(self, state: _Stream, item: Data, actions: list[Action]) -> None:
         frames = item.frames
         if state.unsure and item.numbers is not None:

@@ -104,7 +104,8 @@ class Hello(Message, frozen=True):
 
     `error` is why its app cannot be used (a wrong class path, say); such a service is listed but not given work.
     `arena` is the address of the shared memory that it puts large frames into. What it knows of `scans`, for which
-    another controller armed it, it says next.
+    another controller armed it, it says next. `parent` is the process that started it, on the same host: it may be a
+    supervisor. The `proof` that it has the deployment's token is that of `tokens.proven`.
     """
 
     role: str
@@ -121,6 +122,8 @@ class Hello(Message, frozen=True):
     error: str = ""
     arena: str = ""
     scans: list[int] = []
+    parent: int = 0
+    proof: bytes = b""
 
 
 class Beat(Message, frozen=True):
@@ -312,7 +315,10 @@ class Finished(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """The controller knows this service now. `epoch` is the controller's own."""
+    """The controller knows this service now. `epoch` is the controller's own.
+
+    It is said again to a service that is silent, to see whether that is still connected.
+    """
 
     epoch: int
 

@@ -397,7 +397,7 @@ class ReducerService:
 
     def _greet(self, peer: bytes, number: int) -> None:
         """A worker is ready to send results of a scan: it gets its credit."""
-        if self._scan is not None and self._scan.arm.scan == number:
+        if self._scan is not None and self._scan.arm.scan == number and peer in self._scan.fillers:
             self._data.send(peer, [encode_header(Grant(number, GREETING, CREDIT_BYTES))])
 
     def _credit(self, scan: _Scan, peer: bytes, size: int) -> None:

@@ -139,25 +139,29 @@ class ControlHub:
     def __init__(self, context: Context, url: str) -> None:
         self.socket = make_socket(context, zmq.ROUTER, hwm=0, max_part=MAX_MESSAGE)
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else it drops in silence what goes to nobody
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 4 * HEARTBEAT_MS)
         self.url = bind(self.socket, url)
         self.strange = 0
         self._lines = Hub(self._put)
+        self._went = False
         self._sent: tuple[Message | None, bytes] = (None, b"")
 
     def fileno(self) -> int:
         """The descriptor to watch. It signals edges: after a wake-up, and after every send, `receive` until empty."""
         return int(self.socket.getsockopt(zmq.FD))
 
-    def send(self, peer: bytes, message: Message) -> None:
-        """Send to one service; what goes to a service that is gone is dropped.
+    def send(self, peer: bytes, message: Message) -> bool:
+        """Send to one service, which hears it if it lives; False where it is not connected now.
 
         A message that goes to many, one after the other, is encoded once.
         """
         if message is not self._sent[0]:
             self._sent = (message, encode_message(message))
+        self._went = False
         self._lines.say(peer, [self._sent[1]])
+        return self._went
 
     def receive(self) -> list[tuple[bytes, ToController]]:
         """All messages that are here; bytes that are none are counted in `strange`."""
@@ -176,7 +180,13 @@ class ControlHub:
         return out
 
     def _put(self, peer: bytes, parts: Sequence[Buffer]) -> None:
-        self.socket.send_multipart([peer, *parts])
+        try:
+            self.socket.send_multipart([peer, *parts])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+        else:
+            self._went = True
 
     def close(self) -> None:
         """Close; the last messages have a moment to leave."""

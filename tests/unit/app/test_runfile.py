@@ -432,3 +432,26 @@ def test_a_section_in_one_variable(load: Load, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("BEAMFOLD_POLICY__FOLD_PATIENCE", "3")
     policy = load(SMALL).policy
     assert (policy.incomplete, policy.fold_patience) == ("skip", 3.0)
+
+
+def test_the_token_of_a_deployment(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(SMALL).token() == ""
+    in_a_file = SMALL + "\n[controller]\ntoken_file = 'token'\n"
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load(in_a_file).token()
+    (tmp_path / "token").write_text("short\n")
+    with pytest.raises(ConfigError, match="less than 16 characters"):
+        load(in_a_file).token()
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    assert load(in_a_file).token() == "0123456789abcdef"
+    monkeypatch.setenv("BEAMFOLD_CONTROLLER__TOKEN", "fedcba9876543210")
+    assert load(in_a_file).token() == "fedcba9876543210"
+    assert "fedcba" not in repr(load(in_a_file))
+
+
+@pytest.mark.parametrize("token", ["secret", "[1, 2]"])
+def test_a_token_that_cannot_be_used_is_not_repeated(load: Load, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("BEAMFOLD_CONTROLLER__TOKEN", token)
+    with pytest.raises(ConfigError, match="openssl rand -hex 32") as caught:
+        load(SMALL)
+    assert token not in str(caught.value)

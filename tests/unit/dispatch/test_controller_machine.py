@@ -11,6 +11,7 @@ from beamfold.dispatch import noted as noted_module
 from beamfold.dispatch import scan as scan_module
 from beamfold.dispatch.blocks import FIRST_WINDOW
 from beamfold.dispatch.machine import (
+    ARM_PATIENCE,
     TELL_INTERVAL,
     ControllerMachine,
     Note,
@@ -120,6 +121,18 @@ def test_services_are_armed_in_stages_and_the_request_is_answered_at_the_end() -
     assert replies(actions) == {1: "scan-1"}
     assert to(actions, m.Assign) == ["i", "j", "w0", "w1"]
     assert not bench.armed("w0", "i")
+
+
+def test_people_are_told_who_is_waited_for() -> None:
+    bench = Bench()
+    bench.submit()
+    assert bench.machine.progress()["waiting_for"] == ["ingester i", "ingester j"]
+    bench.armed("i", "j", "r", "w1")
+    assert bench.machine.progress()["waiting_for"] == ["worker w0"]
+    bench.now += ARM_PATIENCE
+    actions = bench.do(bench.machine.tick(bench.now))
+    assert str(replies(actions)[1]) == "not ready for the scan within 120 s: worker w0"
+    assert bench.machine.progress()["waiting_for"] == []
 
 
 def test_only_the_ingesters_of_the_maps_streams_are_armed() -> None:
