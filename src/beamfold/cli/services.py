@@ -51,6 +51,9 @@ MAX_RESULTS = 2 * MAX_PIECE
 RESULT_LOGS = ".results"
 """Folder of result logs of scans under way, below the output folder."""
 
+SHOWN = ".shown"
+"""With a dot and the run's name before it: what a reducer published last, in the output folder."""
+
 SPILL = ".spill"
 """Folder of spilled frames, which have no names there, below the output folder."""
 
@@ -276,7 +279,18 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
     store = FileStore(directory, settings.output.hdf5)
     state = ServiceState(name, version_of("beamfold"))
     types = partial(_app_types, settings)
-    service = ReducerService(load, control, data, store, directory / RESULT_LOGS, state, types)
+    service = ReducerService(
+        load,
+        control,
+        data,
+        store,
+        directory / RESULT_LOGS,
+        state,
+        types,
+        shown=directory / f".{settings.run.name}{SHOWN}",
+        checkpoint_any=settings.reducer.checkpoint,
+        checkpoint_pause=settings.reducer.checkpoint_pause,
+    )
     made.append(service)
     structlog.get_logger().info(f"the published state is at {http.url}")
 
