@@ -54,7 +54,7 @@ class Told:
         self._ticks += message.ticks
         self._duplicates += message.duplicates
         self._closed = message.closed
-        self._finished = message.finished
+        self._finished = self._finished or message.finished
 
     def fold_failed(self, runs: Sequence[Run]) -> None:
         """Of these events, which are terminal, it was told that a result could not be folded."""

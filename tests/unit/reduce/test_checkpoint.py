@@ -31,6 +31,8 @@ from beamfold.protocols.messages import (
     Finish,
     Finished,
     FoldFailed,
+    Introduce,
+    Inventory,
     Parameters,
     PartsDone,
 )
@@ -105,7 +107,7 @@ class Life:
             folder / "results",
             types=lambda cls: TypeTable([]),
             shown=folder / ".shown",
-            checkpoint_any=True,
+            checkpoint_any=app.__name__ != "ByHooks",
             checkpoint_pause=1e-9,
         )
         for step in steps:
@@ -490,10 +492,16 @@ def world(lives: list[Life]) -> PartsDone:
     return told.inventory(1)
 
 
-@settings(max_examples=60, deadline=None)
-@given(scans(), st.sampled_from([ByAttributes, ByHooks, Many]), st.booleans(), st.sampled_from([1, 10_000]))
+@settings(max_examples=40, deadline=None)
+@given(
+    scans(),
+    st.sampled_from([ByAttributes, ByHooks, Many]),
+    st.booleans(),
+    st.sampled_from([1, 10_000]),
+    st.sampled_from([1e-9, 1.0]),
+)
 def test_whenever_it_dies_the_state_and_the_report_are_those_of_a_reducer_that_folds_all_again(
-    scan: tuple[list[list[Any]], dict[str, Any]], app: type, recorded: bool, told_from: int
+    scan: tuple[list[list[Any]], dict[str, Any]], app: type, recorded: bool, told_from: int, slice_s: float
 ) -> None:
     lives, arming = scan
     for life in lives:
@@ -502,6 +510,7 @@ def test_whenever_it_dies_the_state_and_the_report_are_those_of_a_reducer_that_f
         arming = {**arming, "record": "/nonexistent"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service_module, "MAX_RUNS", told_from)
+        patch.setattr(service_module, "SLICE", slice_s)  # the shortest: much is handed out and not folded
         with_them, without = run(lives, app, arming), run(lives, app, arming, keep=False)
     assert world(with_them) == world(without)
     a, b = with_them[-1], without[-1]
@@ -522,12 +531,26 @@ def failures(finished: Finished) -> list[tuple[int, str]]:
     return sorted((failure.event, failure.where) for failure in finished.failures)
 
 
+def test_a_new_controller_is_told_what_could_not_be_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MAX_RUNS", 1)
+    first = Life(tmp_path, ByHooks, [*START, data(1, 5), Said(FoldFailed), Introduce()])
+    second = Life(tmp_path, ByHooks, [data(6), Introduce()])
+    for life, end in ((first, 6), (second, 7)):
+        (inventory,) = life.said(Inventory)
+        assert inventory.done is not None
+        assert inventory.done.completed == [
+            (0, 3, EventState.REDUCED),
+            (4, end, EventState.REDUCED),
+            (3, 4, EventState.FAILED),
+        ]
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_a_map_that_was_closed_before_or_after_the_checkpoint(tmp_path: Path, before: bool) -> None:
     """The end event has the number of an event that was another's before."""
     endless = compile_map({"streams": ["camera"], "events": None}, True)
-    surplus = data(6, 1)  # done, and folded, and then beyond the end
-    steps = [*START, data(1, 4), surplus, folded(6)]
+    surplus = [data(6), data(8)]  # done, and then beyond the end
+    steps = [*START, data(1, 4), *surplus, folded(6)]
     Life(tmp_path, ByHooks, [*steps, Close(1, 5)] if before else steps, map=endless.to_wire())
     last = [data(5), broadcast(6, 0), broadcast(6, 1), folded(9)]
     closed = endless.closed_at(5).to_wire()
