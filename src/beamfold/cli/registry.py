@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from beamfold.app.addresses import split_host_port
 from beamfold.app.runfile import RunFile
@@ -39,6 +40,11 @@ def open_ledger(settings: RunFile) -> Ledger:
             "or start everything at once with `beamfold run`, which brings its own"
         )
     return RedisLedger(settings.store.url, settings.run.name)
+
+
+def shown_path(settings: RunFile) -> Path:
+    """Where a reducer keeps what it published last, for another one that takes its place in the same run."""
+    return settings.output.directory.absolute() / f".{settings.run.name}.shown"
 
 
 def controller_address(ledger: Ledger) -> dict[str, str] | None:

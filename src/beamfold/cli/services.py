@@ -25,7 +25,7 @@ from beamfold.app.runfile import RunFile, load_runfile
 from beamfold.app.sections import StreamSection
 from beamfold.cli import logs
 from beamfold.cli.guard import inherited_memory
-from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger
+from beamfold.cli.registry import STORE_VARIABLE, claim, find_controller, open_ledger, shown_path
 from beamfold.ledger.base import Ledger
 from beamfold.model.cursor import cursor_in, idle_cursor
 from beamfold.model.errors import AppError, ConfigError
@@ -50,9 +50,6 @@ MAX_RESULTS = 2 * MAX_PIECE
 
 RESULT_LOGS = ".results"
 """Folder of result logs of scans under way, below the output folder."""
-
-SHOWN = ".shown"
-"""With a dot and the run's name before it: what a reducer published last, in the output folder."""
 
 SPILL = ".spill"
 """Folder of spilled frames, which have no names there, below the output folder."""
@@ -287,7 +284,7 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
         directory / RESULT_LOGS,
         state,
         types,
-        shown=directory / f".{settings.run.name}{SHOWN}",
+        shown=shown_path(settings),
         checkpoint_any=settings.reducer.checkpoint,
         checkpoint_pause=settings.reducer.checkpoint_pause,
     )

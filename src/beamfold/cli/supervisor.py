@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -26,7 +27,14 @@ from typing import IO, Any, Self
 from beamfold.app.runfile import RunFile
 from beamfold.cli.guard import CURSOR_VARIABLE, Guard
 from beamfold.cli.process import Child
-from beamfold.cli.registry import CONTROL_VARIABLE, STORE_VARIABLE, claim, controller_address, is_fixed
+from beamfold.cli.registry import (
+    CONTROL_VARIABLE,
+    STORE_VARIABLE,
+    claim,
+    controller_address,
+    is_fixed,
+    shown_path,
+)
 from beamfold.cli.web import ask
 from beamfold.dispatch.service import LEASE
 from beamfold.ledger.embedded import EmbeddedStore
@@ -190,8 +198,13 @@ class Supervisor:
         if self._up:
             with suppress(OSError):
                 self.note_path(self.settings).unlink(missing_ok=True)
+            self._forget_shown()
         if self._lock is not None:
             self._lock.close()
+
+    def _forget_shown(self) -> None:
+        """What was published in a run is shown in no other."""
+        shutil.rmtree(shown_path(self.settings), ignore_errors=True)
 
     # -- coming up -------------------------------------------------------------------------------------------
 
@@ -204,6 +217,7 @@ class Supervisor:
         assert url is not None
         self._ledger = RedisLedger(url, self.settings.run.name)
         await asyncio.to_thread(claim, self._ledger, self._token, self.settings.run.name, self._show)
+        self._forget_shown()
         for role, name in self._wanted():
             await self._spawn(role, name, url)
         self._tasks += [asyncio.create_task(self._watch(child, url)) for child in self.children]
