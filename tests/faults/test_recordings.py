@@ -65,11 +65,13 @@ class Reducer:
 """
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["single", "combined"])
+@pytest.fixture(scope="module", params=[False, True], ids=["single", "combined-checkpoints"])
 def deployment(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("recorded")
     app = {"worker.py": WORKER + COMBINE * request.param, "reducer.py": REDUCER}
-    sections = {"record": {"directory": str(folder / "recordings")}}
+    sections: dict[str, Any] = {"record": {"directory": str(folder / "recordings")}}
+    if request.param:
+        sections["reducer"] = {"checkpoint": True, "checkpoint_pause": 0.05}
     with Deployment(folder, app, {"x": Stream()}, sections=sections, complaints=COMPLAINTS) as deployment:
         yield deployment
 

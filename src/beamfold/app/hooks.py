@@ -147,7 +147,8 @@ class ReducerHooks(_Hooks):
     """A reducer class. The hooks, once constructed (None: the class has none):
 
     `process_result(result, parameters)`; `process_results(results, parameters)`, never empty and never with results of
-    a broadcast event; `timer(parameters)`; `finish(parameters)`; `close(context)`.
+    a broadcast event; `timer(parameters)`; `finish(parameters)`; `close(context)`. `checkpoint()` returns the state,
+    `restore(state)` takes it up again in an object that has just been constructed; a class has both of them or neither.
     """
 
     _offers: ClassVar[Mapping[str, _Offer]] = {
@@ -156,6 +157,8 @@ class ReducerHooks(_Hooks):
         "timer": _Offer(("parameters",)),
         "finish": _Offer(("parameters",)),
         "close": _Offer(("context",)),
+        "checkpoint": _Offer(()),
+        "restore": _Offer(("state",), 1),
     }
 
     process_result: Hook
@@ -163,6 +166,15 @@ class ReducerHooks(_Hooks):
     timer: Hook | None
     finish: Hook | None
     close: Hook | None
+    checkpoint: Hook | None
+    restore: Hook | None
+
+    def __init__(self, cls: type) -> None:
+        super().__init__(cls)
+        there = [name for name in ("checkpoint", "restore") if getattr(cls, name, None) is not None]
+        if len(there) == 1:
+            lacking = "def restore(self, state)" if there == ["checkpoint"] else "def checkpoint(self)"
+            raise AppError(f"{self._where(there[0])} is of no use alone; add `{lacking}` to the class as well")
 
     def run_timer(self, parameters: Any) -> float | None:
         """Call `timer` once: the seconds (>= 0) until it wants to be called again, None where there is none.

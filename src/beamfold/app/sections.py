@@ -244,9 +244,15 @@ class ControllerSection(Section):
 
 
 class ReducerSection(Section):
-    """Where the reducer's state is served."""
+    """Where the reducer's state is served, and how it is kept for the case that the reducer ends in mid-scan.
+
+    A class with `checkpoint` and `restore` has its state saved in any case; with `checkpoint` so has one without them:
+    its attributes are. Between two checkpoints are `checkpoint_pause` seconds at least.
+    """
 
     http: Loopback = "127.0.0.1:0"
+    checkpoint: bool = False
+    checkpoint_pause: float = Field(default=5.0, gt=0, allow_inf_nan=False)
 
 
 class StoreSection(Section):

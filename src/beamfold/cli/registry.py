@@ -44,6 +44,11 @@ def open_ledger(settings: RunFile) -> Ledger:
     return RedisLedger(settings.store.url, settings.run.name)
 
 
+def shown_path(settings: RunFile) -> Path:
+    """Where a reducer keeps what it published last, for another one that takes its place in the same run."""
+    return settings.output.directory.absolute() / f".{settings.run.name}.shown"
+
+
 def controller_address(ledger: Ledger) -> dict[str, str] | None:
     """The addresses `control` and `http` of the controller that the ledger knows, None when there is none."""
     return ledger.services().get(("controller", "controller"))

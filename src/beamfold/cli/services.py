@@ -33,6 +33,7 @@ from beamfold.cli.registry import (
     deployment_token,
     find_controller,
     open_ledger,
+    shown_path,
 )
 from beamfold.ledger.base import Ledger
 from beamfold.model.cursor import cursor_in, idle_cursor
@@ -298,7 +299,18 @@ def _reducer(settings: RunFile, name: str, context: Context) -> tuple[_Service, 
     store = FileStore(directory, settings.output.hdf5)
     state = ServiceState(name, version_of("beamfold"))
     types = partial(_app_types, settings)
-    service = ReducerService(load, control, data, store, directory / RESULT_LOGS, state, types)
+    service = ReducerService(
+        load,
+        control,
+        data,
+        store,
+        directory / RESULT_LOGS,
+        state,
+        types,
+        shown=shown_path(settings),
+        checkpoint_any=settings.reducer.checkpoint,
+        checkpoint_pause=settings.reducer.checkpoint_pause,
+    )
     made.append(service)
     structlog.get_logger().info(f"the published state is at {http.url}")
 

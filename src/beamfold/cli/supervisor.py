@@ -35,6 +35,7 @@ from beamfold.cli.registry import (
     claim,
     controller_address,
     is_fixed,
+    shown_path,
     token_path,
 )
 from beamfold.cli.web import ask
@@ -223,8 +224,13 @@ class Supervisor:
         if self._left_token:
             with suppress(OSError):
                 token_path(self.settings).unlink(missing_ok=True)
+            self._forget_shown()
         if self._lock is not None:
             self._lock.close()
+
+    def _forget_shown(self) -> None:
+        """What was published in a run is shown in no other."""
+        shutil.rmtree(shown_path(self.settings), ignore_errors=True)
 
     # -- coming up -------------------------------------------------------------------------------------------
 
@@ -243,6 +249,7 @@ class Supervisor:
             self._tasks.append(asyncio.create_task(self._keep_store(self._store)))
         if not self._identification:
             self._make_token()
+        self._forget_shown()
         for role, name in self._wanted():
             await self._spawn(role, name, url)
         self._tasks += [asyncio.create_task(self._watch(child, url)) for child in self.children]

@@ -7,9 +7,9 @@ in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +49,15 @@ class PartTracker:
 
     def __init__(self, trigger_map: TriggerMap, targets: Sequence[int]) -> None:
         self.map = trigger_map
-        self._targets = tuple(targets)
         self._frontier = 0
         self._done = RunSet()  # terminal events beyond the frontier
         self._open: dict[int, _Open] = {}
+        self._set_targets(targets)
+
+    def _set_targets(self, targets: Sequence[int]) -> None:
+        self._targets = tuple(targets)
         self._live = sum(1 << g for g, workers in enumerate(self._targets) if workers)
-        self._may_skip = trigger_map.may_be_empty or not all(self._targets)
+        self._may_skip = self.map.may_be_empty or not all(self._targets)
 
     @property
     def frontier(self) -> int:
@@ -117,9 +120,7 @@ class PartTracker:
         Returns the events that became terminal by that.
         """
         mask = ~(1 << worker)
-        self._targets = tuple(targets & mask for targets in self._targets)
-        self._live = sum(1 << g for g, workers in enumerate(self._targets) if workers)
-        self._may_skip = self.map.may_be_empty or not all(self._targets)
+        self._set_targets([targets & mask for targets in self._targets])
         completed: Completed = []
         for event, entry in sorted(self._open.items()):
             if entry.targets >> worker & 1 and -1 - worker not in entry.seen:
@@ -130,6 +131,24 @@ class PartTracker:
                     self._complete(event, event + 1, entry.worst, completed)
         self._advance(completed)
         return completed
+
+    def to_wire(self) -> dict[str, Any]:
+        """What is done, as str keys, ints, lists and text; bitmasks, which may be long, are hexadecimal."""
+        return {
+            "frontier": self._frontier,
+            "done": self._done.runs(),
+            "targets": [hex(targets) for targets in self._targets],
+            "open": [[event, hex(e.targets), sorted(e.seen), e.worst] for event, e in self._open.items()],
+        }
+
+    def restore(self, wire: Mapping[str, Any]) -> None:
+        """Undo `to_wire`; the map has to be as it was then."""
+        self._frontier, self._done = wire["frontier"], RunSet(wire["done"])
+        self._set_targets([int(targets, 16) for targets in wire["targets"]])
+        self._open = {}
+        for event, targets, seen, worst in wire["open"]:
+            entry = self._open[event] = _Open(self.map.width(event), int(targets, 16))
+            entry.seen, entry.worst = set(seen), worst
 
     def has(self, event: int, k: int) -> bool:
         """Whether this part is done. Of an event that is terminal every part is."""

@@ -38,7 +38,8 @@ class Folder:
     """Folds one scan. `workers` are the names of its logical workers, which may become more; `next_broadcast` is its
     map's.
 
-    `failed` are events of which a result could not be folded; whoever tells of them takes them out.
+    `failed` are events of which a result could not be folded; whoever tells of them takes them out. `timing` is held
+    while the app's `timer()` runs.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Folder:
         self._end = 0
         self._deadline = 0.0
         self._limit = 1
+        self.timing = threading.Lock()
         self.failures: list[Failure] = []
         self.failed = RunSet()
         self.folded = 0
@@ -156,21 +158,25 @@ class Folder:
 
 
 class Timer:
-    """Calls the app's `timer()` in a thread of its own, as often as it asks to be called."""
+    """Calls the app's `timer()` in a thread of its own, as often as it asks to be called, from `start` on."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._stop = threading.Event()
         self.error = ""
         self._thread = threading.Thread(target=self._run, name="timer", daemon=True)
-        if folder.hooks.timer is not None:
+
+    def start(self) -> None:
+        """Call it, if the app has one."""
+        if self._folder.hooks.timer is not None:
             self._thread.start()
 
     def _run(self) -> None:
         pause: float | None = 0.0
         while not self._stop.wait(min(pause or 0.0, LONGEST_PAUSE)):
             try:
-                pause = self._folder.hooks.run_timer(self._folder.parameters.latest)
+                with self._folder.timing:
+                    pause = self._folder.hooks.run_timer(self._folder.parameters.latest)
             except USER_ERRORS as error:
                 self.error = f"timer raised: {user_traceback(error)}"
                 pause = TIMER_DEFAULT_S

@@ -16,7 +16,7 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,10 +154,17 @@ class ReduceMachine(Generic[T]):
         `places` are those of its parts that there is something to fold of (None: all), ascending.
         """
         fresh, completed = self._tracker.add(events, k, states)
-        ranks = _ranks(k)
         if not bool(fresh.all()):
             self.duplicates += int(len(events) - np.count_nonzero(fresh))
             places = np.flatnonzero(fresh) if places is None else places[fresh[places]]
+        self.enqueue(batch, events, k, now, places)
+        return fresh, completed
+
+    def enqueue(
+        self, batch: T, events: Ints, k: int | NDArray[np.int16], now: float, places: NDArray[np.intp] | None = None
+    ) -> None:
+        """Parts of a batch, which are known to be done, wait to be folded: those at `places` (None: all), ascending."""
+        ranks = _ranks(k)
         if places is None:
             order = list(range(len(events)))
         else:
@@ -171,7 +178,22 @@ class ReduceMachine(Generic[T]):
             ranks = ranks if isinstance(ranks, int) else ranks[by]
         if order:
             heapq.heappush(self._heap, _Cursor(batch, order, events, ranks, now))
-        return fresh, completed
+
+    def held(self) -> list[tuple[T, list[int]]]:
+        """What waits to be folded: batches, with the places of these parts, ascending."""
+        return [(cursor.batch, sorted(cursor.order[cursor.at :])) for cursor in self._heap]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Which parts are done, for `restore`."""
+        return self._tracker.to_wire()
+
+    def restore(self, wire: Mapping[str, Any], duplicates: int) -> None:
+        """Go on where these parts were done and so many were duplicates. The map has to be as it was then.
+
+        What waited to be folded has to be enqueued.
+        """
+        self._tracker.restore(wire)
+        self.duplicates = duplicates
 
     def drop(self, lo: int, hi: int) -> list[tuple[int, int, int]]:
         """Nobody will process the parts of virtual workers lo..hi-1. Returns events that became terminal by that."""

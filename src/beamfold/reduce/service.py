@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import shutil
 import socket as sockets
 import threading
@@ -26,9 +28,9 @@ from beamfold.model.events import Buffer
 from beamfold.model.latency import Latencies
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
-from beamfold.model.runs import MAX_RUNS
+from beamfold.model.runs import MAX_RUNS, RunSet
 from beamfold.model.triggermap import EVERYBODY, TriggerMap
-from beamfold.protocols.codec import TypeTable
+from beamfold.protocols.codec import TypeTable, decode, encode
 from beamfold.protocols.envelopes import (
     GREETING,
     RESULTS,
@@ -63,6 +65,7 @@ from beamfold.protocols.messages import (
     encode_message,
 )
 from beamfold.reduce.batch import Batch
+from beamfold.reduce.checkpoint import Checkpoint, Checkpoints, places_of, read_whole, unfolded, write_whole
 from beamfold.reduce.done import Done
 from beamfold.reduce.folder import Folder, Timer
 from beamfold.reduce.machine import ReduceMachine
@@ -73,6 +76,8 @@ from beamfold.transport.data import DataHub
 from beamfold.transport.pace import Pace
 from beamfold.transport.sockets import POLLIN, Poller
 
+logger = logging.getLogger(__name__)
+
 SLICE = 0.02
 """Seconds of folding between two looks at the sockets."""
 
@@ -81,6 +86,9 @@ CREDIT_BYTES = 32 << 20
 
 LOSS_PATIENCE = 10.0
 """Seconds that a hole is waited for after a worker was lost or replaced, if that is more than the scan's patience."""
+
+PARAMETERS_PATIENCE = 60.0
+"""Seconds that results wait at most for the parameters that they were made with: these come by another way, at once."""
 
 DROP_RECORD = b"drop"
 """The first part of a record in the result log that is no batch of results but the message about what is dropped."""
@@ -124,9 +132,29 @@ class _Batch(Batch):
         self.timing: BatchTiming | None = None
 
 
+def _logged_at(location: Location, parts: list[bytes]) -> tuple[ResultBatch, _Batch]:
+    """A batch as it was logged."""
+    header = decode_header(parts[0])
+    assert isinstance(header, ResultBatch)
+    batch = _Batch(header, list(parts))
+    batch.location = location
+    return header, batch
+
+
+_NO_PLACES = np.array([], np.intp)
+
+
 class _Scan:
-    def __init__(self, arm: Arm, machine: ReduceMachine[_Batch], folder: Folder, log: SegmentLog) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        machine: ReduceMachine[_Batch],
+        folder: Folder,
+        log: SegmentLog,
+        checkpoints: Checkpoints | None,
+    ) -> None:
         self.arm = arm
+        self.checkpoints = checkpoints
         self.fillers = [w.uuid.encode() for w in arm.workers]
         self.names = folder.workers
         self.map = TriggerMap.from_wire(arm.map)
@@ -138,6 +166,7 @@ class _Scan:
         self.backlog = 0
         self.latency = Latencies()
         self.version = arm.version
+        self.stuck: float | None = None  # since when the next results wait for their parameters
         self.withheld: dict[bytes, int] = {}
         self.finish = False
         self.closed = False
@@ -177,6 +206,8 @@ class ReducerService:
     """Runs until told to shut down. `directory` holds the result logs of scans that are under way.
 
     `types` gives, for the reducer class, the app's own types that results may be of (the worker's, above all).
+    `shown` is where what was published last is kept, to be shown again by another reducer; None: nowhere.
+    `checkpoint_any`: also of classes without `checkpoint` and `restore`, by their attributes.
     """
 
     def __init__(
@@ -188,6 +219,10 @@ class ReducerService:
         directory: Path,
         state: ServiceState | None = None,
         types: Callable[[type], TypeTable] = lambda cls: TypeTable(modules_of(cls)),
+        *,
+        shown: Path | None = None,
+        checkpoint_any: bool = False,
+        checkpoint_pause: float = 5.0,
     ) -> None:
         self._load = load
         self._types = types
@@ -199,6 +234,10 @@ class ReducerService:
         self._context: dict[str, Any] = {}
         self._scan: _Scan | None = None
         self._shown: Folder | None = None
+        self._shown_path = shown
+        self._shown_before = self._read_shown()
+        self._checkpoint_any = checkpoint_any
+        self._checkpoint_pause = checkpoint_pause
         self._declared: list[ParameterBase] = []
         self._folded_before = 0
         self._latency_before = Latencies()
@@ -251,11 +290,11 @@ class ReducerService:
                 if time.monotonic() >= self._tell_at(scan):
                     self._tell_done(scan)
                 self._fold(scan)
+                self._save(scan)
             self._answer()
             self._control.beat(self._beat)
         if self._scan is not None:
-            self._scan.timer.stop()
-            self._scan.log.close()  # it stays: another reducer may take it up
+            self._close_scan(self._scan)  # the log stays: another reducer may take it up
         if self._shown is not None and self._shown.hooks.close is not None:
             self._shown.hooks.close(self._context)
 
@@ -263,7 +302,7 @@ class ReducerService:
         scan = self._scan
         if scan is None:
             return 500
-        if scan.folds:
+        if scan.folds and scan.stuck is None:
             return 0
         deadlines = [self._tell_at(scan)] if scan.done else []
         if (hole := scan.machine.deadline()) is not None:
@@ -313,6 +352,13 @@ class ReducerService:
         scan.told_all.add(message)
         self._control.send(message)
 
+    def _tell_all(self, scan: _Scan, *, recorded: bool) -> None:
+        """Tell a controller that had another reducer before; what is `recorded` is in the message itself only."""
+        message = self._untold(scan)
+        scan.told_all.add(message)
+        whole = msgspec.structs.replace(message, inventory=True) if recorded else scan.told_all.inventory(scan.arm.scan)
+        self._control.send(whole)
+
     def _introduce(self, message: Introduce) -> None:
         """A controller that does not know this reducer: it may go on with what another one began."""
         if (scan := self._scan) is None:
@@ -335,16 +381,19 @@ class ReducerService:
         """When to tell of what is done."""
         return scan.told + (TELL_INTERVAL if scan.done.count >= TELL_MANY else TELL_LATEST)
 
-    def _tell_done(self, scan: _Scan, *, inventory: bool = False) -> None:
+    def _tell_done(self, scan: _Scan) -> None:
         """Tell the controller what became durable since it was last told."""
-        if not scan.done and not inventory:
-            return
+        if scan.done:
+            self._tell(scan, self._untold(scan))
+
+    @staticmethod
+    def _untold(scan: _Scan) -> PartsDone:
         scan.told = time.monotonic()
         duplicates, scan.duplicates = scan.duplicates, scan.machine.duplicates
         new = scan.machine.duplicates - duplicates
         message = scan.done.message(scan.arm.scan, scan.machine.frontier, scan.closed, new)
-        self._tell(scan, msgspec.structs.replace(message, inventory=True) if inventory else message)
         scan.done = scan.nothing_done()
+        return message
 
     def _batch(self, scan: _Scan, header: ResultBatch, peer: bytes, parts: list[Buffer]) -> _Batch:
         if not 0 <= header.worker < len(scan.fillers):
@@ -386,10 +435,15 @@ class ReducerService:
         if header.times is not None:
             batch.timing = BatchTiming(scan.latency, header.times, fresh, time.time(), batch.combined)
         scan.done.add(header, batch, fresh, completed, payload)
-        batch.left = int(np.count_nonzero(fresh if places is None else fresh[places]))
-        if batch.left:
+        self._keep(scan, batch, int(np.count_nonzero(fresh if places is None else fresh[places])))
+
+    @staticmethod
+    def _keep(scan: _Scan, batch: _Batch, left: int) -> None:
+        """So many parts of a batch are left to fold: it stays in memory, where there is room, until they are."""
+        batch.left = left
+        if left:
             scan.backlog += batch.size
-        if not batch.left or scan.backlog > BACKLOG_BYTES:
+        if not left or scan.backlog > BACKLOG_BYTES:
             batch.drop()
 
     def _trouble(self, scan: _Scan, text: str) -> None:
@@ -434,7 +488,9 @@ class ReducerService:
         while scan.folds and now < deadline:
             batch, index = scan.folds[0]
             if batch.version > scan.version:
-                break  # its parameters are on their way
+                self._wait_for_parameters(scan, batch.version, now)
+                break
+            scan.stuck = None
             if batch.dropped:
                 batch.restore(scan.log.read(batch.location))
             done = scan.folder.fold(batch, index)
@@ -453,6 +509,20 @@ class ReducerService:
         scan.folder.flush()
         self._time(scan, folded)
 
+    def _wait_for_parameters(self, scan: _Scan, version: int, now: float) -> None:
+        """The parameters of results are on their way. Where they were lost, the scan ends rather than hangs."""
+        if scan.stuck is None:
+            scan.stuck = now
+        elif now - scan.stuck >= PARAMETERS_PATIENCE:
+            scan.stuck = math.inf  # it is said once
+            self._control.send(
+                Failed(
+                    scan.arm.scan,
+                    f"results were made with version {version} of the parameters, and the reducer has heard of "
+                    f"version {scan.version} only, for {PARAMETERS_PATIENCE:g} s: start the scan again",
+                )
+            )
+
     @staticmethod
     def _time(scan: _Scan, folded: Sequence[tuple[BatchTiming | None, list[int], float, float]]) -> None:
         """Results were folded: one by one as they came, or all of them with `process_results` at the end."""
@@ -468,6 +538,7 @@ class ReducerService:
         known = failed.overlap(0, frontier)  # a combined result may have events that still lack a part
         failed.discard(0, frontier)
         if known:
+            scan.told_all.fold_failed(known)
             self._control.send(FoldFailed(scan.arm.scan, known))
 
     def _give_back(self, scan: _Scan) -> None:
@@ -496,17 +567,21 @@ class ReducerService:
             self._control.send(Armed(message.scan, str(error)))
             return
         try:
-            taken_up = self._take_up(scan)
+            saved = None if scan.checkpoints is None else scan.checkpoints.restore(scan.log.end, self._construct(scan))
+            taken_up = self._take_up(scan, saved)
         except (BeamfoldError, OSError) as error:
             scan.log.close()
-            self._control.send(Armed(message.scan, f"the result log cannot be read: {error}"))
+            wrong = str(error) if isinstance(error, AppError) else f"the result log cannot be read: {error}"
+            self._control.send(Armed(message.scan, wrong))
             return
+        self._forget_shown()
         self._scan, self._shown, self._cached = scan, scan.folder, None
         self._control.scans = [message.scan]
         self._control.send(Armed(message.scan))
         if taken_up:
             scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
-            self._tell_done(scan, inventory=True)
+            self._tell_all(scan, recorded=bool(message.record))
+        scan.timer.start()
         if not hasattr(scan.folder.hooks.instance, "publish"):
             self._trouble(
                 scan, "the class has no `publish`, so nobody sees a result: set self.publish = {…} in __init__"
@@ -520,6 +595,7 @@ class ReducerService:
         self._control.announce(**facts(own))
         first = ParameterSet.build(self._declared, message.parameters, message.version)
         hooks.construct(parameters=first, context=self._context, state=self._state)
+        types = self._types(cls)
         trigger_map = TriggerMap.from_wire(message.map)
         targets = trigger_map.targets([w.tags for w in message.workers if not w.joined])  # those are the last ones
         machine: ReduceMachine[_Batch] = ReduceMachine(
@@ -528,7 +604,7 @@ class ReducerService:
         folder = Folder(
             hooks,
             ParameterHistory([(0, first)]),
-            self._types(cls),
+            types,
             [w.name for w in message.workers],
             lambda event: machine.map.next_broadcast(event, EVERYBODY),
         )
@@ -537,30 +613,93 @@ class ReducerService:
             log = SegmentLog(self._directory / message.scan_id)
         except OSError as error:
             raise AppError(f"cannot keep a result log in {self._directory}: {error}; set [output] directory") from error
-        return _Scan(message, machine, folder, log)
+        checkpoints = None
+        if self._checkpoint_any or hooks.checkpoint is not None:
+            outside = [self._state, self._context]
+            checkpoints = Checkpoints(
+                self._directory / message.scan_id, message.scan_id, hooks, types, outside, self._checkpoint_pause
+            )
+        return _Scan(message, machine, folder, log, checkpoints)
 
-    def _take_up(self, scan: _Scan) -> bool:
+    def _construct(self, scan: _Scan) -> Callable[[], object]:
+        """Makes the app's object of a scan anew."""
+        first = scan.folder.parameters.latest
+        return lambda: scan.folder.hooks.construct(parameters=first, context=self._context, state=self._state)
+
+    def _take_up(self, scan: _Scan, saved: Checkpoint | None) -> bool:
         """Go on where a reducer ended that wrote this scan's result log before; False where none did.
 
-        Everything in the log is done, and is folded (again) in the order that it would have had. What the end of a
-        process left unfinished of its last record was never told to be done.
+        Everything in the log is done. What is not in the app's state as it was `saved` is folded (again) in the order
+        that it would have had. What the end of a process left unfinished of its last record was never told to be done.
         """
-        found = False
-        for location, parts in scan.log.records():
+        start, end, found, now = None, Location(0, 0), saved is not None, time.monotonic()
+        batches: dict[Location, _Batch] = {}
+        held = {} if saved is None else dict(places_of(saved.held))
+        wanted = {} if saved is None else saved.left()
+        if saved is not None:
+            end = saved.end
+            if saved.events == scan.map.n_events and not scan.arm.record:  # else all of the log has to be told again
+                start = end
+                scan.machine.restore(saved.tracker, saved.told.duplicates)
+                scan.told_all, scan.duplicates = Told.of_sum(saved.told), saved.told.duplicates
+                for location in wanted:
+                    batches[location] = batch = _logged_at(location, scan.log.read(location))[1]
+                    if location in held:
+                        scan.machine.enqueue(batch, batch.events, batch.k, now, held[location])
+        for location, parts in scan.log.records(start):
             found = True
             if parts[0] == DROP_RECORD:
                 drop = decode_to_service(parts[1])
                 assert isinstance(drop, Drop)
                 scan.done.add_completed(run for lo, hi in drop.blocks for run in scan.machine.drop(lo, hi))
                 continue
-            header = decode_header(parts[0])
-            assert isinstance(header, ResultBatch)
+            header, batch = _logged_at(location, parts)
             for number in range(len(scan.names), header.worker + 1):  # it joined, and nobody else is left who knows
                 scan.names.append(f"worker {number}")
-            batch = _Batch(header, list(parts))
-            batch.location = location
-            self._logged(scan, header, batch, parts[1:])
+            if location >= end:
+                self._logged(scan, header, batch, parts[1:])
+                continue
+            places = held.get(location, _NO_PLACES)
+            fresh, completed = scan.machine.logged(batch, batch.events, batch.k, batch.states, now, places)
+            scan.done.add(header, batch, fresh, completed, parts[1:])
+            if location in wanted:
+                batches[location] = batch
+        if saved is not None:
+            for location, left in wanted.items():
+                self._keep(scan, batches[location], left)
+            scan.folds.extend((batches[location], places.tolist()) for location, places in places_of(saved.handed))
+            scan.machine.out_of_order = list(saved.out_of_order)
+            scan.folder.failures, scan.folder.folded = list(saved.failures), saved.folded
+            scan.folder.failed = RunSet(saved.failed)
+            if start is None:
+                for lo, hi in Told.of_sum(saved.told).failed_runs():  # perhaps because they could not be folded
+                    scan.folder.failed.add(lo, hi)
+            self._folded_before -= saved.folded  # by another process
         return found
+
+    def _save(self, scan: _Scan) -> None:
+        """Make a checkpoint when one is due."""
+        checkpoints, at = scan.checkpoints, (scan.folder.folded, scan.log.end)
+        if checkpoints is not None and checkpoints.due(at):
+            checkpoints.save(at, scan.folder.timing, lambda: self._checkpoint(scan, checkpoints))
+
+    def _checkpoint(self, scan: _Scan, checkpoints: Checkpoints) -> Checkpoint:
+        """All that belongs to the app's state as it is now."""
+        if scan.done or scan.machine.duplicates != scan.duplicates:
+            self._tell(scan, self._untold(scan))
+        return Checkpoint(
+            *checkpoints.stamp(),
+            scan.log.end,
+            [unfolded(batch.location, index) for batch, index in scan.folds],
+            [unfolded(batch.location, places) for batch, places in scan.machine.held()],
+            scan.machine.out_of_order,
+            scan.folder.failures,
+            scan.folder.failed.runs(),
+            scan.folder.folded,
+            scan.map.n_events,
+            scan.machine.to_wire(),
+            scan.told_all.to_sum(),
+        )
 
     def _close(self, message: Close) -> None:
         scan = self._scan
@@ -569,7 +708,9 @@ class ReducerService:
             return
         self._tell_done(scan)  # by the map as it was
         scan.last_event = message.last_event
-        scan.map = scan.map.closed_at(message.last_event)
+        before, scan.map = scan.map, scan.map.closed_at(message.last_event)
+        if scan.map.n_events != before.n_events:
+            scan.told_all.close(message.last_event)
         completed = scan.machine.close(scan.map)
         scan.closed = True
         self._tell(scan, PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
@@ -631,6 +772,8 @@ class ReducerService:
 
     def _do_finish(self, scan: _Scan) -> None:
         scan.timer.stop()
+        if scan.checkpoints is not None:
+            scan.checkpoints.stop()  # or finish() would come to run twice on the same state
         folder = scan.folder
         folder.finish((scan.map.n_events or 1) - 1)
         self._cached = None
@@ -658,17 +801,24 @@ class ReducerService:
         if message.report is not None:
             with suppress(OSError, BeamfoldError):  # Finished has said so; the report itself is in the ledger
                 self._publisher.store(scan.arm.scan_id, self._snapshot(), message.report, scan.arm.record)
+        self._keep_shown()
         self._drop(scan)
 
     def _drop(self, scan: _Scan) -> None:
         """The scan is over: its log has done its service."""
-        scan.timer.stop()
+        self._close_scan(scan)
         self._folded_before += scan.folder.folded
         self._latency_before.add(scan.latency)
-        scan.log.close()
         shutil.rmtree(self._directory / scan.arm.scan_id, ignore_errors=True)
         self._scan = None
         self._control.scans = []
+
+    @staticmethod
+    def _close_scan(scan: _Scan) -> None:
+        scan.timer.stop()
+        if scan.checkpoints is not None:
+            scan.checkpoints.stop()
+        scan.log.close()
 
     def _tidy(self, scan_id: str) -> None:
         """Remove the logs of scans that nobody takes up any more: their reducers ended before the scans did."""
@@ -686,7 +836,7 @@ class ReducerService:
     def _snapshot(self) -> Any:
         folder = self._shown
         if folder is None:
-            return None
+            return self._shown_before
         if self._cached is not None and self._cached[0] is folder and folder.hooks.timer is None:
             return self._cached[1]
         try:
@@ -698,6 +848,30 @@ class ReducerService:
             raise AppError(f"what the reducer publishes cannot be read: {user_traceback(error)}") from error
         self._cached = (folder, snapshot)
         return snapshot
+
+    def _keep_shown(self) -> None:
+        """Let a reducer that comes after this one show what was published last, until the next scan begins."""
+        if self._shown_path is None:
+            return
+        buffers: list[Buffer] = []
+        try:
+            write_whole(self._shown_path, [encode(self._snapshot(), buffers, copy=False), *buffers])
+        except (OSError, BeamfoldError) as error:
+            logger.warning("what was published will not be shown by a reducer that is started anew: %s", error)
+
+    def _read_shown(self) -> Any:
+        if self._shown_path is None or not self._shown_path.exists():
+            return None
+        try:
+            frames = read_whole(self._shown_path)
+            return decode(frames[0], frames[1:])
+        except (OSError, BeamfoldError) as error:
+            logger.warning("what was published before cannot be shown: %s", error)
+            return None
+
+    def _forget_shown(self) -> None:
+        if self._shown_path is not None:
+            shutil.rmtree(self._shown_path, ignore_errors=True)
 
     def _answer(self) -> None:
         with self._asked_lock:

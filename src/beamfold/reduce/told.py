@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
 from beamfold.model.report import MAX_FAILURES
 from beamfold.model.runs import MAX_RUNS, RunSet
 from beamfold.model.states import EventState, EventStates
-from beamfold.protocols.messages import Failure, PartsDone
+from beamfold.protocols.messages import Failure, PartsDone, Run
+
+
+class Sum(msgspec.Struct, frozen=True, array_like=True):
+    """What was told, as a checkpoint keeps it; `states` are EventStates.to_wire()."""
+
+    states: dict[str, Any]
+    frontier: int
+    failures: list[Failure]
+    failed: int
+    incomplete: dict[str, list[Run]]
+    ticks: list[tuple[int, int]]
+    duplicates: int
 
 
 class Told:
@@ -38,6 +55,36 @@ class Told:
         self._duplicates += message.duplicates
         self._closed = message.closed
         self._finished = self._finished or message.finished  # what comes twice after that may be told, too
+
+    def fold_failed(self, runs: Sequence[Run]) -> None:
+        """Of these events, which are terminal, it was told that a result could not be folded."""
+        for lo, hi in runs:
+            self._states.raise_to(lo, hi, EventState.FAILED)
+
+    def close(self, last_event: int) -> None:
+        """The map came to end with this data event: what was told of those beyond it is forgotten."""
+        self._states.set(last_event + 1, 1 << 62, EventState.PENDING)
+
+    def failed_runs(self) -> list[Run]:
+        """The events that have failed."""
+        return self._states.runs(EventState.FAILED, limit=1 << 62)
+
+    def to_sum(self) -> Sum:
+        """All of it, for `of_sum`; not whether the map was closed, or all was folded: that is told again."""
+        incomplete = {name: runs.runs() for name, runs in self._incomplete.items()}
+        counted = self._failures.copy(), self._failed, incomplete, self._ticks.copy(), self._duplicates
+        return Sum(self._states.to_wire(), self._frontier, *counted)
+
+    @classmethod
+    def of_sum(cls, known: Sum) -> Told:
+        """Undo `to_sum`. Raises CodecError."""
+        told = cls()
+        told._states = EventStates.from_wire(known.states)
+        told._frontier = known.frontier
+        told._failures, told._failed = list(known.failures), known.failed
+        told._incomplete = {name: RunSet(runs) for name, runs in known.incomplete.items()}
+        told._ticks, told._duplicates = list(known.ticks), known.duplicates
+        return told
 
     def inventory(self, scan: int) -> PartsDone:
         """All of it. Which results were combined is in the recording, and is not told again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 import timeit
 from contextlib import nullcontext
@@ -466,3 +467,19 @@ def test_a_publish_property_that_raises_is_a_message() -> None:
     hooks.construct(P, {}, E)
     with pytest.raises(AppError, match="publish failed"):
         _ = hooks.publish
+
+
+@pytest.mark.parametrize(
+    ("lone", "text"),
+    [("checkpoint", "add `def restore(self, state)`"), ("restore", "add `def checkpoint(self)`")],
+)
+def test_checkpoint_and_restore_belong_together(lone: str, text: str) -> None:
+    hook = {"checkpoint": lambda self: 1, "restore": lambda self, state: None}[lone]
+    with pytest.raises(AppError, match=re.escape(text)):
+        ReducerHooks(_worker(process_result=_result, **{lone: hook}))
+
+
+def test_restore_has_to_take_the_state() -> None:
+    hooks = {"checkpoint": lambda self: 1, "restore": lambda self: None}
+    with pytest.raises(AppError, match="does not take 'state'"):
+        ReducerHooks(_worker(process_result=_result, **hooks))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -355,3 +356,48 @@ def test_every_part_is_folded_once_whatever_is_combined_and_delivered_again(data
         assert deliver([[part]])
     assert machine.finished
     assert sorted(folded) == PARTS
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_a_machine_that_goes_on_where_another_one_was_folds_what_that_one_would_have(data: st.DataObject) -> None:
+    """Events of several parts, broadcasts, places that are given up; nothing of it but what is written down."""
+    cells = [
+        [{"constraint": 0}, {"constraint": 1}, {"constraint": None}],
+        None,
+        [{"constraint": 2}],
+        [{"constraint": 3}],
+    ]
+    trigger_map = compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]})
+    workers = 70  # more than a message's integers have bits
+    last = trigger_map.n_events or 0
+    casts = [(event, -1 - w) for event in (0, 1, last - 1) for w in range(workers)]
+    parts: Parts = data.draw(
+        st.permutations([*casts[:: data.draw(st.sampled_from([1, 7]))], (1, 0), (1, 1), (3, 0), (4, 0)])
+    )
+    size = data.draw(st.integers(1, 40))
+    steps: list[Any] = [parts[i : i + size] for i in range(0, len(parts), size)]
+    steps.insert(data.draw(st.integers(0, len(steps))), data.draw(st.integers(0, workers - 1)))
+    cut = data.draw(st.integers(0, len(steps)))
+    whole, before, after = (Bench(trigger_map, workers, patience=1e9) for _ in range(3))
+
+    def play(bench: Bench, steps: list[Any]) -> list[Any]:
+        found: list[Any] = []
+        for step in steps:
+            if isinstance(step, int):
+                found.append(bench.machine.vacate(step))
+            else:
+                found.append(bench.logged(*step))
+            found.append(bench.parts())
+        return found
+
+    expected = play(whole, steps)
+    first = play(before, steps[:cut])
+    wire = msgspec.msgpack.decode(msgspec.msgpack.encode(before.machine.to_wire()))
+    after.machine.restore(wire, before.machine.duplicates)
+    for batch, places in before.machine.held():
+        events, ks = np.array([e for e, _ in batch]), np.array([k for _, k in batch], dtype=np.int16)
+        after.machine.enqueue(batch, events, ks, 0.0, np.array(places))
+    assert first + play(after, steps[cut:]) == expected
+    assert after.machine.frontier == whole.machine.frontier
+    assert after.machine.to_wire() == whole.machine.to_wire()

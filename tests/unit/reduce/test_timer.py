@@ -29,6 +29,7 @@ def test_a_pause_that_the_system_cannot_wait_for(seconds: float) -> None:
     parameters = ParameterSet((), 1)
     hooks.construct(parameters, {}, None)
     timer = Timer(Folder(hooks, ParameterHistory([(0, parameters)]), TypeTable([]), []))
+    timer.start()
     assert called.wait(10)
     timer._thread.join(0.05)
     assert timer._thread.is_alive()
