@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -118,7 +118,8 @@ class Rig:
     ) -> None:
         self.random = random.Random(seed)
         self.now = 1000.0
-        self.controller = ControllerMachine(VERSION, 1, policy=policy, values={"p": b"0"})
+        self.policy = replace(policy, lease=1e9)  # services of a rig do not beat
+        self.controller = ControllerMachine(VERSION, 1, policy=self.policy, values={"p": b"0"})
         self.channels: dict[tuple[str, str], deque[Any]] = {}
         self.ingest: dict[str, dict[int, IngestMachine]] = {name: {} for name in ingesters}
         self.ingest_ended: dict[tuple[str, int], IngestMachine] = {}
@@ -130,7 +131,6 @@ class Rig:
         self.told_all = Told()
         self.closed = False
         self.unsaid: dict[str, list[Any]] = {}  # what the reducer has not yet confirmed
-        self.policy = policy
         self.controller_dead = False
         self.gone: list[Any] = []
         self.hellos: dict[str, m.Hello] = {}

@@ -346,7 +346,7 @@ class Scan:
         """What has to come before the scan goes on: services, or streams of which nothing has come yet."""
         if self.phase is Phase.RUNNING:
             return [f"stream {name}" for name, s in self.report.streams.items() if s.phase == "waiting"]
-        return sorted(self.waiting)
+        return sorted(self.waiting) if self.active else []
 
     def last_reached(self) -> int:
         """Every series ended: the last data event that happened. All of the plan when every stream served it whole.

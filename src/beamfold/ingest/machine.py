@@ -564,8 +564,7 @@ class IngestMachine:
             frames = frames[: len(frames) - surplus]
         if frames:
             self._keep(state, lo, frames, actions)
-            state.next = lo + len(frames)
-        state.behind = None
+            state.next, state.behind = lo + len(frames), None
 
     def _break_off(self, state: _Stream, actions: list[Action]) -> None:
         """Another series has begun where this one was not over: nothing more of this one comes, and that one is not of
