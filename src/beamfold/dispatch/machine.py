@@ -319,13 +319,14 @@ class ControllerMachine:
         self.services[service.key] = service
         self._peers[peer] = service.key
         self._here.clear()
-        actions.append(Send(peer, Welcome(self._epoch)))
         if old is None or old.peer != peer:
             actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
         if hello.error:
             actions.append(Note("error", f"{service.key}: {hello.error}"))
         self._introduced.pop(peer, None)
-        return actions + self._take_place(service, now) + self._recover(now)
+        actions += self._take_place(service, now) + self._recover(now)
+        # An ingester reads its detectors from now on: it has to know which scan it goes on with.
+        return [*actions, Send(peer, Welcome(self._epoch))]
 
     def _gone(self, message: Gone, now: float) -> list[Action]:
         """A process ended."""
@@ -533,7 +534,7 @@ class ControllerMachine:
         ticks = [i.tick_interval for i in recovery.workers.values() if i.tick_interval is not None]
         scan.tick_interval = min(ticks, default=None)
         for inventory in recovery.ingesters.values():
-            scan.frames_before.update(dict.fromkeys(inventory.arm.resume, 0))
+            scan.bereft.update(inventory.arm.resume)
             for missing in inventory.missing:
                 scan.missing(missing)
             for ended in inventory.ended:
@@ -908,7 +909,7 @@ class ControllerMachine:
         scan = self.scan
         if scan is None:
             return actions
-        if scan.frames_before and scan.active:
+        if scan.bereft and scan.active:
             actions += self._close_if_ended(scan, now)
         if scan.assigning and now - scan.told_at >= TELL_INTERVAL and scan.standing != scan.told:
             actions += self._tell(scan, now)
@@ -1055,7 +1056,7 @@ class ControllerMachine:
                 continue
             scan.unanswered = False
             scan.dispatcher.settle(scan.frontier)
-            if scan.frames_before:
+            if scan.bereft:
                 actions += self._close_if_ended(scan, now)
             actions += self._assign(scan, now)
             if scan.over:
@@ -1092,7 +1093,7 @@ class ControllerMachine:
         scan.halted.update(message.streams)
         if scan.waiting:
             return []
-        done = scan.reached - 1 if scan.frames_before else 0  # an ingester that was lost may have been further
+        done = scan.reached - 1 if scan.bereft else 0  # an ingester that was lost may have been further
         return self._close(scan, max([done, *(last for last, _ in scan.halted.values())]), now)
 
     def _close(self, scan: Scan, last: int, now: float) -> list[Action]:
@@ -1131,7 +1132,7 @@ class ControllerMachine:
         if set(scan.sent) < {s.key for s in ingesters}:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
-        lost = max(scan.last.values(), default=0) if scan.frames_before else -1  # they may have sent all that they had
+        lost = max(scan.last.values(), default=0) if scan.bereft else -1  # they may have sent all that they had
         (version, values), from_event = self._fencing, max(lost, *scan.sent.values()) + 1
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)
