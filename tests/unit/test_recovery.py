@@ -277,18 +277,24 @@ def test_whatever_dies_with_an_ingester_every_event_is_whole_or_named(data: st.D
 
 
 def only_sockets_lose(rig: Rig, n: int) -> None:
-    """The scan ends by itself, every event was folded once, and just those that are named lack what was in a socket."""
+    """The scan ends by itself, every event was folded once, and just those that are named lack what was in a socket.
+
+    Of an endless map nobody can know that the last frame of all was there.
+    """
     report = rig.report
     assert report["ended"] == "finished"
+    assert report["events"] == n or rig.controller.scan.planned is None
+    n = report["events"]
     assert sum(report["states"].values()) == n
     folded_once(rig, rig.controller.scan.map)
     lacking = {e for state, runs in report["runs"].items() for lo, hi in runs for e in range(lo, hi)}
-    assert lacking == {number + 1 for numbers in rig.gone_in_sockets.values() for number in numbers}
+    assert lacking == {number + 1 for numbers in rig.gone_in_sockets.values() for number in numbers if number < n}
     for stream, facts in report["streams"].items():
-        gone = {number + 1 for number in rig.gone_in_sockets.get(stream, ())}
+        gone = {number + 1 for number in rig.gone_in_sockets.get(stream, ()) if number < n}
         told = [*facts["missing"], *report["incomplete"].get(stream, [])]
         assert {e for lo, hi in told for e in range(lo, hi)} == gone
-        assert facts["frames"] == n - len(gone)
+        if facts["phase"] == "ended":  # else its ingester was lost when nobody needed it any more
+            assert facts["frames"] == n - len(gone)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -244,6 +244,7 @@ class IngestMachine:
         self._troubles = 0
         self._no_room = False
         self._replaying = False
+        self._logged: set[int] = set()  # streams that another ingester had begun to send
 
     # -- what happens ----------------------------------------------------------------------------------------
 
@@ -327,14 +328,35 @@ class IngestMachine:
             if state.spec.name not in series:
                 continue
             state.unsure = state.unsure or state.phase == "waiting"
-            if state.begins:
-                gone = RunSet([(0, self._event(index, state.begins - 1) + 1)])
-                for event in (self._event(index, ordinal) for ordinal in state.retention.kept()):
-                    gone.discard(event, event + 1)
-                state.cast_gaps.append((gone.runs(), False))
-            for worker in range(len(self._workers)):
-                self._cast_again(worker, index, state)
+            if state.begins and (gone := self._casts_gone(index, state)):
+                state.cast_gaps.append((gone, False))
+            self._logged.add(index)
+            self._cast_done(index, state, 0)
         return self._everything()
+
+    def _skip_done(self, index: int, state: _Stream) -> None:
+        """What another ingester sent has become terminal: who it was assigned to may be forgotten by now."""
+        routed, state.cursor = state.cursor, max(state.cursor, min(self.first_open(index), state.next))
+        self._cast_done(index, state, routed)
+        self._route(state)
+
+    def _cast_done(self, index: int, state: _Stream, lo: int) -> None:
+        """What was broadcast of messages from `lo` on that are not routed any more goes to all workers once again."""
+        if lo < state.cursor:
+            for worker in range(len(self._workers)):
+                self._cast_again(worker, index, state, lo)
+
+    def _casts_gone(self, stream: int, state: _Stream) -> list[Run]:
+        """What never came of that which was broadcast before the log begins: who joins later need not wait for it."""
+        kept = {self._event(stream, ordinal) for ordinal in state.retention.kept()}
+        end = self._event(stream, state.begins - 1) + 1
+        gone: list[Run] = []
+        cast = self.map.next_broadcast(0, EVERYBODY)
+        while cast is not None and cast < end:
+            if cast not in kept:
+                gone.append((cast, cast + 1))
+            cast = self.map.next_broadcast(cast + 1, EVERYBODY)
+        return gone
 
     def mark(self, stream: int) -> Mark:
         """How far a stream has come."""
@@ -439,9 +461,9 @@ class IngestMachine:
                 self._cast_again(worker, index, state)
         return []
 
-    def _cast_again(self, worker: int, stream: int, state: _Stream) -> None:
+    def _cast_again(self, worker: int, stream: int, state: _Stream, lo: int = 0) -> None:
         for ordinal in state.retention.kept():
-            if ordinal >= state.cursor:
+            if not lo <= ordinal < state.cursor:
                 continue
             rows = self.map.route(stream, ordinal, ordinal + 1)
             event = int(rows.event[0])
@@ -477,6 +499,10 @@ class IngestMachine:
                 state.retention.release(self.map.ordinal_at(index, lo), self.map.ordinal_at(index, hi))
         for lo, hi in message.runs:
             self._over.add(lo, hi)
+        for index in self._logged:
+            self._skip_done(index, self._streams[index])
+        if self._logged:
+            self._flush(actions)
         self._resume(actions)
         if message.runs:
             self._routes.forget_before(self._first_virtual_needed())
@@ -629,15 +655,14 @@ class IngestMachine:
                 actions.append(Dump(state.spec.index, events, frames))
 
     def _hold_again(self, state: _Stream, lo: int, frames: list[Frame]) -> None:
-        """The same for what another ingester had: of what is done already, only what was broadcast is kept."""
-        index, retention, at = state.spec.index, state.retention, lo
-        for first, end in [*retention.needed(lo, lo + len(frames)), (lo + len(frames), lo + len(frames))]:
-            rows = self.map.route(index, at, first)
-            for cast in np.unique(rows.index[rows.virtual < 0]).tolist():
-                self.keep(index, at + cast, frames[at + cast - lo])
-            if first < end:
-                retention.append(first, frames[first - lo : end - lo])
-            at = end
+        """The same for what another ingester had: some of that is done, and what was broadcast is kept anyhow."""
+        index, retention = state.spec.index, state.retention
+        rows = self.map.route(index, lo, lo + len(frames))
+        for at in np.unique(rows.index[rows.virtual < 0]).tolist():
+            self.keep(index, lo + at, frames[at])
+            retention.release(lo + at, lo + at + 1)
+        for first, end in retention.needed(lo, lo + len(frames)):
+            retention.append(first, frames[first - lo : end - lo])
         state.payload_bytes += sum(map(len, chain.from_iterable(frames)))
 
     def _irregular(self, state: _Stream, item: Data, limit: int | None, actions: list[Action]) -> None:
