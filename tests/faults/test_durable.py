@@ -1,0 +1,101 @@
+"""Promise 2, ingesters of durable streams: only frames that were in the socket of a killed one are lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beamfold.testing.simulators import stins_series
+from faults.harm import APP, COMPLAINTS, all_here, ask, frame, pids, scan, undisturbed, wait_ended, wait_reached
+from flow.deployment import Deployment, Stream, wait_until
+
+BUSY = 5
+"""A frame that takes a worker a moment: what comes faster waits at the ingester."""
+
+HARDER = {
+    **APP,
+    "worker.py": APP["worker.py"].replace(
+        "        if what == 1:", f"        if what == {BUSY}:\n            time.sleep(0.002)\n        if what == 1:"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    streams = {"x": Stream(keys={"durable": True})}
+    with Deployment(tmp_path_factory.mktemp("durable"), HARDER, streams, complaints=COMPLAINTS) as deployment:
+        yield deployment
+
+
+def kill_ingester(deployment: Deployment, before: int = 0) -> int:
+    """Kill another one than `before`; its process number."""
+    (pid,) = wait_until(lambda: [pid for pid in pids(deployment, "x") if pid != before], "an ingester")
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def log_files(deployment: Deployment) -> list[Path]:
+    return list((deployment.folder / "output" / ".durable").rglob("*.segment"))
+
+
+def state_without(n: int, what: int, lacking: set[int]) -> dict[str, Any]:
+    state = undisturbed(n, lacking)
+    return {**state, "total": state["total"] + what * len(state["order"])}
+
+
+def complete_but_for_sockets(report: dict[str, Any], n: int, kills: int) -> set[int]:
+    """Events that lack what was sent and not received; the report names just those."""
+    assert report["ended"] == "finished"
+    lost = [loss["service"] for loss in report["losses"]]
+    assert lost[:1] == ["ingester x"] and lost == ["ingester x"] * len(lost), "one may end before anybody knows of it"
+    assert len(lost) <= kills
+    assert sum(report["states"].values()) == n
+    lacking = {e for lo, hi in report["runs"].get("incomplete (skipped)", []) for e in range(lo, hi)}
+    missing = {e for lo, hi in report["streams"]["x"]["missing"] for e in range(lo, hi)}
+    assert set(report["states"]) <= {"reduced", "incomplete (skipped)"}
+    assert lacking == missing
+    assert report["streams"]["x"]["frames"] == n - len(missing), "what was sent and not received is what is missing"
+    assert not report["troubles"]
+    return lacking
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "what", "kills"), [(1600, 400.0, 0, 3), (60_000, None, 0, 3), (3000, None, BUSY, 2)]
+)
+def test_killed_at_any_moment_it_loses_only_what_was_in_its_socket(
+    deployment: Deployment, n: int, rate: float | None, what: int, kills: int
+) -> None:
+    moments = sorted(random.sample(range(20, n // 2), kills))
+
+    def kill() -> None:
+        pid = 0
+        for moment in moments:
+            wait_reached(deployment, moment)
+            pid = kill_ingester(deployment, pid)
+
+    report = scan(deployment, [frame(i, what) for i in range(n)], rate, kill)
+    lacking = complete_but_for_sockets(report, n, kills)
+    assert deployment.state() == state_without(n, what, lacking)
+    assert not log_files(deployment), "its log goes with the scan"
+
+
+def test_killed_when_the_detector_has_ended_the_scan_ends_by_itself_and_is_complete(deployment: Deployment) -> None:
+    n = 1000
+    all_here(deployment)
+    number = deployment.submit({"streams": ["x"], "events": n})
+    deployment.send("x", stins_series([frame(i, BUSY) for i in range(n)]))
+    wait_until(
+        lambda: (report := ask(deployment, f"scans/{number}/report")) and report["streams"]["x"]["phase"] == "ended",
+        "the end of the series",
+    )
+    assert log_files(deployment)
+    kill_ingester(deployment)
+    report = wait_ended(deployment, number)
+    assert not complete_but_for_sockets(report, n, 1)
+    assert deployment.state() == state_without(n, BUSY, set())
