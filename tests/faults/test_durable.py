@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from beamfold.testing.simulators import stins_series
-from faults.harm import APP, COMPLAINTS, all_here, ask, frame, pids, scan, undisturbed, wait_ended, wait_reached
+from faults.harm import APP, COMPLAINTS, Sender, all_here, ask, frame, pids, undisturbed, wait_ended, wait_reached
 from flow.deployment import Deployment, Stream, wait_until
 
 BUSY = 5
@@ -33,11 +33,34 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield deployment
 
 
-def kill_ingester(deployment: Deployment, before: int = 0) -> int:
-    """Kill another one than `before`; its process number."""
-    (pid,) = wait_until(lambda: [pid for pid in pids(deployment, "x") if pid != before], "an ingester")
-    os.kill(pid, signal.SIGKILL)
-    return pid
+def another_ingester(deployment: Deployment, before: int = 0) -> int:
+    """The process number of an ingester that is not `before`."""
+    return wait_until(lambda: [pid for pid in pids(deployment, "x") if pid != before], "an ingester")[0]
+
+
+def wait_known(deployment: Deployment, pid: int) -> None:
+    """Until the controller knows this ingester: the detector has noticed the end of the one before by then."""
+    said = f"ingester x is here (pid {pid} "
+    wait_until(lambda: any(said in line for line in deployment.lines), said)
+
+
+def killed_at(deployment: Deployment, frames: list[Any], rate: float | None, moments: list[int]) -> dict[str, Any]:
+    """The report of a scan whose ingester is killed when so many events are done.
+
+    Its last frame and the end come behind all that: what was in a socket last would be lost without a trace.
+    """
+    all_here(deployment)
+    number = deployment.submit({"streams": ["x"], "events": len(frames)})
+    sender = Sender(deployment, frames[:-1], rate, end=False)
+    pid = 0
+    for moment in moments:
+        wait_reached(deployment, moment)
+        pid = another_ingester(deployment, pid)
+        os.kill(pid, signal.SIGKILL)
+    wait_known(deployment, another_ingester(deployment, pid))
+    sender.join()
+    deployment.send("x", list(stins_series(frames))[-2:])
+    return wait_ended(deployment, number)
 
 
 def log_files(deployment: Deployment) -> list[Path]:
@@ -73,13 +96,7 @@ def test_killed_at_any_moment_it_loses_only_what_was_in_its_socket(
 ) -> None:
     moments = sorted(random.sample(range(20, n // 2), kills))
 
-    def kill() -> None:
-        pid = 0
-        for moment in moments:
-            wait_reached(deployment, moment)
-            pid = kill_ingester(deployment, pid)
-
-    report = scan(deployment, [frame(i, what) for i in range(n)], rate, kill)
+    report = killed_at(deployment, [frame(i, what) for i in range(n)], rate, moments)
     lacking = complete_but_for_sockets(report, n, kills)
     assert deployment.state() == state_without(n, what, lacking)
     assert not log_files(deployment), "its log goes with the scan"
@@ -95,7 +112,7 @@ def test_killed_when_the_detector_has_ended_the_scan_ends_by_itself_and_is_compl
         "the end of the series",
     )
     assert log_files(deployment)
-    kill_ingester(deployment)
+    os.kill(another_ingester(deployment), signal.SIGKILL)
     report = wait_ended(deployment, number)
     assert not complete_but_for_sockets(report, n, 1)
     assert deployment.state() == state_without(n, BUSY, set())
