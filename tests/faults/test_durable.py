@@ -67,14 +67,10 @@ def log_files(deployment: Deployment) -> list[Path]:
     return list((deployment.folder / "output" / ".durable").rglob("*.segment"))
 
 
-def state_without(n: int, what: int, lacking: set[int]) -> dict[str, Any]:
-    state = undisturbed(n, lacking)
-    return {**state, "total": state["total"] + what * len(state["order"])}
-
-
 def complete_but_for_sockets(report: dict[str, Any], n: int, kills: int) -> set[int]:
     """Events that lack what was sent and not received; the report names just those."""
     assert report["ended"] == "finished"
+    assert not report["troubles"]
     lost = [loss["service"] for loss in report["losses"]]
     assert lost[:1] == ["ingester x"] and lost == ["ingester x"] * len(lost), "one may end before anybody knows of it"
     assert len(lost) <= kills
@@ -84,21 +80,18 @@ def complete_but_for_sockets(report: dict[str, Any], n: int, kills: int) -> set[
     assert set(report["states"]) <= {"reduced", "incomplete (skipped)"}
     assert lacking == missing
     assert report["streams"]["x"]["frames"] == n - len(missing), "what was sent and not received is what is missing"
-    assert not report["troubles"]
     return lacking
 
 
-@pytest.mark.parametrize(
-    ("n", "rate", "what", "kills"), [(1600, 400.0, 0, 3), (60_000, None, 0, 3), (3000, None, BUSY, 2)]
-)
+@pytest.mark.parametrize(("n", "rate", "kills"), [(1200, 400.0, 3), (60_000, None, 2)])
 def test_killed_at_any_moment_it_loses_only_what_was_in_its_socket(
-    deployment: Deployment, n: int, rate: float | None, what: int, kills: int
+    deployment: Deployment, n: int, rate: float | None, kills: int
 ) -> None:
     moments = sorted(random.sample(range(20, n // 2), kills))
 
-    report = killed_at(deployment, [frame(i, what) for i in range(n)], rate, moments)
+    report = killed_at(deployment, [frame(i) for i in range(n)], rate, moments)
     lacking = complete_but_for_sockets(report, n, kills)
-    assert deployment.state() == state_without(n, what, lacking)
+    assert deployment.state() == undisturbed(n, lacking)
     assert not log_files(deployment), "its log goes with the scan"
 
 
@@ -115,4 +108,4 @@ def test_killed_when_the_detector_has_ended_the_scan_ends_by_itself_and_is_compl
     os.kill(another_ingester(deployment), signal.SIGKILL)
     report = wait_ended(deployment, number)
     assert not complete_but_for_sockets(report, n, 1)
-    assert deployment.state() == state_without(n, BUSY, set())
+    assert deployment.state() == {**undisturbed(n), "total": sum(range(n)) + BUSY * n}

@@ -708,6 +708,7 @@ class IngesterService:
         if (scan := self._scans.get(message.scan)) is not None and scan.closed is None:
             scan.closed, scan.halted = message.last_event, True
             self._do(scan, partial(scan.machine.close, message.last_event))
+            self._tell_progress(scan)  # the end of a series may be still to come, and the report has these counts
             self._dump(scan, Dumps.flush)  # nothing more comes: what goes wrong now can still be told in the report
 
     def _fence(self, message: Fence) -> None:
