@@ -19,7 +19,7 @@ from beamfold.dispatch.machine import ControllerMachine, Policy, RecordParameter
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.resumption import resumption
 from beamfold.dispatch.scan import Plan
-from beamfold.ingest.machine import Dump, IngestMachine, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
+from beamfold.ingest.machine import Dump, IngestMachine, Mark, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
 from beamfold.ingest.retention import Frame
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap, WrittenMap
@@ -64,6 +64,27 @@ class ListShelf:
     def discard(self, frames: Sequence[Frame]) -> None:
         self.room += len(frames)
         self.held = [h for h in self.held if h is not frames]
+
+
+@dataclass
+class RigLog:
+    """What an ingester has received of a scan: (stream, item, how far that was then), or (stream, mark, None)."""
+
+    entries: list[tuple[str, Any, Mark | None]] = field(default_factory=list)
+    begins: dict[str, Mark] = field(default_factory=dict)
+    kept: dict[tuple[str, int], Frame] = field(default_factory=dict)
+
+    def trim(self, machine: IngestMachine) -> None:
+        """Drop from the front what is terminal, but for what was broadcast."""
+        while self.entries:
+            stream, _, mark = self.entries[0]
+            index = machine.map.streams.index(stream)
+            if mark is None or machine.first_open(index) <= mark.next:
+                return
+            before = self.begins[stream].next if stream in self.begins else 0
+            self.kept.update(((stream, o), frame) for o, frame in machine.kept(index, before, mark.next))
+            self.begins[stream] = mark
+            del self.entries[0]
 
 
 @dataclass
@@ -115,6 +136,7 @@ class Rig:
         shelf_frames: int = 1 << 30,
         credit: int = 1 << 20,
         in_order: bool = True,
+        durable: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.now = 1000.0
@@ -140,11 +162,16 @@ class Rig:
         self.pids: dict[str, int] = {}
         self.held_back: set[str] = set()  # workers that do not get to work
         self.paused: dict[str, set[int]] = {}
+        self.durable = durable
+        self.logs: dict[tuple[str, int], RigLog] = {}
+        self.gone_in_sockets: dict[str, set[int]] = {}  # numbers of frames
         self.seen: dict[tuple[int, str], m.StreamSeen] = {}
         self.stream_of = {s: name for name, streams in ingesters.items() for s, _ in streams}
         self.process_of = {name: name for name in ingesters}
         self.infos = {
-            s: m.StreamInfo(s, "T", numbered, numbered) for streams in ingesters.values() for s, numbered in streams
+            s: m.StreamInfo(s, "T", numbered, numbered, durable)
+            for streams in ingesters.values()
+            for s, numbered in streams
         }
         self.owners = {
             s: (name, [self.infos[i] for i, _ in streams]) for name, streams in ingesters.items() for s, _ in streams
@@ -401,7 +428,7 @@ class Rig:
             old, self.stream_of[stream] = self.stream_of[stream], new
             waiting = self.channels.pop((f"detector {stream}", old), deque())
             if waiting and isinstance(waiting[0][1], Data) and self.random.random() < 0.5:
-                waiting.popleft()
+                self.gone_in_sockets.setdefault(stream, set()).update(waiting.popleft()[1].numbers)
             self.channels[f"detector {stream}", new] = waiting
         self._hello("ingester", new, name, streams=infos)
 
@@ -478,7 +505,11 @@ class Rig:
             for number in sorted(scans, reverse=True):
                 machine = scans[number]
                 if stream in machine.map.streams:
-                    self._ingest(name, machine, machine.feed(machine.map.streams.index(stream), [item]))
+                    index = machine.map.streams.index(stream)
+                    log = self._log_of(name, number)
+                    log.entries.append((stream, item, None))
+                    self._ingest(name, machine, machine.feed(index, [item]))
+                    log.entries[-1] = (stream, item, machine.mark(index))
                     return
             return
         if isinstance(payload, tuple):  # a grant: (scan, worker, stream, credit)
@@ -507,8 +538,7 @@ class Rig:
             )
             self.post(name, "controller", m.Armed(payload.scan))
             if payload.resume:
-                machine = scans[payload.scan]
-                self._ingest(name, machine, machine.resume(payload.resume))
+                self._resume(name, scans[payload.scan], payload.resume)
             return
         if isinstance(payload, m.Introduce):
             self._introduce(
@@ -545,6 +575,8 @@ class Rig:
                     self.post(name, "controller", m.Filled(payload.scan, payload.worker, payload.uuid))
             case m.Release():
                 self._ingest(name, machine, machine.release(payload))
+                if self.random.random() < 0.5:
+                    self._log_of(name, payload.scan).trim(machine)
             case m.Waits():
                 self._ingest(name, machine, machine.waits(payload.streams))
             case m.Halt():
@@ -560,6 +592,30 @@ class Rig:
                 for stream in machine.map.streams:
                     if self.owners[stream][0] == name.partition(".")[0]:
                         self.paused.get(stream, set()).discard(payload.scan)
+
+    def _log_of(self, name: str, scan: int) -> RigLog:
+        return self.logs.setdefault((name.partition(".")[0], scan), RigLog())
+
+    def _resume(self, name: str, machine: IngestMachine, series: dict[str, m.Series]) -> None:
+        if not self.durable:
+            self._ingest(name, machine, machine.resume(series))
+            return
+        log, index = self._log_of(name, machine.scan), machine.map.streams.index
+        machine.take_up(series)
+        for stream, mark in log.begins.items():
+            self._ingest(name, machine, machine.go_on(index(stream), mark))
+        for (stream, ordinal), frame in log.kept.items():
+            machine.keep(index(stream), ordinal, frame)
+        for at, (stream, item, _) in enumerate(log.entries):
+            if isinstance(item, Mark):
+                self._ingest(name, machine, machine.go_on(index(stream), item))
+                continue
+            self._ingest(name, machine, machine.feed(index(stream), [item]))
+            log.entries[at] = (stream, item, machine.mark(index(stream)))
+        self._ingest(name, machine, machine.taken_up(series))
+        for stream in series:
+            if (mark := machine.mark(index(stream))).base is None:
+                log.entries.append((stream, mark, None))
 
     def _shelf(self) -> ListShelf:
         self.shelves.append(ListShelf(self.shelf_frames))

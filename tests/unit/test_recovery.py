@@ -199,7 +199,7 @@ def whole_or_named(rig: Rig, n: int) -> None:
     for _ in range(10):
         rig.settle()
     if rig.controller.scan.active:
-        assert rig.controller.scan.frames_before
+        assert rig.controller.scan.bereft
         rig.stop()
         rig.settle()
     report = rig.report
@@ -274,6 +274,63 @@ def test_whatever_dies_with_an_ingester_every_event_is_whole_or_named(data: st.D
     trigger_map = uniform(list(streams), n, data.draw(st.integers(1, 5)))
     play(rig, trigger_map, {s: series(s, n) for s in streams}, deaths, data.draw(st.integers(1, 30), label="back"))
     whole_or_named(rig, n)
+
+
+def only_sockets_lose(rig: Rig, n: int) -> None:
+    """The scan ends by itself, every event was folded once, and just those that are named lack what was in a socket.
+
+    Of an endless map nobody can know that the last frame of all was there.
+    """
+    report = rig.report
+    assert report["ended"] == "finished"
+    assert report["events"] == n or rig.controller.scan.planned is None
+    n = report["events"]
+    assert sum(report["states"].values()) == n
+    folded_once(rig, rig.controller.scan.map)
+    lacking = {e for state, runs in report["runs"].items() for lo, hi in runs for e in range(lo, hi)}
+    assert lacking == {number + 1 for numbers in rig.gone_in_sockets.values() for number in numbers if number < n}
+    for stream, facts in report["streams"].items():
+        gone = {number + 1 for number in rig.gone_in_sockets.get(stream, ()) if number < n}
+        told = [*facts["missing"], *report["incomplete"].get(stream, [])]
+        assert {e for lo, hi in told for e in range(lo, hi)} == gone
+        if facts["phase"] == "ended":  # else its ingester was lost when nobody needed it any more
+            assert facts["frames"] == n - len(gone)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("at", [10, 30, 60, 100, 140])
+@pytest.mark.parametrize("streams", ["a", "ab"])
+def test_a_killed_ingester_of_durable_streams_loses_only_what_was_in_its_socket(
+    streams: str, seed: int, at: int
+) -> None:
+    inputs = {"i": [("a", True)], "j": [("b", True)]} if len(streams) > 1 else {"i": [("a", True)]}
+    rig = Rig(inputs, [["generic"], ["generic"]], seed=seed, policy=PATIENT, durable=True)
+    deaths = {at: INGESTER, at + 20: INGESTER}
+    play(rig, uniform(list(streams), 40), {s: series(s, 40) for s in streams}, deaths)
+    only_sockets_lose(rig, 40)
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_any_deaths_lose_only_what_was_in_the_socket_of_a_durable_stream(data: st.DataObject) -> None:
+    casts = data.draw(st.booleans(), label="broadcasts")
+    n = data.draw(st.integers(1, 40), label="events")
+    streams = data.draw(st.sampled_from(["a", "ab"]), label="streams")
+    inputs = {"i": [("a", True)], "j": [("b", True)]} if len(streams) > 1 else {"i": [("a", True)]}
+    if casts:
+        cells = [[{"constraint": None if i % 7 == 3 else i // 2}] for i in range(n)]
+        trigger_map = compile_map({"parts": {"p": dict.fromkeys(streams, cells)}, "sequence": ["p"]})
+    else:
+        trigger_map = uniform(list(streams), data.draw(st.sampled_from([n, None])), data.draw(st.integers(1, 5)))
+    who = st.sampled_from([INGESTER, INGESTER, REDUCER, 0, 1])
+    deaths = data.draw(st.dictionaries(st.integers(1, 300), who, max_size=6), label="deaths")
+    deaths[data.draw(st.integers(1, 200))] = INGESTER
+    seed = data.draw(st.integers(0, 1 << 16), label="seed")
+    rig = Rig(inputs, [["generic"]] * 2, seed=seed, policy=PATIENT, credit=60, durable=True)
+    play(rig, trigger_map, {s: series(s, n) for s in streams}, deaths, data.draw(st.integers(1, 30), label="back"))
+    only_sockets_lose(rig, n)
+    if casts:
+        casts_in_order(rig, trigger_map)
 
 
 @pytest.mark.parametrize("who", [REDUCER, 0, INGESTER])

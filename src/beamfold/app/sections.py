@@ -117,7 +117,9 @@ class StreamSection(Section):
 
     `socket`, `frame_base` and `ingester` are filled in where the file leaves them out. `frame_base` is the
     number of a series' first frame, "continuing" where numbers run on from series to series, None for counted
-    protocols. `retention_bytes` bounds what is kept in memory until it is done.
+    protocols. `retention_bytes` bounds what is kept in memory until it is done. `durable`: all that is received is also
+    written to disk, so that it outlives an ingester that is killed; only numbered streams of one address can be gone on
+    with, so for others it is refused.
 
     `receiver`: "direct" reads a detector's PUSH socket straight into place, which is faster; "libzmq" uses ZeroMQ's
     library, where `receive_hwm` bounds the messages that wait in the socket. The default is direct for pull sockets
@@ -133,6 +135,7 @@ class StreamSection(Section):
     receive_hwm: int = Field(default=1000, ge=1)
     receiver: Literal["direct", "libzmq"]
     ingester: str
+    durable: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -159,6 +162,17 @@ class StreamSection(Section):
             raise ValueError(
                 'receiver = "direct" needs socket = "pull" and an address like tcp://host:port; leave it out'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_durable(self) -> Self:
+        if self.durable and self.protocol == "contrast":
+            raise ValueError(
+                "contrast frames have no numbers: nobody would know which were lost with an ingester, so another one "
+                "cannot go on with them; leave durable out"
+            )
+        if self.durable and len(self.urls) > 1:
+            raise ValueError("a stream of several addresses cannot be durable; give one url, or leave durable out")
         return self
 
     def _several(self) -> None:

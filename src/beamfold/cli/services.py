@@ -43,6 +43,7 @@ from beamfold.protocols import framer
 from beamfold.protocols.codec import MAX_PIECE, TypeTable
 from beamfold.protocols.items import Framer
 from beamfold.protocols.messages import Hello, Parameters, StreamInfo
+from beamfold.protocols.recordings import dump_name
 from beamfold.protocols.tokens import proven
 from beamfold.sources.base import Source
 from beamfold.transport.arena import Arena, elsewhere
@@ -66,6 +67,9 @@ SPILL = ".spill"
 
 KNOWN_SCANS = 10
 """Newest scans of the ledger that a controller looks at when it begins: services may still be at work on one."""
+
+DURABLE = ".durable"
+"""Folder of what ingesters have received of durable streams, one for each of them, below the output folder."""
 
 INTERRUPTED = 130
 
@@ -171,25 +175,32 @@ def _framer(settings: RunFile, stream: str) -> Framer:
 def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service, Callable[[], None]]:
     from beamfold.ingest.service import Connection, IngesterService, Input
     from beamfold.ingest.spill import Spill
+    from beamfold.ingest.writeahead import WriteAheads
 
     names = settings.ingesters().get(name)
     if names is None:
         raise ConfigError(f"there is no ingester {name!r} in the run file: {', '.join(settings.ingesters())}")
     inputs: dict[str, Input] = {}
     arena = Arena(_arena_bytes(settings, names)) if settings.policy.shared_memory else None
-    room, keep = (arena.room, arena.keep) if arena is not None else (elsewhere, memoryview.toreadonly)
+    slot, keep = (arena.room, arena.keep) if arena is not None else (elsewhere, memoryview.toreadonly)
     for stream in names:
         s = settings.streams[stream]
         base = None if s.frame_base == "continuing" else s.frame_base
-        sources = [_source(s, url, context, room, keep) for url in s.urls]
+        sources = [_source(s, url, context, slot, keep) for url in s.urls]
         connections = tuple(Connection(source, _framer(settings, stream)) for source in sources)
-        inputs[stream] = Input(stream, connections, base, s.retention_bytes)
+        inputs[stream] = Input(stream, connections, base, s.retention_bytes, s.durable)
         where = ", ".join(source.url for source in sources)
         structlog.get_logger().info(f"stream {stream!r} from {where} ({s.protocol})")
     directory = settings.spill.directory or settings.output.directory / SPILL
     spill = Spill(directory.absolute(), settings.spill.max_bytes, keep)
+    # What is in memory may be there as well, and the oldest of it holds up what came after.
+    room = settings.spill.max_bytes + 2 * sum(i.retention_bytes for i in inputs.values() if i.durable)
+    logs_of = settings.output.directory.absolute() / DURABLE / dump_name(name).removesuffix(".cbors")
     data = DataHub(context, DATA_URL, MAX_WORD)
-    offered = [StreamInfo(i.name, i.typ, i.numbered, i.numbered and len(i.connections) == 1) for i in inputs.values()]
+    offered = [
+        StreamInfo(i.name, i.typ, i.numbered, i.numbered and len(i.connections) == 1, i.durable)
+        for i in inputs.values()
+    ]
     hello = _hello("ingester", name, url=data.url, streams=offered, arena=arena.address if arena is not None else "")
     control = _connect(settings, context, hello)
 
@@ -201,7 +212,7 @@ def _ingester(settings: RunFile, name: str, context: Context) -> tuple[_Service,
         if arena is not None:
             arena.close()
 
-    return IngesterService(inputs, control, data, spill, arena), close
+    return IngesterService(inputs, control, data, spill, arena, WriteAheads(logs_of, room, keep)), close
 
 
 def _source(
@@ -234,7 +245,11 @@ def _worker(settings: RunFile, name: str, context: Context) -> tuple[_Service, C
     load = _loader(settings, settings.app.worker)
     described, error = _describe(load, WorkerHooks)
     hello = _hello("worker", name, tags=_tags(settings, name), parameters=described, error=error)
-    infos = {s: StreamInfo(s, f.typ, f.numbered) for s in settings.streams if (f := _framer(settings, s))}
+    infos = {
+        s: StreamInfo(s, f.typ, f.numbered, durable=section.durable)
+        for s, section in settings.streams.items()
+        if (f := _framer(settings, s))
+    }
     control = _connect(settings, context, hello)
     state = ServiceState(name, version_of("beamfold"))
 

@@ -347,14 +347,16 @@ class ControllerMachine:
         self.services[service.key] = service
         self._peers[peer] = service.key
         self._here.clear()
-        if self._resumption is None or hello.role != "ingester":
-            actions.append(Send(peer, Welcome(self._epoch)))
         if old is None or old.peer != peer:
             actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
         if hello.error:
             actions.append(Note("error", f"{service.key}: {hello.error}"))
         self._introduced.pop(peer, None)
-        return actions + self._take_place(service, now) + self._resume() + self._recover(now)
+        actions += self._take_place(service, now) + self._resume() + self._recover(now)
+        # An ingester reads its detectors from now on: it has to know which scan it goes on with.
+        if self._resumption is None or hello.role != "ingester":
+            actions.append(Send(peer, Welcome(self._epoch)))
+        return actions
 
     def _gone(self, message: Gone, now: float) -> list[Action]:
         """A process ended."""
@@ -639,7 +641,7 @@ class ControllerMachine:
         scan.tick_interval = min(ticks, default=None)
         scan.stateful = any(i.stateful for i in recovery.workers.values())
         for inventory in recovery.ingesters.values():
-            scan.frames_before.update(dict.fromkeys(inventory.arm.resume, 0))
+            scan.bereft.update(inventory.arm.resume)
             for missing in inventory.missing:
                 scan.missing(missing)
             for ended in inventory.ended:
@@ -1072,7 +1074,7 @@ class ControllerMachine:
         scan = self.scan
         if scan is None:
             return actions
-        if scan.frames_before and scan.active:
+        if scan.bereft and scan.active:
             actions += self._close_if_ended(scan, now)
         if reason := scan.timed_out(now):
             actions += [Note("warning", f"scan {scan.number} is stopped: {reason}"), *self._stop(scan, reason, now)]
@@ -1226,7 +1228,7 @@ class ControllerMachine:
                 continue
             scan.unanswered = False
             scan.dispatcher.settle(scan.frontier)
-            if scan.frames_before:
+            if scan.bereft:
                 actions += self._close_if_ended(scan, now)
             actions += self._assign(scan, now)
             if scan.over:
@@ -1264,7 +1266,7 @@ class ControllerMachine:
         scan.halted.update(message.streams)
         if scan.waiting:
             return []
-        done = scan.reached - 1 if scan.frames_before else 0  # an ingester that was lost may have been further
+        done = scan.reached - 1 if scan.bereft else 0  # an ingester that was lost may have been further
         return self._close(scan, max([done, *(last for last, _ in scan.halted.values())]), now)
 
     def _close(self, scan: Scan, last: int, now: float) -> list[Action]:
@@ -1303,7 +1305,7 @@ class ControllerMachine:
         if set(scan.sent) < {s.key for s in ingesters}:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
-        lost = max(scan.last.values(), default=0) if scan.frames_before else -1  # they may have sent all that they had
+        lost = max(scan.last.values(), default=0) if scan.bereft else -1  # they may have sent all that they had
         (version, values), from_event = self._fencing, max(lost, *scan.sent.values()) + 1
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)

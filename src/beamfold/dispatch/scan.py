@@ -146,8 +146,8 @@ class Scan:
     ingesters: dict[str, IngesterInfo] = field(default_factory=dict)  # also of those that are lost
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
-    frames_before: dict[str, int] = field(default_factory=dict)  # of ingesters that were lost
-    counts_before: dict[str, dict[str, float]] = field(default_factory=dict)  # what else those had counted
+    bereft: set[str] = field(default_factory=set)  # streams of ingesters that were lost
+    counts_before: dict[str, dict[str, float]] = field(default_factory=dict)  # what those had counted, but the frames
     heard: dict[str, float] = field(default_factory=dict)  # when a stream went on the last time
     tracks: dict[str, Track] = field(default_factory=dict)  # how the frames of numbered streams came
     timeout: float | None = None
@@ -253,7 +253,7 @@ class Scan:
             self.heard[message.stream] = now
         self.shown = max(self.shown, message.last_event)
         if stream is not None:
-            stream.phase, stream.frames = message.phase, message.frames + self.frames_before.get(message.stream, 0)
+            stream.phase, stream.frames = message.phase, message.frames
             for name in _COUNTED:
                 setattr(stream, name, getattr(message, name) + before.get(name, 0))
             stream.retained, stream.shelved = message.retained, message.shelved
@@ -270,22 +270,33 @@ class Scan:
         self.report.loss(key, how, now, 0)
         for name in streams:
             if (stream := self.report.streams.get(name)) is not None:
-                self.frames_before[name] = stream.frames
+                self.bereft.add(name)
                 self.counts_before[name] = {what: getattr(stream, what) for what in _COUNTED}
 
     def series(self, streams: Iterable[str]) -> dict[str, Series]:
         """Where these streams are, for an ingester that goes on with them."""
         found = {}
+        done = self._terminal()
         for name in streams:
             if name not in self.map.streams:
                 continue
+            frames = self.report.streams[name].frames
             if name not in self.bases or self.report.streams[name].phase == "waiting":
-                found[name] = Series(0, None)
+                found[name] = Series(0, None, None, frames, done)
                 continue
             ended, last = self.ended_streams.get(name), self.last.get(name, 0)
             over = ended is not None or last >= self._last_cell(self.map.streams.index(name)) > 0
-            found[name] = Series(self.frontier, self.bases[name], last if over else None)
+            found[name] = Series(self.frontier, self.bases[name], last if over else None, frames, done)
         return found
+
+    def _terminal(self) -> list[Run]:
+        """All terminal events; what follows too many pending ones is left out."""
+        done = RunSet([(0, self.frontier)])
+        pending = self.states.runs(EventState.PENDING, MAX_RUNS)
+        end = pending[-1][0] if len(pending) == MAX_RUNS else self.reached
+        for lo, hi in RunSet(pending).missing(self.frontier, end):
+            done.add(lo, hi)
+        return done.runs()
 
     def ended(self, message: StreamEnded) -> None:
         """A series end."""
@@ -293,8 +304,7 @@ class Scan:
         if stream is None:
             return
         self.shown = max(self.shown, message.last_event)
-        frames = message.frames + self.frames_before.get(message.stream, 0)
-        stream.phase, stream.frames, stream.surplus = "ended", frames, message.surplus
+        stream.phase, stream.frames, stream.surplus = "ended", message.frames, message.surplus
         self.ended_streams[message.stream] = message
 
     def complete(self) -> int:
@@ -318,13 +328,13 @@ class Scan:
 
         All events of the plan are terminal, or all other series have ended and those are silent.
         """
-        if not self.frames_before:
+        if not self.bereft:
             return False
         last = self.last_data_event
         if last is not None and self.frontier > last:
             return True
         open_ = [name for name in self.map.streams if name not in self.ended_streams]
-        silent = all(name in self.frames_before and now - self.heard.get(name, now) >= SILENCE for name in open_)
+        silent = all(name in self.bereft and now - self.heard.get(name, now) >= SILENCE for name in open_)
         return bool(self.ended_streams) and silent
 
     def timed_out(self, now: float) -> str:
@@ -355,7 +365,7 @@ class Scan:
         done of an endless map.
         """
         last = self.last_data_event
-        if self.frames_before:
+        if self.bereft:
             ends = [end.last_event for end in self.ended_streams.values()]
             return last if last is not None else max([*ends, *self.last.values(), self.reached - 1])
         ends = [self.ended_streams[name].last_event for name in self.map.streams]

@@ -14,8 +14,10 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,6 +67,19 @@ each of the events between would be processed, and one damaged number can claim 
 
 MAX_TROUBLES = 100
 """Malformed messages described one by one; beyond that they are only counted."""
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """How far a stream had come: the ordinal `next`, with so many `frames` and `payload_bytes` before it.
+
+    `base` is None as long as no start has come; `unsure`: perhaps it went to an ingester that is gone.
+    """
+
+    next: int
+    frames: int
+    payload_bytes: int
+    base: int | None
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +182,7 @@ class _Stream:
     next: int = 0  # the ordinal expected next
     leapt: int = -1  # the ordinal of a frame whose number leapt too far to be believed
     cursor: int = 0  # everything before is routed
+    begins: int = 0  # what came before this ordinal went with another ingester, but for what is kept
     frames: int = 0
     end_frame: Frame | None = None
     missing: RunSet = field(default_factory=RunSet)  # ordinals
@@ -241,6 +257,8 @@ class IngestMachine:
         self._closed = False
         self._troubles = 0
         self._no_room = False
+        self._replaying = False
+        self._logged: set[int] = set()  # streams that another ingester had begun to send
 
     # -- what happens ----------------------------------------------------------------------------------------
 
@@ -254,6 +272,9 @@ class IngestMachine:
             known = series.get(state.spec.name)
             if known is None:
                 continue
+            state.frames = known.frames
+            for lo, hi in known.done:
+                self._over.add(lo, hi)
             if known.base is None:
                 state.unsure = True
                 continue
@@ -276,6 +297,103 @@ class IngestMachine:
                     self._gap(state, state.next, end, True, actions)
         self._route_all_streams()
         return actions
+
+    def take_up(self, series: Mapping[str, Series]) -> None:
+        """Go on where another ingester ended whose log is there: what these streams had received is fed again next.
+        Where it does not begin with the series, `go_on` comes first, and `keep`; at the end comes `taken_up`.
+        """
+        self._replaying = True
+        for index, state in self._streams.items():
+            if (known := series.get(state.spec.name)) is None:
+                continue
+            for lo, hi in known.done:
+                self._over.add(lo, hi)
+            for lo, hi in known.done:
+                state.retention.release(self.map.ordinal_at(index, lo), self.map.ordinal_at(index, hi))
+            state.cursor = self.first_open(index)
+            state.retention.release(0, state.cursor)
+
+    def go_on(self, stream: int, mark: Mark) -> list[Action]:
+        """What is fed again of a stream, or comes next, is behind this mark; events before it are terminal."""
+        actions: list[Action] = []
+        state = self._streams[stream]
+        state.next = state.begins = mark.next
+        state.frames, state.payload_bytes, state.unsure = mark.frames, mark.payload_bytes, mark.unsure
+        if mark.base is not None:
+            state.base, state.phase = mark.base, "running"
+        if state.cursor < mark.next:  # who says what is done has forgotten some of it: it cannot be had again
+            self._gap(state, state.cursor, mark.next, False, actions)
+            state.cursor = mark.next
+        return actions
+
+    def keep(self, stream: int, ordinal: int, frame: Frame) -> None:
+        """This was broadcast before the log of a stream begins, while that is taken up."""
+        retention = self._streams[stream].retention
+        if not retention.keeps(ordinal):
+            retention.put(ordinal, frame)
+
+    def taken_up(self, series: Mapping[str, Series]) -> list[Action]:
+        """All that these streams had received was fed again; what comes now is new.
+
+        Nobody knows which workers have what was broadcast: all get it again, and use what is new to them.
+        """
+        self._replaying = False
+        for index, state in self._streams.items():
+            if state.spec.name not in series:
+                continue
+            state.unsure = state.unsure or state.phase == "waiting"
+            if state.begins and (gone := self._casts_gone(index, state)):
+                state.cast_gaps.append((gone, False))
+            self._logged.add(index)
+            self._cast_done(index, state, 0)
+        return self._everything()
+
+    def _skip_done(self, index: int, state: _Stream) -> None:
+        """What another ingester sent has become terminal: who it was assigned to may be forgotten by now."""
+        routed, state.cursor = state.cursor, max(state.cursor, min(self.first_open(index), state.next))
+        self._cast_done(index, state, routed)
+        self._route(state)
+
+    def _cast_done(self, index: int, state: _Stream, lo: int) -> None:
+        """What was broadcast of messages from `lo` on that are not routed any more goes to all workers once again."""
+        if lo < state.cursor:
+            for worker in range(len(self._workers)):
+                self._cast_again(worker, index, state, lo)
+
+    def _casts_gone(self, stream: int, state: _Stream) -> list[Run]:
+        """What never came of that which was broadcast before the log begins: who joins later need not wait for it."""
+        kept = {self._event(stream, ordinal) for ordinal in state.retention.kept()}
+        end = self._event(stream, state.begins - 1) + 1
+        gone: list[Run] = []
+        cast = self.map.next_broadcast(0, EVERYBODY)
+        while cast is not None and cast < end:
+            if cast not in kept:
+                gone.append((cast, cast + 1))
+            cast = self.map.next_broadcast(cast + 1, EVERYBODY)
+        return gone
+
+    def mark(self, stream: int) -> Mark:
+        """How far a stream has come."""
+        state = self._streams[stream]
+        base = None if state.phase == "waiting" else state.base
+        return Mark(state.next, state.frames, state.payload_bytes, base, state.unsure)
+
+    def first_open(self, stream: int) -> int:
+        """The ordinal of the first message of a stream whose event is not terminal."""
+        event = 0
+        while True:
+            ordinal = self.map.ordinal_at(stream, self._over.first_gap(event))
+            following = self.map.events(stream, ordinal, ordinal + 1)
+            if not len(following) or (event := int(following[0])) not in self._over:
+                return ordinal
+
+    def _event(self, stream: int, ordinal: int) -> int:
+        return int(self.map.events(stream, ordinal, ordinal + 1)[0])
+
+    def kept(self, stream: int, lo: int, hi: int) -> list[tuple[int, Frame]]:
+        """What was broadcast of a stream's messages lo..hi-1. Raises what a shelf raises that cannot be read."""
+        retention = self._streams[stream].retention
+        return [(o, retention.pick(np.array([o]))[0]) for o in retention.kept() if lo <= o < hi]
 
     def _route_all_streams(self) -> None:
         for state in self._streams.values():
@@ -363,9 +481,9 @@ class IngestMachine:
                 self._cast_again(worker, index, state)
         return []
 
-    def _cast_again(self, worker: int, stream: int, state: _Stream) -> None:
+    def _cast_again(self, worker: int, stream: int, state: _Stream, lo: int = 0) -> None:
         for ordinal in state.retention.kept():
-            if ordinal >= state.cursor:
+            if not lo <= ordinal < state.cursor:
                 continue
             rows = self.map.route(stream, ordinal, ordinal + 1)
             event = int(rows.event[0])
@@ -401,6 +519,10 @@ class IngestMachine:
                 state.retention.release(self.map.ordinal_at(index, lo), self.map.ordinal_at(index, hi))
         for lo, hi in message.runs:
             self._over.add(lo, hi)
+        for index in self._logged:
+            self._skip_done(index, self._streams[index])
+        if self._logged:
+            self._flush(actions)
         self._resume(actions)
         if message.runs:
             self._routes.forget_before(self._first_virtual_needed())
@@ -582,11 +704,25 @@ class IngestMachine:
 
     def _hold(self, state: _Stream, lo: int, frames: list[Frame], actions: list[Action]) -> None:
         """Messages of ordinals `lo`, `lo + 1`, …: keep them until they are done, and dump them if asked to."""
+        if self._replaying:
+            self._hold_again(state, lo, frames)
+            return
         state.payload_bytes += state.retention.append(lo, frames)
         if self._dump:
             events = self.map.events(state.spec.index, lo, lo + len(frames))
             if len(events):  # a map without a start event may have no cell even for the start message
                 actions.append(Dump(state.spec.index, events, frames))
+
+    def _hold_again(self, state: _Stream, lo: int, frames: list[Frame]) -> None:
+        """The same for what another ingester had: some of that is done, and what was broadcast is kept anyhow."""
+        index, retention = state.spec.index, state.retention
+        rows = self.map.route(index, lo, lo + len(frames))
+        for at in np.unique(rows.index[rows.virtual < 0]).tolist():
+            self.keep(index, lo + at, frames[at])
+            retention.release(lo + at, lo + at + 1)
+        for first, end in retention.needed(lo, lo + len(frames)):
+            retention.append(first, frames[first - lo : end - lo])
+        state.payload_bytes += sum(map(len, chain.from_iterable(frames)))
 
     def _irregular(self, state: _Stream, item: Data, limit: int | None, actions: list[Action]) -> None:
         """Numbers that are not simply the next ones: gaps, repeats, late frames, frames beyond the map."""
@@ -599,7 +735,8 @@ class IngestMachine:
                 state.strangers += 1  # numbers run on from series to series, and this is of an older one
                 continue
             if ordinal < state.next:
-                self._again(state, ordinal)
+                if not self._replaying:
+                    self._again(state, ordinal)
                 continue
             if limit is not None and ordinal >= limit:
                 surplus += 1
@@ -644,7 +781,7 @@ class IngestMachine:
     def _begin(self, state: _Stream, actions: list[Action]) -> None:
         """The start went to an ingester that is gone: go on if the first frame's number is known all the same."""
         if state.phase == "waiting" and state.spec.base is not None:
-            state.base, state.phase, state.next, state.cursor = state.spec.base, "running", 1, 1
+            state.base, state.phase, state.next, state.cursor = state.spec.base, "running", 1, max(state.cursor, 1)
             self._gap(state, 0, 1, False, actions)
 
     def _end(self, state: _Stream, item: End, actions: list[Action]) -> None:
@@ -719,6 +856,8 @@ class IngestMachine:
         return int(self.map.events(state.spec.index, last, last + 1)[0]) if last >= int(self.map.wrapped) else 0
 
     def _trouble(self, state: _Stream, text: str, actions: list[Action]) -> None:
+        if self._replaying:
+            return  # it was told
         self._troubles += 1
         if self._troubles <= MAX_TROUBLES:
             actions.append(Tell(Trouble(self.scan, f"stream {state.spec.name}", text)))
@@ -1038,6 +1177,7 @@ __all__ = [
     "Action",
     "Dump",
     "IngestMachine",
+    "Mark",
     "Pause",
     "Resume",
     "SendFrames",

@@ -210,6 +210,14 @@ class Retention:
                 runs.add(ordinal, ordinal + 1)
         return runs.runs()
 
+    def needed(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The runs of ordinals in [lo, hi) that were not released."""
+        return self._released.missing(lo, hi)
+
+    def keeps(self, ordinal: int) -> bool:
+        """Whether this frame is kept whatever is released."""
+        return ordinal in self._kept
+
     def kept(self) -> list[int]:
         """The ordinals that are kept whatever is released, ascending."""
         return sorted(self._kept)

@@ -29,7 +29,9 @@ from beamfold.ingest.machine import (
 from beamfold.ingest.merge import PATIENCE, Merge
 from beamfold.ingest.readers import Readers
 from beamfold.ingest.spill import DiskShelf, Spill, SpillLost
-from beamfold.model.errors import CodecError
+from beamfold.ingest.writeahead import At, WriteAhead, WriteAheads
+from beamfold.model.errors import BeamfoldError, CodecError
+from beamfold.model.events import Buffer
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.envelopes import (
     Attach,
@@ -40,7 +42,7 @@ from beamfold.protocols.envelopes import (
     encode_frames,
     encode_header,
 )
-from beamfold.protocols.items import Framer, Item
+from beamfold.protocols.items import Framer, Item, Malformed
 from beamfold.protocols.messages import (
     Arm,
     Armed,
@@ -102,12 +104,16 @@ class Connection:
 
 @dataclass(slots=True)
 class Input:
-    """A stream, and the sockets that bring it. `base` None: the start message gives it."""
+    """A stream, and the sockets that bring it. `base` None: the start message gives it.
+
+    `durable`: what its one socket brings is written to a log before anything else is done with it.
+    """
 
     name: str
     connections: tuple[Connection, ...]
     base: int | None
     retention_bytes: int
+    durable: bool = False
     paused: set[int] = field(default_factory=set)  # by which scans: one may end while the next one has no room
     unused: int = 0  # messages since the last scan
 
@@ -144,6 +150,7 @@ class _Armed:
         dumps: Dumps | None,
         shelves: list[DiskShelf],
         merges: dict[str, Merge],
+        ahead: WriteAhead | None,
         arm: Arm,
     ) -> None:
         self.arm = arm
@@ -155,6 +162,8 @@ class _Armed:
         self.dumps = dumps
         self.shelves = shelves
         self.merges = merges  # of the streams that several sockets bring
+        self.ahead = ahead
+        self.halted = False
         self.told: dict[str, StreamSeen] = {}
         self.stopwatches = {name: _Stopwatch() for name in streams}
 
@@ -181,7 +190,8 @@ class IngesterService:
     """Runs until it is told to shut down or `stop()` is called.
 
     `spill` is where frames go that exceed their stream's bound in memory, `arena` where the inputs' sources put large
-    parts; None: nowhere, they are sent.
+    parts; None: nowhere, they are sent. `aheads` is where the logs of durable inputs are, which there are none of
+    without.
     """
 
     def __init__(
@@ -191,8 +201,10 @@ class IngesterService:
         data: DataHub,
         spill: Spill,
         arena: Arena | None = None,
+        aheads: WriteAheads | None = None,
     ) -> None:
         self._inputs = dict(inputs)
+        self._aheads = aheads
         self._spill = spill
         self._control = control
         self._data = data
@@ -253,6 +265,8 @@ class IngesterService:
                 self._control.beat(self._beat)
         for scan in self._scans.values():
             self._dump(scan, Dumps.close)
+            if scan.ahead is not None:
+                scan.ahead.close()
 
     def _wait_ms(self) -> int:
         now = time.monotonic()
@@ -312,7 +326,10 @@ class IngesterService:
         for index, connection in enumerate(item.connections):
             if connection.source.socket in ready:
                 inflow = connection.inflow
-                inflow.add(connection.source.drain(inflow.room, max(1, room // len(item.connections))), now)
+                messages = connection.source.drain(inflow.room, max(1, room // len(item.connections)))
+                if item.durable and messages:
+                    self._write_ahead(item, messages)
+                inflow.add(messages, now)
                 if merge is not None:
                     merge.hear(index, now)
         if item.due(now) == 0 or (room < DRAIN_BYTES and item.gathered()):
@@ -346,6 +363,8 @@ class IngesterService:
         elif scan is not None:
             items = arrived[0] if merge is None else merge.feed(arrived, now)
             self._pass_on(scan, item, items, time.time() - age)
+            if scan.ahead is not None and item.durable:
+                scan.ahead.fed(item.name, scan.machine.mark(scan.streams[item.name]))
             if merge is not None:
                 self._watch(item)
 
@@ -383,6 +402,81 @@ class IngesterService:
         for item in self._inputs.values():
             if item.gathered():
                 self._take_in(item)
+
+    # -- the log of durable streams --------------------------------------------------------------------------
+
+    def _write_ahead(self, item: Input, messages: list[list[Buffer]]) -> None:
+        """Whatever becomes of this process now, these messages are not lost."""
+        scan = self._reader(item)
+        if scan is not None and not scan.halted:
+            self._log(scan, lambda ahead: ahead.append(item.name, messages, time.time()))
+
+    def _log(self, scan: _Armed, do: Callable[[WriteAhead], None]) -> None:
+        """Do something with the scan's log, if it has one. Where that fails the scan goes on without."""
+        if (ahead := scan.ahead) is None:
+            return
+        try:
+            do(ahead)
+        except (BeamfoldError, OSError) as error:
+            scan.ahead = None
+            ahead.remove()
+            self._tell_undurable(scan.arm, error)
+
+    def _tell_undurable(self, arm: Arm, error: BeamfoldError | OSError) -> None:
+        text = (
+            f"its streams are not durable any more: {error}. The scan goes on; were this ingester to be killed, "
+            "the frames that it has would be lost"
+        )
+        self._control.send(Trouble(arm.scan, f"ingester {self._control.hello.name}", text))
+
+    def _open_ahead(self, message: Arm, specs: list[StreamSpec]) -> tuple[WriteAhead | None, bool]:
+        """The scan's log, where one of its streams is durable; and whether it is that of an ingester before."""
+        if self._aheads is None or not any(self._inputs[s.name].durable for s in specs):
+            return None, False
+        try:
+            if message.resume and (found := self._aheads.find(message.scan_id)) is not None:
+                return found, True
+            return self._aheads.begin(message.scan_id), False
+        except (BeamfoldError, OSError) as error:
+            self._tell_undurable(message, error)
+            return None, False
+
+    def _resume(self, scan: _Armed, found: bool) -> None:
+        """Go on with the streams of another ingester: by its log where it has left one."""
+        series, machine = scan.arm.resume, scan.machine
+        durable = {n: s for n, s in series.items() if n in scan.streams and self._inputs[n].durable}
+        logged = durable if found else {}
+        self._do(scan, partial(machine.resume, {n: s for n, s in series.items() if n not in logged}))
+        if logged:
+            machine.take_up(logged)
+            self._log(scan, lambda ahead: self._replay(scan, ahead))
+            self._do(scan, partial(machine.taken_up, logged))
+        for name in durable:
+            mark = machine.mark(scan.streams[name])
+            if not found or mark.base is None:  # from here on what comes counts, though no start may have come
+                self._log(scan, partial(WriteAhead.at, stream=name, mark=mark))
+
+    def _replay(self, scan: _Armed, ahead: WriteAhead) -> None:
+        """Feed the machine what the ingester before had received, in its order."""
+        machine = scan.machine
+        for name, mark in ahead.begins.items():
+            self._do(scan, partial(machine.go_on, scan.streams[name], mark))
+        for name, ordinal, frame in ahead.kept():
+            machine.keep(scan.streams[name], ordinal, frame)
+        for received in ahead.received():
+            index = scan.streams[received.stream]
+            if isinstance(received, At):
+                self._do(scan, partial(machine.go_on, index, received.mark))
+                continue
+            (connection,) = self._inputs[received.stream].connections
+            # What is malformed was told; or it is the rest of a frame that is done, and begins before the log does.
+            items = [i for i in connection.framer.feed(received.messages) if not isinstance(i, Malformed)]
+            self._do(scan, partial(machine.feed, index, items, received.stamp))
+            ahead.fed(received.stream, machine.mark(index))
+
+    def _trim(self, ahead: WriteAhead, scan: _Armed) -> None:
+        streams, machine = scan.streams, scan.machine
+        ahead.trim(lambda s: machine.first_open(streams[s]), lambda s, lo, hi: machine.kept(streams[s], lo, hi))
 
     # -- workers ---------------------------------------------------------------------------------------------
 
@@ -528,6 +622,7 @@ class IngesterService:
             spill=message.overload == "spill",
         )
         workers = [w.uuid.encode() for w in message.workers]
+        ahead, found = self._open_ahead(message, specs)
         for stream in specs:
             item = self._inputs[stream.name]
             if item.unused:
@@ -537,13 +632,13 @@ class IngesterService:
         for scan in self._scans.values():
             self._flush(scan, streams)
         merges = self._merges(trigger_map, specs)
-        self._scans[message.scan] = _Armed(machine, streams, workers, dumps, shelves, merges, message)
+        self._scans[message.scan] = _Armed(machine, streams, workers, dumps, shelves, merges, ahead, message)
         for name in merges:
             self._watch(self._inputs[name])
         self._control.scans = list(self._scans)
         self._control.send(Armed(message.scan))
         if message.resume:
-            self._do(self._scans[message.scan], partial(machine.resume, message.resume))
+            self._resume(self._scans[message.scan], found)
 
     def _merges(self, trigger_map: TriggerMap, specs: Iterable[StreamSpec]) -> dict[str, Merge]:
         found: dict[str, Merge] = {}
@@ -600,6 +695,7 @@ class IngesterService:
     def _release(self, message: Release) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
             self._do(scan, partial(scan.machine.release, message))
+            self._log(scan, partial(self._trim, scan=scan))
 
     def _waits(self, message: Waits) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
@@ -609,12 +705,14 @@ class IngesterService:
         self._take_all_in()
         if (scan := self._scans.get(message.scan)) is not None:
             self._flush(scan, scan.streams)
+            scan.halted = True
             self._do(scan, scan.machine.halt)
 
     def _close(self, message: Close) -> None:
         if (scan := self._scans.get(message.scan)) is not None and scan.closed is None:
-            scan.closed = message.last_event
+            scan.closed, scan.halted = message.last_event, True
             self._do(scan, partial(scan.machine.close, message.last_event))
+            self._tell_progress(scan)  # the end of a series may be still to come, and the report has these counts
             self._dump(scan, Dumps.flush)  # nothing more comes: what goes wrong now can still be told in the report
 
     def _fence(self, message: Fence) -> None:
@@ -635,6 +733,8 @@ class IngesterService:
         self._dump(scan, Dumps.close)
         for shelf in scan.shelves:
             shelf.close()
+        if scan.ahead is not None:
+            scan.ahead.remove()
         for name in scan.streams:
             self._pause(name, message.scan, False)
         if self._arena is not None and not self._scans:

@@ -65,10 +65,16 @@ class Spill:
         """Why so many more bytes may not be written, "" if they may."""
         if self.nbytes + nbytes > self.max_bytes:
             return f"the {self.max_bytes} bytes that may be spilled are used up; [spill] max_bytes is the bound"
-        disk = os.statvfs(self.directory)
-        if disk.f_bavail * disk.f_frsize - nbytes < disk.f_blocks * disk.f_frsize // FREE_SHARE:
-            return f"the disk of {self.directory} is nearly full: make room there, or name another [spill] directory"
-        return ""
+        fault = disk_fault(self.directory, nbytes)
+        return fault and f"{fault}, or name another [spill] directory"
+
+
+def disk_fault(directory: Path, nbytes: int) -> str:
+    """Why so many more bytes may not be written to the disk of a directory, "" if they may."""
+    disk = os.statvfs(directory)
+    if disk.f_bavail * disk.f_frsize - nbytes < disk.f_blocks * disk.f_frsize // FREE_SHARE:
+        return f"the disk of {directory} is nearly full: make room there"
+    return ""
 
 
 class DiskShelf:

@@ -20,13 +20,15 @@ Run: TypeAlias = tuple[int, int]
 class StreamInfo(msgspec.Struct, frozen=True):
     """A stream as its ingester offers it: `numbered` says whether its frames carry their number.
 
-    Where it `resumes`, another ingester can go on with its series.
+    Where it `resumes`, another ingester can go on with its series; where it is `durable` that one sends frames again
+    that the one before may have sent.
     """
 
     name: str
     typ: str
     numbered: bool
     resumes: bool = False
+    durable: bool = False
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -34,12 +36,15 @@ class Series(msgspec.Struct, frozen=True):
 
     All events before `event` are terminal. `base` is the number of the series' first frame, None where nobody knows of
     a start: then that may have come, or is still to come. `last` is the highest event of its frames when nothing more
-    is to come, None while the series goes on.
+    is to come, None while the series goes on. So many `frames` are known to have been received. `done` are all events
+    that are terminal, as far as they are few enough runs.
     """
 
     event: int
     base: int | None
     last: int | None = None
+    frames: int = 0
+    done: list[Run] = []
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):

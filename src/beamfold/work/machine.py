@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from beamfold.model.events import Buffer, StreamData
 from beamfold.model.routes import Routes
-from beamfold.model.runs import RunSet
+from beamfold.model.runs import RunSet, as_runs
 from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import Block, Run, StreamInfo
 
@@ -84,6 +84,27 @@ class _Gap(NamedTuple):
     tail: bool
 
 
+class _Received:
+    """Which frames of a durable stream came, by their position in the event: an ingester that takes the place of
+    another one sends again what may have come."""
+
+    def __init__(self) -> None:
+        self._events: dict[int, RunSet] = {}
+
+    def new(self, events: Ints, k: Positions, over: int) -> NDArray[np.bool_] | None:
+        """Which of these come for the first time, and are not before event `over`; None: all of them."""
+        again = events < over
+        for position in [k] if isinstance(k, int) else np.unique(k).tolist():
+            known = self._events.setdefault(position, RunSet())
+            known.discard(0, over)
+            mine = events if isinstance(k, int) else events[k == position]
+            for lo, hi in as_runs(mine):
+                for a, b in known.overlap(lo, hi):
+                    again |= (events >= a) & (events < b) & (np.asarray(k) == position)
+                known.add(lo, hi)
+        return ~again if bool(again.any()) else None
+
+
 class WorkMachine:
     """One scan at logical worker `me`, which belongs to the broadcast groups in the bitmask `groups`."""
 
@@ -122,6 +143,7 @@ class WorkMachine:
         self._taken: set[tuple[int, int]] = set()
         self._barrier = self.map.next_broadcast(0, groups)
         self._track = self._has_middle_broadcasts()
+        self._received = [_Received() if info[name].durable else None for name in trigger_map.streams]
 
     # -- what happens ----------------------------------------------------------------------------------------
 
@@ -134,17 +156,26 @@ class WorkMachine:
         frames: Sequence[list[Buffer]],
         closed: bool = False,
         stamps: Stamps = (),
-    ) -> None:
+    ) -> int:
         """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs.
 
         `closed` means that the events are those of the closed map, whose end event may have had another meaning in
         the map known here: the batch waits for `close`. `stamps` are those of the frames, in runs; empty: they are not
-        timed.
+        timed. Returns how many were not used, because they had come before.
         """
         batch = _Batch(stream, version, events, k, frames, closed, stamps)
-        if closed and not self._closed:
+        received = self._received[stream]
+        new = received.new(events, k, self._over) if received is not None else None
+        if new is not None:
+            batch = _only(batch, new)
+        if len(batch.frames):
+            self._take_in(batch)
+        return len(frames) - len(batch.frames)
+
+    def _take_in(self, batch: _Batch) -> None:
+        if batch.closed and not self._closed:
             self._after_close.append(batch)
-        elif version > self._version:
+        elif batch.version > self._version:
             self._deferred.append(batch)
         elif self._single:
             self._complete_run(batch)
@@ -159,7 +190,7 @@ class WorkMachine:
     def _take_deferred(self) -> None:
         deferred, self._deferred = self._deferred, []
         for batch in deferred:
-            self.frames(*batch)
+            self._take_in(batch)
 
     def gap(self, stream: int, runs: Iterable[Run], tail: bool, closed: bool = False) -> None:
         """These events will never have a frame of this stream; `closed` as with frames."""
@@ -227,7 +258,7 @@ class WorkMachine:
             if isinstance(item, _Gap):
                 self.gap(*item)
             else:
-                self.frames(*item)
+                self._take_in(item)
 
     def conclude(self) -> None:
         """All data events are terminal everywhere."""
@@ -468,6 +499,17 @@ class WorkMachine:
                 mine = self._routes.lookup(rows.virtual) == self._me
                 positions.update(rows.k[mine].tolist())
         return positions
+
+
+def _only(batch: _Batch, mask: NDArray[np.bool_]) -> _Batch:
+    """Of a batch what the mask has."""
+    each, at = _each(batch.stamps, len(batch.frames)), np.flatnonzero(mask).tolist()
+    return batch._replace(
+        events=batch.events[mask],
+        k=batch.k if isinstance(batch.k, int) else batch.k[mask],
+        frames=[batch.frames[i] for i in at],
+        stamps=[(1, stamp) for i in at if (stamp := each[i]) is not None],
+    )
 
 
 def _each(stamps: Stamps, n: int) -> Sequence[Stamp | None]:

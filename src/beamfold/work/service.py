@@ -300,7 +300,10 @@ class WorkerService:
             flow.payload_in += sum(map(len, parts)) - len(parts[0]) + sum(map(len, slots))
             events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
             stamps = scan.timing.taken(header, time.time())
-            scan.machine.frames(header.stream, header.version, events, k, frames, header.closed, stamps)
+            again = scan.machine.frames(header.stream, header.version, events, k, frames, header.closed, stamps)
+            if again:  # nobody will use them up
+                flow.frames_used += again
+                self._give_back(scan)
         elif isinstance(header, Gap):
             if 0 <= header.stream < len(scan.flows):
                 scan.flows[header.stream].heard = True
@@ -376,7 +379,10 @@ class WorkerService:
                     used[name] += 1
             for index, name in enumerate(scan.machine.map.streams):
                 flows[index].frames_used += used[name]
-        for index, flow in enumerate(flows):
+        self._give_back(scan)
+
+    def _give_back(self, scan: _Scan) -> None:
+        for index, flow in enumerate(scan.flows):
             owed = flow.owed()
             if owed * 4 >= flow.credit:
                 flow.returned += owed

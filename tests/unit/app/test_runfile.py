@@ -284,6 +284,11 @@ def test_an_empty_file_says_what_to_add(load: Load) -> None:
             "[streams.a]\nprotocol='stins'\nsocket='sub'\nurl=['tcp://h:1', 'tcp://h:1']",
             ["streams.a: tcp://h:1 is named more than once", "would bring every frame; name it once"],
         ),
+        ("[streams.a]\nprotocol='contrast'\nurl='tcp://h:1'\ndurable=true", ["no numbers", "leave durable out"]),
+        (
+            "[streams.a]\nprotocol='stins'\nurl=['tcp://h:1', 'tcp://h:2']\ndurable=true",
+            ["several addresses cannot be durable; give one url"],
+        ),
         (
             "[streams.a]\nprotocol='contrast'\nurl=['tcp://h:1', 'tcp://h:2']",
             ["streams.a: contrast frames have no numbers, by which", "give one url"],

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from beamfold.ingest import service
 from beamfold.ingest.service import Connection, IngesterService, Input
 from beamfold.ingest.spill import Spill
+from beamfold.ingest.writeahead import WriteAheads
 from beamfold.ledger.segmentlog import SegmentLog
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols import framer
@@ -70,13 +71,14 @@ class Rig:
         max_bytes: int = 1 << 30,
         sockets: int = 1,
         arena: Arena | None = None,
+        aheads: WriteAheads | None = None,
     ) -> None:
         self.source, self.hub, self.control = Source(), Hub(), Control()
         self.spill = Spill(spill, max_bytes)
         self.sources = [self.source, *(Source() for _ in range(sockets - 1))]
         connections = (Connection(s, framer("stins")) for s in self.sources)  # type: ignore[arg-type]
-        camera = Input("camera", tuple(connections), 0, retention_bytes)
-        self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill, arena)  # type: ignore[arg-type]
+        camera = Input("camera", tuple(connections), 0, retention_bytes, aheads is not None)
+        self.service = IngesterService({"camera": camera}, self.control, self.hub, self.spill, arena, aheads)  # type: ignore[arg-type]
 
     def series(self, frames: int) -> None:
         """A detector's series of 1 KiB images, all in one turn, without its end."""
