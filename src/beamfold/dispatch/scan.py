@@ -115,6 +115,7 @@ class Scan:
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
     frames_before: dict[str, int] = field(default_factory=dict)  # of ingesters that were lost
+    begun: int = 0  # up to this event, workers may have been sent frames by ingesters that nobody can ask any more
     heard: dict[str, float] = field(default_factory=dict)  # when a stream went on the last time
     deaths: dict[int, int] = field(default_factory=dict)
     poison: list[int] = field(default_factory=list)
