@@ -1238,7 +1238,8 @@ class ControllerMachine:
         # While the fence was being reached the values may have changed again: those get a fence of their own.
         # Ingesters that were lost may have sent all that they had.
         lost = max([scan.begun, *scan.last.values()]) if scan.frames_before else -1
-        (version, values), from_event = self._fencing, max(lost, *scan.sent.values()) + 1
+        before = scan.changes[-1].from_event if scan.changes else 0  # perhaps by ingesters that were further
+        (version, values), from_event = self._fencing, max(before, max(lost, *scan.sent.values()) + 1)
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)
         scan.changes.append(update)
