@@ -503,7 +503,8 @@ class ControllerMachine:
             return []  # it was lost again
         number = recovery.arm.scan
         fresh = [s for s in self.services.values() if not (s.gone or s.peer in told or number in s.hello.scans)]
-        if not (recovery.complete(s.key for s in fresh) or recovery.overdue(now)):
+        resumed = self._resumption is not None
+        if not (recovery.complete((s.key for s in fresh), resumed=resumed) or recovery.overdue(now)):
             return []
         self._recovery = None
         try:
