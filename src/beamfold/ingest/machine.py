@@ -491,7 +491,6 @@ class IngestMachine:
         state.phase = "running"
         state.next = 1
         self._hold(state, 0, [item.frames], actions)
-        actions.append(Tell(self._seen(state)))  # who goes on with the series after us has to know its base
 
     def _data(self, state: _Stream, item: Data, actions: list[Action]) -> None:
         frames = item.frames
