@@ -180,7 +180,7 @@ def _harms(chance: random.Random, roles: Sequence[str], lasts: float, streams: S
             who = chance.choice([SERVICES, SERVICES, f"{DETECTOR} {chance.choice(streams)}"])
             harms.append(Harm(at, who, "cut"))
         else:
-            harms.append(Harm(at, STORE, "stop", chance.uniform(0.2, 3.0)))
+            harms.append(Harm(at, STORE, chance.choice(["stop", "stop", "kill"]), chance.uniform(0.2, 3.0)))
     return tuple(sorted(harms, key=lambda harm: harm.at))
 
 

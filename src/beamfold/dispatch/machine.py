@@ -25,7 +25,7 @@ from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.peers import SUPERVISOR, bounded, credible, fault_of, is_ours, sound
 from beamfold.dispatch.places import Places
 from beamfold.dispatch.recording import WriteFile
-from beamfold.dispatch.recovery import Assigned, Recovery
+from beamfold.dispatch.recovery import PATIENCE, Assigned, Recovery
 from beamfold.dispatch.resumption import (
     Resumption,
     given_up,
@@ -241,6 +241,8 @@ class ControllerMachine:
         self._resumption = resumption
         self._token = token
         self._silence = Silence(policy.lease, policy.time_limit)
+        self._awaited = any(unfinished(record) for record in known.values())  # and then ingesters do not begin to read
+        self._since = math.inf
         self._recovery: Recovery | None = None
         self._introduced: dict[Any, float] = {}  # peers, and when they were asked who they are
         self._lost: dict[Any, None] = {}  # peers
@@ -347,6 +349,7 @@ class ControllerMachine:
         self.services[service.key] = service
         self._peers[peer] = service.key
         self._here.clear()
+        self._since = min(self._since, now)
         if old is None or old.peer != peer:
             actions.append(Note("info", f"{service.key} is here (pid {hello.pid} on {hello.host})"))
         if hello.error:
@@ -354,7 +357,7 @@ class ControllerMachine:
         self._introduced.pop(peer, None)
         actions += self._take_place(service, now) + self._resume() + self._recover(now)
         # An ingester reads its detectors from now on: it has to know which scan it goes on with.
-        if self._resumption is None or hello.role != "ingester":
+        if not (self._awaited and hello.role == "ingester"):
             actions.append(Send(peer, Welcome(self._epoch)))
         return actions
 
@@ -545,15 +548,16 @@ class ControllerMachine:
             return []  # it was lost again
         number = recovery.arm.scan
         fresh = [s for s in self.services.values() if not (s.gone or s.peer in told or number in s.hello.scans)]
-        if not (recovery.complete(s.key for s in fresh) or recovery.overdue(now)):
+        resumed = self._resumption is not None
+        if not (recovery.complete((s.key for s in fresh), resumed=resumed) or recovery.overdue(now)):
             return []
         self._recovery = None
         try:
             scan = self._restored(recovery, now)
         except BeamfoldError as error:
             ends: list[Action] = [Send(peer, End(recovery.arm.scan)) for peer in told]
-            return [Note("error", f"a scan cannot be taken up: {error}"), *ends, *self._resumed()]
-        actions = self._take_up(scan, recovery, fresh, now) + self._resumed()
+            return [Note("error", f"a scan cannot be taken up: {error}"), *ends, *self._decided()]
+        actions = self._take_up(scan, recovery, fresh, now) + self._decided()
         return actions + [a for peer, message in recovery.later for a in self._receive(peer, message, now)]
 
     # -- a scan of a run that was killed ---------------------------------------------------------------------
@@ -577,16 +581,19 @@ class ControllerMachine:
         )
         return [Send(reducer.peer, message) for message in (arm, *waiting.changes, Introduce())]
 
-    def _resumed(self) -> list[Action]:
-        """The scan is taken up, as far as that can be: ingesters may read their detectors now."""
-        waiting, self._resumption = self._resumption, None
-        return [] if waiting is None else [Send(s.peer, Welcome(self._epoch)) for s in self._of("ingester")]
+    def _decided(self) -> list[Action]:
+        """A scan is taken up, or none is: new ingesters, which may have a part in it, read their detectors from now on.
+
+        What they had read before would be of no scan.
+        """
+        awaited, self._awaited, self._resumption = self._awaited, False, None
+        return [Send(s.peer, Welcome(self._epoch)) for s in self._of("ingester")] if awaited else []
 
     def _not_resumed(self, why: str, now: float) -> list[Action]:
         assert self._resumption is not None
         self._number = max(self._number, self._resumption.arm.scan)
-        welcome = self._resumed()
-        return [*welcome, *self.give_up_unfinished(f"it cannot be taken up: {why}", now)]
+        self._resumption = None
+        return [*self.give_up_unfinished(f"it cannot be taken up: {why}", now)]
 
     def give_up_unfinished(self, reason: str, now: float) -> list[Action]:
         """Scans that the ledger takes to be under way, and nobody is at work on, have failed."""
@@ -598,9 +605,9 @@ class ControllerMachine:
                 continue
             report = given_up(scan_id, record, reason, now)
             fields = {"state": "failed", "finished": now, "report": report}
-            self._known[scan_id] = {**record, **fields}
+            self._known[scan_id] = {"finished": now}
             actions += [RecordScan(scan_id, fields, report["number"]), _ending(report)]
-        return actions
+        return actions + (self._decided() if resumed is None and self._recovery is None else [])
 
     def _restored(self, recovery: Recovery, now: float) -> Scan:
         arm = recovery.arm
@@ -657,6 +664,9 @@ class ControllerMachine:
         # Where no ingester knows, what is not done of all that may have been assigned is assigned again.
         assigned = recovery.assigned() or [Assigned(0, scan.map.virtual_before(scan.reached), None)]
         scan.dispatcher.restore([(a.lo, a.hi, a.worker) for a in assigned], here)
+        if len(recovery.ingesters) < len(arm.ingesters):
+            following = scan.dispatcher.next_event
+            scan.begun = max(scan.reached, (scan.map.n_events or 0) if following is None else following) - 1
         return scan
 
     def _take_up(self, scan: Scan, recovery: Recovery, fresh: list[Service], now: float) -> list[Action]:
@@ -1068,6 +1078,8 @@ class ControllerMachine:
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
         actions = self._recover(now) + self._look_for_silent(now)
+        if self._recovery is None and self._resumption is None and now - self._since >= PATIENCE:
+            actions += self._decided()
         for scan in (self._next, self.scan):
             if scan is not None and scan.active:
                 actions += self._vacate(scan, now)
@@ -1305,8 +1317,10 @@ class ControllerMachine:
         if set(scan.sent) < {s.key for s in ingesters}:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
-        lost = max(scan.last.values(), default=0) if scan.bereft else -1  # they may have sent all that they had
-        (version, values), from_event = self._fencing, max(lost, *scan.sent.values()) + 1
+        # Ingesters that were lost may have sent all that they had.
+        lost = max([scan.begun, *scan.last.values()]) if scan.bereft else -1
+        before = scan.changes[-1].from_event if scan.changes else 0  # perhaps by ingesters that were further
+        (version, values), from_event = self._fencing, max(before, max(lost, *scan.sent.values()) + 1)
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)
         scan.changes.append(update)

@@ -63,10 +63,14 @@ class Recovery:
         """What everybody said."""
         return [*self.ingesters.values(), *self.workers.values(), *self.reducers.values()]
 
-    def complete(self, fresh: Iterable[str]) -> bool:
-        """Whether all have said what they know; those of the keys in `fresh` are new and know nothing."""
+    def complete(self, fresh: Iterable[str], *, resumed: bool = False) -> bool:
+        """Whether all have said what they know; those of the keys in `fresh` are new and know nothing.
+
+        Of ingesters that is only certain where the whole run is new (`resumed`): what they know may be on its way.
+        """
         fresh = set(fresh)
-        ingesters = sum(f"ingester {i.name}" in fresh for i in self.arm.ingesters) + len(self.ingesters)
+        new = sum(f"ingester {i.name}" in fresh for i in self.arm.ingesters) if resumed else 0
+        ingesters = len(self.ingesters) + new
         workers = sum(f"worker {w.name}" in fresh for w in self.arm.workers) + len(self.workers)
         reducers = len(self.reducers) + any(key.startswith("reducer ") for key in fresh)
         return ingesters >= len(self.arm.ingesters) and workers >= len(self.arm.workers) and reducers > 0

@@ -650,7 +650,6 @@ class IngestMachine:
         state.phase = "running"
         state.next = 1
         self._hold(state, 0, [item.frames], actions)
-        actions.append(Tell(self._seen(state)))  # who goes on with the series after us has to know its base
 
     def _start_again(self, state: _Stream, item: Start, actions: list[Action]) -> None:
         """A second start message: it came twice, or another series begins."""

@@ -371,6 +371,9 @@ class IngesterService:
     def _pass_on(self, scan: _Armed, item: Input, items: list[Item], stamp: float) -> None:
         if items:
             self._do(scan, partial(scan.machine.feed, scan.streams[item.name], items, stamp))
+            told = scan.told.get(item.name)
+            if told is None or told.phase == "waiting":  # who goes on with the series after us has to know its base
+                self._tell_progress(scan)
 
     def _look(self, item: Input, merge: Merge, asked: float) -> None:
         """Give up the sockets that had nothing to be read when that was asked, which was late enough."""

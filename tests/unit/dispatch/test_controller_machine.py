@@ -21,6 +21,7 @@ from beamfold.dispatch.machine import (
     Reply,
     Send,
 )
+from beamfold.dispatch.recovery import PATIENCE
 from beamfold.dispatch.scan import STATE_LOST, Phase, Plan
 from beamfold.model.bitmaps import events_in, events_lacking
 from beamfold.model.errors import BeamfoldError, MapError, ScanError
@@ -1036,3 +1037,29 @@ def test_nothing_is_remembered_of_the_services_of_scans_that_ended() -> None:
         bench.stop()
         assert bench.phase is Phase.ENDED
     assert not bench.machine._here
+
+
+def test_ingesters_do_not_read_before_it_is_known_whether_a_scan_is_taken_up() -> None:
+    """What a new one reads before it is armed for the scan that it has a part in would be lost."""
+    bench = Bench(known={"old": {"number": 3, "state": "running"}})
+    assert to(bench.log, m.Welcome) == ["w0", "w1", "r", "s"]
+    assert not bench.do(bench.machine.tick(bench.now))
+    bench.now += PATIENCE
+    assert to(bench.do(bench.machine.tick(bench.now)), m.Welcome) == ["i", "j"]
+    assert not bench.do(bench.machine.tick(bench.now))
+    assert to(bench.hello("ingester", "i", "again"), m.Welcome) == ["again"]
+    bench = Bench(known={"old": {"number": 3, "state": "finished"}})
+    assert to(bench.log, m.Welcome) == ["i", "j", "w0", "w1", "r", "s"]
+
+
+def test_scans_that_nobody_is_at_work_on_have_failed() -> None:
+    known = {"b": {"number": 4, "state": "arming"}, "a": {"number": 3, "state": "running", "started": 7.0}}
+    machine = ControllerMachine("v", 1, known={**known, "c": {"number": 2, "state": "stopped"}}, first_scan=5)
+    records = [a for a in machine.give_up_unfinished("it was killed", 9.0) if isinstance(a, RecordScan)]
+    assert [(r.scan_id, r.number, r.fields["state"], r.fields["finished"]) for r in records] == [
+        ("a", 3, "failed", 9.0),
+        ("b", 4, "failed", 9.0),
+    ]
+    report = records[0].fields["report"]
+    assert (report["ended"], report["reason"], report["started"]) == ("failed", "it was killed", 7.0)
+    assert not machine.give_up_unfinished("again", 10.0)
