@@ -404,6 +404,25 @@ def test_an_event_that_is_broadcast_and_a_workers_own_is_done_once(at: int, who:
         folded_once(rig, trigger_map)
 
 
+@pytest.mark.parametrize("at", range(10, 120, 10))
+def test_what_is_broadcast_in_an_event_of_a_lost_worker_is_seen_with_its_part_or_alone(at: int) -> None:
+    """Two streams, of which one lacks a frame, and three workers, one of which is lost."""
+    cast = [{"constraint": None}]
+    cells = {
+        "a": [[{"constraint": i % 4}] for i in range(12)],
+        "b": [cast if i % 3 == 1 else [{"constraint": (i + 1) % 4}] for i in range(12)],
+    }
+    trigger_map = compile_map({"parts": {"p": cells}, "sequence": ["p"]})
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"]] * 3, seed=at, policy=PATIENT, credit=60)
+    play(rig, trigger_map, {"a": series("a", 12), "b": series("b", 12, lost={4})}, {at: at // 10 % 3}, 15)
+    assert rig.report["states"] == {"reduced": 11, "incomplete (skipped)": 1}
+    folded_once(rig, trigger_map)
+    for f in rig.folded:
+        if 1 <= f.event <= 12 and f.event % 3 == 2 and f.event != 5 and f.k >= 0:
+            assert f.streams == ("a", "b")
+    casts_in_order(rig, trigger_map)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_what_a_new_controller_adds_to_a_recording_can_be_read(seed: int) -> None:
     """Also where a worker was lost and its virtual workers are nobody's just then."""
