@@ -353,7 +353,7 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int, again: bool = False)
     from beamfold.dispatch.machine import ControllerMachine, Policy
 
     version, values = ledger.parameters()
-    newest = ledger.scans(KNOWN_SCANS, ("number", "state", "started", "finished", "map"))
+    newest = ledger.scans(KNOWN_SCANS, ("number", "state", "started", "finished", "map", "series"))
     again = again or bool(newest and newest[0][1].get("state") in ("arming", "running"))
     first = settings.raw_parameters()
     wanted = {**first, **values} if again else {**values, **first}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -114,6 +114,7 @@ class Scan:
     ingesters: dict[str, IngesterInfo] = field(default_factory=dict)  # also of those that are lost
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
+    recorded_series: dict[str, list[int]] = field(default_factory=dict)
     frames_before: dict[str, int] = field(default_factory=dict)  # of ingesters that were lost
     heard: dict[str, float] = field(default_factory=dict)  # when a stream went on the last time
     deaths: dict[int, int] = field(default_factory=dict)
@@ -189,7 +190,7 @@ class Scan:
     @property
     def standing(self) -> Standing:
         """How it stands now."""
-        return Standing(self.dispatcher.next_virtual, self.frontier, self.shown)
+        return Standing(self.dispatcher.all_before, self.frontier, self.shown)
 
     def passes_broadcast(self) -> bool:
         """Whether everything before a broadcast, or in its event, is assigned since this was last asked.
@@ -231,6 +232,7 @@ class Scan:
         for name in streams:
             if (stream := self.report.streams.get(name)) is not None:
                 self.frames_before[name] = stream.frames
+                self.heard.setdefault(name, now)
 
     def series(self, streams: Iterable[str]) -> dict[str, Series]:
         """Where these streams are, for an ingester that goes on with them."""
@@ -245,6 +247,31 @@ class Scan:
             over = ended is not None or last >= self._last_cell(self.map.streams.index(name)) > 0
             found[name] = Series(self.frontier, self.bases[name], last if over else None)
         return found
+
+    def known_series(self) -> dict[str, list[int]]:
+        """Of streams that send: the number of the first frame, and of an ended series what `StreamEnded` says."""
+        found = {}
+        for name, base in self.bases.items():
+            if (end := self.ended_streams.get(name)) is not None:
+                found[name] = [base, end.frames, end.last_event, end.surplus]
+            elif self.report.streams[name].phase != "waiting":
+                found[name] = [base]
+        return found
+
+    def take_up_series(self, known: Mapping[str, Sequence[int]]) -> None:
+        """What another controller knew: the ingesters of these streams may have ended together with it."""
+        for name, (base, *end) in known.items():
+            if (stream := self.report.streams.get(name)) is None:
+                continue
+            self.bases[name], stream.phase = base, "running"
+            if end and name not in self.ended_streams:
+                self.ended(StreamEnded(self.number, name, *end))
+            elif name in self.ended_streams:
+                stream.phase = "ended"
+
+    def later_versions(self) -> list[tuple[int, dict[str, bytes], int]]:
+        """(version, values, first event) of the parameters after those with which all were armed."""
+        return [(change.version, change.values, change.from_event) for change in self.changes]
 
     def ended(self, message: StreamEnded) -> None:
         """A series end."""

@@ -303,9 +303,10 @@ class IngestMachine:
                 if any(self._casts(lo, hi) for lo, hi in gap[0]):
                     state.cast_gaps.append(gap)
         for block in blocks:
+            news = RunSet(self._routes.blocks(block.worker)).missing(block.lo, block.hi) if block.attempt else ()
             self._routes.add(block.lo, block.hi, block.worker)
-            if block.attempt:
-                self._send_again(block)
+            for lo, hi in news:  # the rest it has got: a new controller only says so again
+                self._send_again(Block(lo, hi, block.worker))
         return self._everything()
 
     def grant(self, worker: int, stream: int, credit: int) -> list[Action]:

@@ -497,7 +497,8 @@ class Inventory(Message, frozen=True):
     processes that an ingester or a reducer takes for the logical workers. `changes` are the versions of the parameters
     that came after `arm`, `closed` the last data event of a closed map. An ingester says which streams have `ended` and
     what is `missing`, whether it has `halted`, and whether it is `holding` frames back for new parameters; the reducer
-    what is `done`; a worker how often its class wants to tick.
+    what is `done`; a worker how often its class wants to tick, and below which virtual worker it knows all to be
+    `assigned`.
     """
 
     scan: int
@@ -512,6 +513,7 @@ class Inventory(Message, frozen=True):
     missing: list[FramesMissing] = []
     done: PartsDone | None = None
     tick_interval: float | None = None
+    assigned: int = 0
 
 
 class Shutdown(Message, frozen=True):

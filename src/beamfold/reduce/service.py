@@ -495,10 +495,10 @@ class ReducerService:
             return
         self._scan, self._shown, self._cached = scan, scan.folder, None
         self._control.scans = [message.scan]
-        self._control.send(Armed(message.scan))
-        if taken_up:
+        if taken_up:  # before it is armed: what is done has to be known before anything is assigned again
             scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
             self._tell_done(scan, inventory=True)
+        self._control.send(Armed(message.scan))
         if not hasattr(scan.folder.hooks.instance, "publish"):
             self._trouble(
                 scan, "the class has no `publish`, so nobody sees a result: set self.publish = {…} in __init__"

@@ -265,6 +265,7 @@ class WorkerService:
                     changes=scan.changes,
                     closed=scan.closed,
                     tick_interval=scan.tick_interval,
+                    assigned=scan.machine.assigned,
                 )
             )
 

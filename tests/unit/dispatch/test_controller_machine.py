@@ -684,7 +684,8 @@ def reached(actions: list[Any]) -> list[tuple[str, int]]:
 
 def test_when_a_stream_has_ended_workers_learn_how_far_the_others_have_come() -> None:
     bench = Bench().run(endless())
-    assert not bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 10)), "nobody waits for what may still come"
+    said = bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 10))
+    assert said == [RecordScan("scan-1", {"series": {"a": [0]}})], "nobody waits for what may still come"
     assert reached(bench.say("j", m.StreamEnded(1, "b", 1, 1))) == [("w0", 2), ("w1", 2)]
     assert not bench.say("i", m.StreamSeen(1, "a", "running", 2, 2, 0))
     bench.now += TELL_INTERVAL

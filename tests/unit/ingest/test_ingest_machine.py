@@ -647,6 +647,14 @@ def test_a_block_that_is_assigned_anew_is_sent_again_to_its_new_worker() -> None
     assert bench.got(0) == [(5, b"frame 4")]
 
 
+def test_what_a_new_controller_says_again_is_not_sent_again() -> None:
+    bench = Bench(uniform(10), workers=2, assigned=[Block(0, 4, 0), Block(4, 10, 1)])
+    bench.feed(Start([b"s"]), data(*range(10)))
+    bench.actions.clear()
+    bench.do(bench.machine.assign([Block(0, 6, 0, 1), Block(6, 10, 1, 1)]))
+    assert [(w, e) for w, _, e, _, _ in bench.sent] == [(0, 5), (0, 6)]
+
+
 def test_what_a_worker_has_not_got_yet_goes_to_its_successor_alone() -> None:
     bench = Bench(uniform(6, batch=2), workers=2, credit=None, assigned=[Block(0, 3, 0)])
     bench.feed(Start([b"s"]), data(0, 1, 2, 3))
