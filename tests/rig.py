@@ -286,8 +286,11 @@ class Rig:
 
     def kill_controller(self) -> None:
         """The controller ends; the first of what it sent is on its way all the same, and the last of what it was sent
-        will come to another one."""
+        will come to another one. The last lines that it wrote may not be on the disk."""
         self.controller_dead = True
+        for _ in range(self.random.randint(0, 3)):
+            if len(self.files) > 3 and self.files[-1].append:
+                self.files.pop()
         for (src, dst), queue in self.channels.items():
             if "controller" in (src, dst):
                 left = self.random.randint(0, len(queue))

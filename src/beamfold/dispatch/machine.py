@@ -618,9 +618,16 @@ class ControllerMachine:
         return actions
 
     def _record_again(self, scan: Scan, recovery: Recovery) -> list[Action]:
-        """What the recording may lack, because the controller before ended with it."""
+        """What the recording may lack, because the controller before ended with it; it may have any of it twice."""
         owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
-        return list(recording.blocks(scan, owned))
+        found = recording.blocks(scan, owned)
+        for version, values, from_event in scan.later_versions():
+            found += recording.parameters(scan, version, from_event, values)
+        for inventory in recovery.reducers.values():
+            found += recording.logged(scan, inventory.done) if inventory.done is not None else []
+        if scan.closing and scan.last_data_event is not None:
+            found += recording.closed(scan, scan.last_data_event)
+        return list(found)
 
     def _resolve(self, scan: Scan, now: float) -> list[Action]:
         """What is done is known: what nobody has for certain is for others, or for new processes in the places."""

@@ -364,7 +364,7 @@ class Scan:
         for name, runs in message.incomplete.items():
             note(self.lacking, name, runs)
         self.report.tick(event for event, _ in message.ticks)
-        self.report.combined += len(message.combined)
+        self.report.combined += message.combined_before + len(message.combined)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
 

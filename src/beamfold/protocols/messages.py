@@ -229,7 +229,8 @@ class PartsDone(Message, frozen=True):
     Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
     a stream, by stream; `ticks` (event, logical worker). If the scan is recorded, `combined` says which results were,
     `logged` which parts whose results are, and `poison` which parts (event, k) were not tried again.
-    An `inventory` is all of this from the beginning, from a reducer that took up the result log of one before.
+    An `inventory` is all of this from the beginning, from a reducer that took up the result log of one before; or for a
+    new controller, but then without what the recording is sure to have: `combined_before` results that were combined.
     """
 
     scan: int
@@ -247,6 +248,7 @@ class PartsDone(Message, frozen=True):
     logged: list[Logged] = []
     poison: list[tuple[int, int]] = []
     inventory: bool = False
+    combined_before: int = 0
 
 
 class Filled(Message, frozen=True):
