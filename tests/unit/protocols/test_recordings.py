@@ -131,7 +131,7 @@ def test_what_a_new_controller_writes_again_counts_once(tmp_path: Path) -> None:
     write(tmp_path, FIRST, {"blocks": [[2, 4, 0]]}, versions[0], {"blocks": [[0, 2, 0]]}, versions[1])
     found = read_recording(tmp_path)
     assert found.blocks == [(0, 2, 0), (2, 4, 0)]
-    assert [(version, event) for version, event, _ in found.parameters]== [(3, 0), (4, 5)]
+    assert [(version, event) for version, event, _ in found.parameters] == [(3, 0), (4, 5)]
 
 
 def test_lines_that_are_missing_from_the_history_are_noticed(tmp_path: Path) -> None:
