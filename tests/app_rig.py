@@ -122,7 +122,7 @@ class AppRig(Rig):
         done = Done(self.reduce_map.streams, [w.place for w in self.workers], recorded=True)
         done.add(header, batch, fresh, completed, envelope[1:])
         told = done.message(self.reduce_scan, reduce.frontier, self.closed, reduce.duplicates - before)
-        self.post("reducer", "controller", told)
+        self._tell(told)
 
     def _fold(self) -> None:
         if self.reduce is None:

@@ -319,13 +319,17 @@ class Rig:
         self._hello("reducer", self.reducer, "reducer")
 
     def kill_controller(self) -> None:
-        """The controller ends; some of what it sent, and of what it was sent, is on its way all the same."""
+        """The controller ends; the first of what it sent is on its way all the same, and the last of what it was sent
+        will come to another one. The last lines that it wrote may not be on the disk."""
         self.controller_dead = True
+        for _ in range(self.random.randint(0, 3)):
+            if len(self.files) > 3 and self.files[-1].append:
+                self.files.pop()
         for (src, dst), queue in self.channels.items():
             if "controller" in (src, dst):
                 left = self.random.randint(0, len(queue))
                 while len(queue) > left:
-                    queue.pop()
+                    queue.pop() if src == "controller" else queue.popleft()
 
     def replace_controller(self) -> None:
         """A new one looks at the ledger, and hears of the others by and by."""
@@ -688,6 +692,7 @@ class Rig:
                         number,
                         self.arms[w.name, number],
                         blocks=w.machine.blocks,
+                        assigned=w.machine.assigned,
                         changes=self.changes.get((w.name, number), []),
                         closed=self.closes.get((w.name, number)),
                     )
@@ -823,7 +828,6 @@ class Rig:
             completed: list[Any] = []
             for entry in self.log:
                 completed += self._logged(entry)[1] if isinstance(entry, tuple) else self._dropped(entry)
-            self.post(self.reducer, "controller", m.Armed(payload.scan))
             if self.log:
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, inventory=True)
                 self._tell(told)
@@ -832,6 +836,7 @@ class Rig:
                         lacking = self._lacking(entry)
                         self._tell(m.PartsDone(payload.scan, [], {}, self.reduce.frontier, incomplete=lacking))
                 self._fold()
+            self.post(self.reducer, "controller", m.Armed(payload.scan))
         elif isinstance(payload, tuple):
             if payload[0] == "greeting":
                 if payload[1] == self.reduce_scan and self.reduce is not None:

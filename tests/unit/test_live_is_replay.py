@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app_rig import AppRig
@@ -19,7 +19,7 @@ from beamfold.dispatch.machine import Policy
 from beamfold.model.events import StreamData
 from beamfold.model.report import ScanReport
 from beamfold.model.routes import Routes
-from beamfold.model.triggermap import TriggerMap, WrittenMap
+from beamfold.model.triggermap import WrittenMap
 from beamfold.offline.digests import Digests
 from beamfold.offline.partruns import PartRuns
 from beamfold.offline.recorded import RecordedReplay
@@ -110,12 +110,10 @@ def live(rig: Rig) -> list[Any]:
 
 
 def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig, *, deadly: bool = False) -> Rig:
-    """A scan that was recorded, of any kind; a deadly one loses workers, and others take their places."""
+    """A scan that was recorded, of any kind; a deadly one loses workers and controllers, which are replaced."""
     app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
     rig, written, numbered = build(data, Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app), make=make)
     trigger_map = written.compile()
-    # Where events are broadcast and somebody's own at once, what recovery gives is known for simple maps only.
-    assume(not (deadly and mixed(trigger_map)))
     rig.submit(trigger_map, written=written)
     rig.until(lambda: 1 in rig.replies)
     whole = data.draw(st.booleans(), label="whole")
@@ -123,7 +121,9 @@ def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig, *, deadly
         count = trigger_map.frame_count(s)
         series = play(data.draw, stream, count, trigger_map.wrapped, numbered[stream], whole)
         rig.detector(stream, series.items)
-    steps = st.sampled_from(["parameter", "parameter", "stand still", "stop", *["kill"] * 4 * deadly])
+    steps = st.sampled_from(
+        ["parameter", "parameter", "stand still", "stop", *["kill"] * 4 * deadly, *["controller"] * deadly]
+    )
     for what in data.draw(st.lists(steps, min_size=2 * deadly, max_size=3 + 2 * deadly), label="then"):
         for _ in range(data.draw(st.integers(0, 60))):
             rig.step()
@@ -139,17 +139,16 @@ def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig, *, deadly
             for _ in range(data.draw(st.integers(0, 20))):
                 rig.step()
             rig.replace(who)
+        elif what == "controller":
+            rig.kill_controller()
+            for _ in range(data.draw(st.integers(0, 20))):
+                rig.step()
+            rig.replace_controller()
         else:
             rig.stop()
             break
     rig.settle()
     return rig
-
-
-def mixed(trigger_map: TriggerMap) -> bool:
-    """Whether an event is broadcast and somebody's own at once."""
-    own, _ = trigger_map.parts_of(0, trigger_map.n_virtual or 1000)
-    return any(trigger_map.groups_of(event) for event in set(own.tolist()))
 
 
 @RIG
@@ -182,7 +181,7 @@ def test_live_is_replay_of_an_app_that_combines(data: st.DataObject) -> None:
         check_combined(rig)
 
 
-@settings(RIG, suppress_health_check=[*RIG.suppress_health_check, HealthCheck.filter_too_much])
+@RIG
 @given(st.data())
 def test_live_is_replay_of_a_scan_that_lost_workers(data: st.DataObject) -> None:
     """A part is the worker's whose result was taken, though it was given to another one after that."""

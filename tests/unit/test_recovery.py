@@ -198,8 +198,9 @@ def whole_or_named(rig: Rig, n: int) -> None:
     """
     for _ in range(10):
         rig.settle()
-    if rig.controller.scan.active:
-        assert rig.controller.scan.bereft
+    scan = rig.controller.scan
+    if scan is not None and scan.active:
+        assert scan.bereft
         rig.stop()
         rig.settle()
     report = rig.report
@@ -207,13 +208,13 @@ def whole_or_named(rig: Rig, n: int) -> None:
     assert sum(report["states"].values()) == report["events"] <= n
     n = report["events"]
     assert set(report["states"]) <= {"reduced", "incomplete", "incomplete (skipped)"}
-    folded_once(rig, rig.controller.scan.map)
+    assert rig.reduce_map is not None
+    folded_once(rig, rig.reduce_map)
     lacking = {e for state, runs in report["runs"].items() for lo, hi in runs for e in range(lo, hi)}
     told = [*report["incomplete"].values(), *(stream["missing"] for stream in report["streams"].values())]
     missing = {e for runs in told for lo, hi in runs for e in range(lo, hi)}
     assert lacking <= missing
-    streams = rig.controller.scan.map.streams
-    whole = {f.event for f in rig.folded if 1 <= f.event <= n and set(f.streams) == set(streams)}
+    whole = {f.event for f in rig.folded if 1 <= f.event <= n and set(f.streams) == set(rig.reduce_map.streams)}
     assert whole == set(range(1, n + 1)) - lacking
 
 
@@ -331,6 +332,47 @@ def test_any_deaths_lose_only_what_was_in_the_socket_of_a_durable_stream(data: s
     only_sockets_lose(rig, n)
     if casts:
         casts_in_order(rig, trigger_map)
+
+
+MIXED = {
+    "a": [[{"constraint": None}] if i % 7 == 3 else [{"constraint": i // 2 % 5}] for i in range(24)],
+    "b": [[{"constraint": None}] if i % 5 == 4 else [{"constraint": (i + 1) // 3 % 5}] for i in range(24)],
+}
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_whoever_dies_together_with_a_controller_changes_nothing(data: st.DataObject) -> None:
+    """Several at nearly the same time: minus what died with an ingester, which is named."""
+    casts = data.draw(st.booleans(), label="broadcasts")
+    streams = data.draw(st.sampled_from(["a", "ab"]), label="streams")
+    n = 24
+    if casts:
+        trigger_map = compile_map({"parts": {"p": {s: MIXED[s] for s in streams}}, "sequence": ["p"]})
+    else:
+        trigger_map = uniform(list(streams), n, data.draw(st.integers(1, 5)))
+    # Where a broadcast was the last that a lost ingester sent, nobody knows of it if the scan is stopped after that.
+    ingesters = not casts and data.draw(st.booleans(), label="ingesters, too")
+    workers = data.draw(st.integers(1 + ingesters, 3), label="workers")  # somebody has to be left who knows of the scan
+    others = st.sampled_from([REDUCER, INGESTER, 0] if ingesters else [REDUCER, *range(workers)])
+    deaths: dict[int, int] = {}
+    for at in data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=2), label="at"):
+        together = [CONTROLLER, *data.draw(st.lists(others, min_size=1, max_size=3))]
+        deaths |= dict(enumerate(data.draw(st.permutations(together)), at))
+    back = data.draw(st.integers(1, 30), label="back")
+    inputs = {"i": [("a", True)], "j": [("b", True)]} if len(streams) > 1 else {"i": [("a", True)]}
+    seed = data.draw(st.integers(0, 1 << 16), label="seed")
+    rig = Rig(inputs, [["generic"]] * workers, seed=seed, policy=PATIENT, credit=60)
+    play(rig, trigger_map, {s: series(s, n) for s in streams}, deaths, back)
+    if rig.controller.scan is None and not rig.controller.reports:
+        return  # nobody is left who knew of it
+    if INGESTER in deaths.values():
+        whole_or_named(rig, n)
+    else:
+        assert rig.report["ended"] == "finished"
+        assert rig.report["states"] == {"reduced": n}
+        folded_once(rig, trigger_map)
+    casts_in_order(rig, trigger_map)
 
 
 @pytest.mark.parametrize("who", [REDUCER, 0, INGESTER])
@@ -459,6 +501,25 @@ def test_an_event_that_is_broadcast_and_a_workers_own_is_done_once(at: int, who:
         play(rig, trigger_map, {"a": series("a", len(cells))}, {at: who}, back)
         assert rig.report["summary"] == "5 events: 5 reduced"
         folded_once(rig, trigger_map)
+
+
+@pytest.mark.parametrize("at", range(10, 120, 10))
+def test_what_is_broadcast_in_an_event_of_a_lost_worker_is_seen_with_its_part_or_alone(at: int) -> None:
+    """Two streams, of which one lacks a frame, and three workers, one of which is lost."""
+    cast = [{"constraint": None}]
+    cells = {
+        "a": [[{"constraint": i % 4}] for i in range(12)],
+        "b": [cast if i % 3 == 1 else [{"constraint": (i + 1) % 4}] for i in range(12)],
+    }
+    trigger_map = compile_map({"parts": {"p": cells}, "sequence": ["p"]})
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"]] * 3, seed=at, policy=PATIENT, credit=60)
+    play(rig, trigger_map, {"a": series("a", 12), "b": series("b", 12, lost={4})}, {at: at // 10 % 3}, 15)
+    assert rig.report["states"] == {"reduced": 11, "incomplete (skipped)": 1}
+    folded_once(rig, trigger_map)
+    for f in rig.folded:
+        if 1 <= f.event <= 12 and f.event % 3 == 2 and f.event != 5 and f.k >= 0:
+            assert f.streams == ("a", "b")
+    casts_in_order(rig, trigger_map)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -24,7 +24,7 @@ from beamfold.dispatch.overload import Overload
 from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.states import EventStates
 from beamfold.model.triggermap import EVERYBODY, TriggerMap
-from beamfold.protocols.messages import DROPPED, Block, Run
+from beamfold.protocols.messages import DROPPED, PARKED, Block, Run
 
 WINDOW = 0.1
 """Seconds of work a worker has ahead: several control round trips, and still short against human patience."""
@@ -173,7 +173,9 @@ class Dispatcher:
         self._routes = Routes()
         self._again: list[Run] = []
         self._kept: dict[int, list[Run]] = {}
-        self._uneven: set[int] = set()  # they have what others had begun: how much of that is left is looked up
+        self._doubtful: list[tuple[int, int, int | None]] = []
+        # They have what others had begun, before some virtual worker: how much of that is left is looked up.
+        self._uneven: dict[int, int] = {}
         self.attempt = 0
         self.next_virtual = 0
 
@@ -201,16 +203,24 @@ class Dispatcher:
 
     def settle(self, frontier: int) -> None:
         """Events below `frontier` are terminal: what was assigned of them is forgotten."""
-        self._routes.forget_before(self.map.virtual_over(frontier))
-        for number in self._uneven:
+        over = self.map.virtual_over(frontier)
+        self._routes.forget_before(over)
+        for number, end in list(self._uneven.items()):
             worker = self._workers[number]
-            if worker.here and worker.room <= 0:
-                worker.assigned = worker.done + self._left(number)
-                self._offer(number)
+            if even := over >= (end if self.map.n_virtual is None else min(end, self.map.n_virtual)):
+                del self._uneven[number]
+            if worker.here and (even or worker.room <= 0):
+                self._count(number)
+
+    def _count(self, number: int) -> None:
+        """Look up what a worker has left to do."""
+        worker = self._workers[number]
+        worker.assigned = worker.done + self._left(number)
+        self._offer(number)
 
     def _left(self, worker: int) -> int:
         """Parts of a worker in events that are not terminal, before the next one to assign."""
-        following, left = self.next_event, 0
+        following, left = self._event_of(self.next_virtual), 0
         for lo, hi in self._blocks(worker):
             events, _ = self.map.parts_of(lo, hi)
             due = len(events) if following is None else int(np.searchsorted(events, following))
@@ -228,12 +238,16 @@ class Dispatcher:
         self.attempt += 1
         self._long = {v: long for v, long in self._long.items() if long.worker != worker}
         for lo, hi in self._blocks(worker):
-            for run in self._undone(lo, hi):
-                own = keep or self._passed(run[0]) or self._mixed(run)
-                (self._kept.setdefault(worker, []) if own else self._again).append(run)
-            self._routes.add(lo, hi, UNASSIGNED)
+            self._take_back(lo, hi, worker, keep=keep)
         self._again.sort()
         return parts
+
+    def _take_back(self, lo: int, hi: int, worker: int, *, keep: bool = False) -> None:
+        """These are nobody's: what is not terminal of them is for others, or (`keep`: all) for who fills the place."""
+        for run in self._undone(lo, hi):
+            own = keep or self._passed(run[0]) or self._mixed(run)
+            (self._kept.setdefault(worker, []) if own else self._again).append(run)
+        self._routes.add(lo, hi, UNASSIGNED)
 
     def _mixed(self, run: Run) -> bool:
         """Whether something is broadcast in an event of these virtual workers: who has them sees it with that."""
@@ -275,26 +289,24 @@ class Dispatcher:
         for wanted, pool in self._pools.items():
             if wanted <= tags:
                 pool.add(worker)
-        self._uneven.add(worker)
-        # Also what has become terminal meanwhile: the frames of its broadcasts come by way of it.
-        blocks = [Block(lo, hi, worker, self.attempt) for lo, hi in self._kept.pop(worker, [])]
-        for block in blocks:
-            self._take(block.lo, block.hi, worker)
-        self._workers[worker].assigned = self._left(worker)
-        self._offer(worker)
-        return blocks
+        left = [run for kept in self._kept.pop(worker, []) for run in self._undone(*kept)]
+        for lo, hi in left:
+            self._take(lo, hi, worker)
+            self._uneven[worker] = hi
+        self._count(worker)
+        return [Block(lo, hi, worker, self.attempt) for lo, hi in left]
 
     def restore(self, assigned: Iterable[tuple[int, int, int | None]], here: Iterable[int]) -> None:
         """Go on with what another controller had assigned: (lo, hi, logical worker or DROPPED) without a hole.
 
-        With None, or a worker that is not in `here`, they are to be assigned again.
+        Those of workers that are not in `here`, or of nobody that is known (None), wait for `resolve`: what of them is
+        terminal may not be known yet.
         """
         assigned, here = list(assigned), set(here)
         self.attempt += 1
         self.next_virtual = max((hi for _, hi, _ in assigned), default=0)
         for number, worker in enumerate(self._workers):
             worker.here = number in here
-        self._uneven.update(here)
         end = self.map.n_virtual
         for lo, hi, owner in assigned:
             hi = hi if end is None else min(hi, end)
@@ -307,20 +319,54 @@ class Dispatcher:
                     self._take(a, b, owner)
             else:
                 self._routes.add(lo, hi, UNASSIGNED)
-                for run in self._undone(lo, hi):
-                    waits = owner is not None and owner >= 0 and self._passed(run[0])
-                    (self._kept.setdefault(owner or 0, []) if waits else self._again).append(run)
+                self._doubtful.append((lo, hi, owner))
+        self.recount()
         for number in here:
-            self._workers[number].assigned = self._workers[number].done + self._left(number)
-            self._offer(number)
+            self._count(number)
 
-    def recount(self) -> None:
-        """How much the workers have done is not known any more: look at it event by event."""
-        self._uneven.update(range(len(self._workers)))
+    def resolve(self, frontier: int, reached: int) -> set[int]:
+        """Assign again, or keep for a place, what `restore` was in doubt of: it is known now what is terminal, as all
+        events below `frontier` are, and none from `reached` on.
 
-    def assigned(self) -> list[Block]:
-        """All blocks that are remembered."""
-        return [Block(lo, hi, worker) for lo, hi, worker in self._routes.all() if worker != UNASSIGNED]
+        Returns the places whose processes have to be replaced for that: they may be beyond a broadcast, as all others.
+        """
+        doubtful, self._doubtful = self._doubtful, []
+        replaced: set[int] = set()
+        over = self.map.virtual_over(frontier)
+        self.next_virtual = max(self.next_virtual, over)  # there may be nobody left who knows whose they were
+        self.recount(self.map.virtual_before(reached))
+        for lo, hi, owner in doubtful:
+            for run in self._undone(max(lo, over), hi) if hi > over else ():
+                place = owner
+                if place is None and self._passed(run[0]):
+                    able = self._pool(self.map.tags(run[0])).members
+                    place = min(able, key=lambda number: (self._workers[number].here, number))
+                    if self._workers[place].here:
+                        replaced.add(place)
+                if place is None:
+                    self._again.append(run)
+                else:
+                    self._take_back(*run, place)
+        self._again.sort()
+        return replaced
+
+    def recount(self, end: int = 0) -> None:
+        """How much the workers have done is not known any more: look at it event by event.
+
+        As far as something is assigned, or to virtual worker `end`, of which some may be done already.
+        """
+        self._uneven.update(dict.fromkeys(range(len(self._workers)), max(self.next_virtual, end)))
+
+    def assigned(self, attempt: int = 0) -> list[Block]:
+        """All blocks that are remembered, and as PARKED those that wait: frames beyond them are not to wait as well."""
+        given = [
+            Block(lo, hi, worker, attempt if worker >= 0 else 0)
+            for lo, hi, worker in self._routes.all()
+            if worker != UNASSIGNED
+        ]
+        kept = [(lo, hi, place) for place, runs in self._kept.items() for lo, hi in runs]
+        waiting = [*kept, *((lo, hi, 0) for lo, hi in self._again), *self._doubtful]
+        return given + [Block(lo, hi, PARKED - (place or 0)) for lo, hi, place in waiting]
 
     def dropped(self) -> list[Run]:
         """Virtual workers that are dropped, and may not be terminal yet."""
@@ -342,6 +388,7 @@ class Dispatcher:
         end = trigger_map.n_virtual or 0
         self._again = [(lo, min(hi, end)) for lo, hi in self._again if lo < end]
         self._kept = {w: [(lo, min(hi, end)) for lo, hi in runs if lo < end] for w, runs in self._kept.items()}
+        self._doubtful = [(lo, min(hi, end), owner) for lo, hi, owner in self._doubtful if lo < end]
         for virtual, long in self._long.items():
             long.events = trigger_map.parts_of(virtual, virtual + 1)[0]
         self._count_long()
@@ -350,12 +397,23 @@ class Dispatcher:
                 pool.offer(worker)
 
     @property
+    def all_before(self) -> int:
+        """Every virtual worker below this one is assigned, or waits for somebody in a place.
+
+        What a lost worker had may wait for others: they must not go beyond a broadcast before they know of it.
+        """
+        waiting = [*(lo for lo, _ in self._again[:1]), *(lo for lo, _, _ in self._doubtful[:1])]
+        return min([self.next_virtual, *waiting])
+
+    @property
     def next_event(self) -> int | None:
         """Every virtual worker with a part in an event before this one is assigned; None when all are."""
-        return self._event_of(self.next_virtual)
+        return self._event_of(self.all_before)
 
     def assign(self) -> list[Block]:
         """New blocks for workers that have room, and of what is dropped, in the order of the virtual workers."""
+        if self._doubtful:
+            return []  # what is done is not known yet
         blocks = self._assign_again() if self._again else []
         total = self.map.n_virtual
         while total is None or self.next_virtual < total:
@@ -391,8 +449,8 @@ class Dispatcher:
                     break
                 end = min(hi, lo + self._size(lo, worker, self.map.n_virtual))
                 self._take(lo, end, worker)
-                self._uneven.add(worker)
-                self._workers[worker].assigned = self._workers[worker].done + self._left(worker)
+                self._uneven[worker] = max(end, self._uneven.get(worker, 0))
+                self._count(worker)
                 blocks.append(Block(lo, end, worker, self.attempt))
                 lo = end
             if lo < hi:

@@ -28,6 +28,7 @@ from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.recovery import PATIENCE, Assigned, Recovery
 from beamfold.dispatch.resumption import (
     Resumption,
+    count_series,
     given_up,
     plan_record,
     restore_series,
@@ -519,7 +520,7 @@ class ControllerMachine:
         actions += [Send(worker, moved) for _, worker in scan.places.here()]
         if scan.phase is Phase.REDUCING:
             actions.append(Send(peer, Finish(number)))
-        return actions
+        return actions + self._resolve(scan, now)
 
     # -- a scan that another controller has begun ------------------------------------------------------------
 
@@ -653,13 +654,14 @@ class ControllerMachine:
                 scan.missing(missing)
             for ended in inventory.ended:
                 scan.ended(ended)
+        restore_series(scan, known)
         if (closed := recovery.closed()) is not None:
             scan.close(closed, cut=set(scan.ended_streams) < set(trigger_map.streams))
         for inventory in recovery.reducers.values():
             if inventory.done is not None:
                 scan.done(inventory.done, now)
         if not recovery.ingesters:
-            restore_series(scan, known)
+            count_series(scan)
         here = [me for me, _ in places.here()]
         # Where no ingester knows, what is not done of all that may have been assigned is assigned again.
         assigned = recovery.assigned() or [Assigned(0, scan.map.virtual_before(scan.reached), None)]
@@ -682,9 +684,8 @@ class ControllerMachine:
             scan.report.loss("controller", "another one took the scan up", now, 0)
         else:
             scan.report.loss("run", "it ended with all services, and another one took the scan up", now, 0)
-        scan.report.version(self._version_record(scan.version, scan.values, 0))
-        for change in changes:
-            scan.report.version(self._version_record(change.version, change.values, change.from_event))
+        for version, values, from_event in [(scan.version, scan.values, 0), *scan.later_versions()]:
+            scan.report.version(self._version_record(version, values, from_event))
         newest = changes[-1] if changes else Parameters(number, scan.version, scan.values, 0)
         if newest.version > self.version:  # the ledger is behind, or has been wiped
             self.version, self.values = newest.version, newest.values
@@ -695,37 +696,74 @@ class ControllerMachine:
         for info in recovery.arm.ingesters:
             if (key := f"ingester {info.name}") not in there:
                 scan.lose_ingester(key, f"{key} was lost", now, info.streams)
-        actions += [Send(peer, change) for peer in self._peers_of(scan) for change in changes]
-        routers = self._routers(scan)
-        for me, place in enumerate(scan.places):
-            if place.peer is None:
-                actions += [Send(s.peer, _fill(scan, me)) for s in routers]
-        if scan.closing and scan.last_data_event is not None:
-            scan.phase = Phase.DRAINING
-            actions += [Send(peer, Close(number, scan.last_data_event)) for peer in self._peers_of(scan)]
-        elif any(i.halted for i in recovery.ingesters.values()):
+        if not recovery.reducers:
+            scan.reducer_lost = now
+        actions += self._record_again(scan, recovery)
+        actions += self._say_again(scan, now)
+        if not scan.closing and any(i.halted for i in recovery.ingesters.values()):
             scan.stopped, scan.phase, halting = True, Phase.HALTING, self._needed(scan, "ingester")
             scan.waiting = {s.key for s in halting}
             actions += [Send(s.peer, Halt(number)) for s in halting]
-        if dropped := scan.dispatcher.dropped():
-            actions += [Send(s.peer, Drop(number, dropped)) for s in self._needed(scan, "reducer")]
-        if not recovery.reducers:
-            scan.reducer_lost = now
-        strays = [s for s in self.services.values() if s.peer in recovery.workers and scan.places.of(s.peer) is None]
-        for service in strays:
+        workers = [s for s in self.services.values() if s.hello.role == "worker" and not s.gone]
+        strays = [s for s in workers if s.peer in recovery.workers or number in s.hello.scans]
+        for service in [s for s in strays if scan.places.of(s.peer) is None]:
             actions += self._dismiss(service)
         for service in fresh:
             actions += self._take_place(service, now)
-        actions += recording.joined(scan)
-        owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
-        actions += recording.blocks(scan, [b for b in owned if b.worker >= 0 or b.worker == DROPPED])
         if self.version > newest.version:
             actions += self._fence(scan)  # it was taken, and perhaps no ingester has heard of it
         elif any(i.holding for i in recovery.ingesters.values()):
             actions += self.set_parameters({}, now)
+        if recovery.reducers:  # else what is terminal is not known before another one has read its log
+            actions += self._resolve(scan, now)
         scan.unanswered = True
-        actions += self._answer_done(now) + self._tell(scan, now) if scan.assigning else []
-        return actions + self._close_if_ended(scan, now)
+        return actions + self._answer_done(now) + self._close_if_ended(scan, now)
+
+    def _say_again(self, scan: Scan, now: float) -> list[Action]:
+        """Say again what only some may know; who knows it ignores it."""
+        number = scan.number
+        actions: list[Action] = [Send(peer, change) for peer in self._peers_of(scan) for change in scan.changes]
+        for me, place in enumerate(scan.places):
+            if place.peer is None:
+                actions += [Send(s.peer, _fill(scan, me)) for s in self._routers(scan)]
+        if scan.closing and scan.last_data_event is not None:
+            scan.phase = Phase.DRAINING
+            actions += [Send(peer, Close(number, scan.last_data_event)) for peer in self._peers_of(scan)]
+        ingesters, reducers = self._needed(scan, "ingester"), self._needed(scan, "reducer")
+        if dropped := scan.dispatcher.dropped():
+            actions += [Send(s.peer, Drop(number, dropped)) for s in reducers]
+        blocks = scan.dispatcher.assigned(scan.dispatcher.attempt)
+        actions += [Send(s.peer, Assign(number, blocks, *scan.standing)) for s in ingesters]
+        own: dict[int, list[Block]] = {}
+        for block in scan.dispatcher.assigned():
+            own.setdefault(block.worker, []).append(block)
+        actions += self._tell(scan, now, own)
+        for _, worker in scan.places.here():
+            if scan.reducer_lost is None:
+                actions += [Send(worker, Moved(number, s.hello.url)) for s in reducers]
+            actions += [Send(worker, Rejoined(number, _info(s.hello))) for s in ingesters]
+        return actions
+
+    def _record_again(self, scan: Scan, recovery: Recovery) -> list[Action]:
+        """What the recording may lack, because the controller before ended with it; it may have any of it twice."""
+        owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
+        found = [*recording.joined(scan), *recording.blocks(scan, owned)]
+        for version, values, from_event in scan.later_versions():
+            found += recording.parameters(scan, version, from_event, values)
+        for inventory in recovery.reducers.values():
+            found += recording.logged(scan, inventory.done) if inventory.done is not None else []
+        if scan.closing and scan.last_data_event is not None:
+            found += recording.closed(scan, scan.last_data_event)
+        return list(found)
+
+    def _resolve(self, scan: Scan, now: float) -> list[Action]:
+        """What is done is known: what nobody has for certain is for others, or for new processes in the places."""
+        actions: list[Action] = []
+        for me in sorted(scan.dispatcher.resolve(scan.frontier, scan.reached)):
+            key = f"worker {scan.places[me].name}"
+            if (service := self.services.get(key)) is not None and service.peer == scan.places[me].peer:
+                actions += [*self._dismiss(service), *self._lose_worker(scan, service, service.gone, now, -1)]
+        return actions + self._assign(scan, now)
 
     def _dismiss(self, service: Service) -> list[Action]:
         """A worker of whose place not all are certain: what it has said and will say cannot be told from what another
@@ -1072,8 +1110,12 @@ class ControllerMachine:
 
     @staticmethod
     def _record_series(scan: Scan) -> list[Action]:
-        """A series began, or ended."""
-        return [RecordScan(scan.scan_id, {"series": series_record(scan)})]
+        """A series began, or ended: its ingester may end together with the controller."""
+        series = series_record(scan)
+        if series == scan.recorded_series:
+            return []
+        scan.recorded_series = series
+        return [RecordScan(scan.scan_id, {"series": series})]
 
     def tick(self, now: float) -> list[Action]:
         """Time passed."""
@@ -1110,12 +1152,9 @@ class ControllerMachine:
                 scan.done(message, now)
                 return list(recording.logged(scan, message))
             case StreamSeen():
-                begun = len(scan.bases)
                 scan.seen(message, now)
                 told = self._tell_shown(scan, now) if now - scan.told_at >= TELL_INTERVAL else []
-                if len(scan.bases) > begun:
-                    told += self._record_series(scan)
-                return told + self._relieve(scan, now)
+                return [*self._record_series(scan), *told, *self._relieve(scan, now)]
             case FramesMissing():
                 scan.missing(message)
             case StreamEnded():
@@ -1254,8 +1293,7 @@ class ControllerMachine:
 
     def _stream_ended(self, scan: Scan, message: StreamEnded, now: float) -> list[Action]:
         scan.ended(message)
-        record = self._record_series(scan) if message.stream in scan.bases else []
-        return record + (self._close_if_ended(scan, now) or self._tell_shown(scan, now))
+        return self._record_series(scan) + (self._close_if_ended(scan, now) or self._tell_shown(scan, now))
 
     def _tell_shown(self, scan: Scan, now: float) -> list[Action]:
         """Events that ended streams have no frames for wait for nothing, once other streams are beyond them."""

@@ -105,7 +105,7 @@ def sound(hello: Hello, inventory: Inventory) -> bool:
     """Whether what a service says to know of a scan is what a service of its kind can know."""
     workers, arm = len(inventory.arm.workers), inventory.arm
     blocks = all(0 <= lo < hi <= _NO_END and -workers - 3 <= w < workers for lo, hi, w in inventory.blocks)
-    if arm.scan != inventory.scan or not blocks:
+    if arm.scan != inventory.scan or not blocks or not 0 <= inventory.assigned <= _NO_END:
         return False
     match hello.role:
         case "ingester":

@@ -2,8 +2,9 @@
 
 The ledger says which scans there were, and the services what became of this one: every one that is armed has the `Arm`
 that it was armed with, ingesters know the assignments, the reducer what is done. A controller may have died while it
-told them something; so what they do not agree about is decided anew: a virtual worker that is not the same logical
-worker's for all of them is assigned again, a place that is not filled by the same process for all of them is lost.
+told them something; so what they do not agree about is decided anew. Everybody has heard all that it said up to some
+point: a worker that was to have virtual workers, and has not heard of it, has not gone beyond them, and gets them. A
+place that is not filled by the same process for all of them is lost.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from beamfold.model.routes import Routes
-from beamfold.protocols.messages import PARKED, Arm, Inventory, Parameters
+from beamfold.model.routes import UNASSIGNED, Routes
+from beamfold.protocols.messages import DROPPED, PARKED, Arm, Inventory, Parameters
 
 PATIENCE = 3.0
 """Seconds in which services have to say what they know, from when the first one did."""
@@ -24,7 +25,7 @@ PATIENCE = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """Virtual workers lo..hi-1: the logical worker that has them for everybody (or DROPPED); None: that is not so.
+    """Virtual workers lo..hi-1: the logical worker that has them (or DROPPED); None: nobody knows.
 
     Nobody may fill that worker's place: its replacement will do what is before a broadcast that others have seen.
     """
@@ -102,21 +103,32 @@ class Recovery:
     def assigned(self) -> list[Assigned]:
         """All virtual workers that were ever assigned, from 0 on without a hole."""
         routes = [_routes(i.blocks) for i in self.ingesters.values()]
-        fillers = [self.filler(w) for w in range(len(self.arm.workers))]
-        own = {w: _routes(self.workers[peer].blocks) for w, peer in enumerate(fillers) if peer is not None}
-        edges = sorted({0, *(edge for i in self.all for lo, hi, _ in i.blocks for edge in (lo, hi))})
-        found: list[Assigned] = []
-        for lo, hi in pairwise(edges):
-            owners = {r.find(lo) for r in routes}
-            worker = owners.pop() if len(owners) == 1 else None
-            if worker is not None and worker <= PARKED:
-                worker = PARKED - worker
-                if worker in own:
-                    worker = None  # somebody fills its place, who may have been told or not
-            elif worker in own and own[worker].find(lo) != worker:
-                worker = None
-            found.append(Assigned(lo, hi, worker))
-        return found
+        fillers = {peer: w for w in range(len(self.arm.workers)) if (peer := self.filler(w)) is not None}
+        own: dict[int, Routes] = {}
+        heard: dict[int, int] = {}
+        for peer, inventory in self.workers.items():
+            if peer in fillers:
+                own[fillers[peer]], heard[fillers[peer]] = _routes(inventory.blocks), inventory.assigned
+            else:
+                routes.append(_routes((lo, hi, PARKED - worker) for lo, hi, worker in inventory.blocks))
+        # Whoever has heard that all below is assigned may be beyond a broadcast, though nobody knows whose that is.
+        edges = {0, *(i.assigned for i in self.workers.values())}
+        edges |= {edge for i in self.all for lo, hi, _ in i.blocks for edge in (lo, hi)}
+        return [Assigned(lo, hi, _owner(lo, routes, own, heard)) for lo, hi in pairwise(sorted(edges))]
+
+
+def _owner(virtual: int, routes: list[Routes], own: dict[int, Routes], heard: dict[int, int]) -> int | None:
+    """Who is to have a virtual worker: who knows to have it, or who was to be told; or whose it was at last."""
+    known = [worker for worker, routes_ in own.items() if routes_.find(virtual) == worker]
+    said = {found for found in (r.find(virtual) for r in routes) if found != UNASSIGNED}
+    if known or DROPPED in said:
+        return known[0] if known else DROPPED
+    given = [worker for worker in said if worker >= 0]
+    lost = [PARKED - worker for worker in said if worker <= PARKED]
+    # Who fills a place anew gets what was kept for it with the first word of what is assigned.
+    told = [w for w in given if w in own] or [w for w in lost if w in own and heard[w] <= virtual]
+    gone = [w for w in (*given, *lost) if w not in own]
+    return min(told or gone, default=None)
 
 
 def _routes(blocks: Iterable[tuple[int, int, int]]) -> Routes:

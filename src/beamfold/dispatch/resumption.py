@@ -81,13 +81,23 @@ def written_map(record: Mapping[str, Any]) -> WrittenMap | None:
 
 
 def restore_series(scan: Scan, record: Mapping[str, Any]) -> None:
-    """What the ledger has of the series, for a scan of which the reducer has said what is done."""
+    """What the ledger has of the series: the ingesters of these streams may have ended together with the controller."""
     for name, (base, end) in record.get("series", {}).items():
-        stream = scan.report.streams[name]
-        scan.bases[name], stream.phase = base, "running"
+        if (stream := scan.report.streams.get(name)) is None:
+            continue
+        scan.bases[name] = base
+        if name in scan.ended_streams:
+            continue
         if end is not None:
             scan.ended(StreamEnded(scan.number, name, *end))
-            continue
+        else:
+            stream.phase = "running"
+
+
+def count_series(scan: Scan) -> None:
+    """How many frames of each series there were at least, where the reducer alone can say what is done."""
+    for name in scan.bases.keys() - scan.ended_streams.keys():
+        stream = scan.report.streams[name]
         at_least = scan.map.ordinal_at(scan.map.streams.index(name), scan.frontier) - int(scan.map.wrapped)
         stream.frames = max(stream.frames, at_least)
 
@@ -130,6 +140,7 @@ def given_up(scan_id: str, record: Mapping[str, Any], reason: str, now: float) -
 __all__ = [
     "RECORDED",
     "Resumption",
+    "count_series",
     "given_up",
     "plan_record",
     "restore_series",

@@ -146,6 +146,7 @@ class Scan:
     ingesters: dict[str, IngesterInfo] = field(default_factory=dict)  # also of those that are lost
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
+    recorded_series: dict[str, Any] = field(default_factory=dict)
     bereft: set[str] = field(default_factory=set)  # streams of ingesters that were lost
     counts_before: dict[str, dict[str, float]] = field(default_factory=dict)  # what those had counted, but the frames
     begun: int = 0  # up to this event, workers may have been sent frames by ingesters that nobody can ask any more
@@ -227,7 +228,7 @@ class Scan:
     @property
     def standing(self) -> Standing:
         """How it stands now."""
-        return Standing(self.dispatcher.next_virtual, self.frontier, self.shown)
+        return Standing(self.dispatcher.all_before, self.frontier, self.shown)
 
     def passes_broadcast(self) -> bool:
         """Whether everything before a broadcast, or in its event, is assigned since this was last asked.
@@ -272,6 +273,7 @@ class Scan:
         for name in streams:
             if (stream := self.report.streams.get(name)) is not None:
                 self.bereft.add(name)
+                self.heard.setdefault(name, now)
                 self.counts_before[name] = {what: getattr(stream, what) for what in _COUNTED}
 
     def series(self, streams: Iterable[str]) -> dict[str, Series]:
@@ -298,6 +300,10 @@ class Scan:
         for lo, hi in RunSet(pending).missing(self.frontier, end):
             done.add(lo, hi)
         return done.runs()
+
+    def later_versions(self) -> list[tuple[int, dict[str, bytes], int]]:
+        """(version, values, first event) of the parameters after those with which all were armed."""
+        return [(change.version, change.values, change.from_event) for change in self.changes]
 
     def ended(self, message: StreamEnded) -> None:
         """A series end."""
@@ -410,7 +416,7 @@ class Scan:
         for name, runs in message.incomplete.items():
             self.lacking[name].add(runs)
         self.report.tick(event for event, _ in message.ticks)
-        self.report.combined += len(message.combined)
+        self.report.combined += message.combined_before + len(message.combined)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
 

@@ -249,8 +249,6 @@ class IngestMachine:
         self._versions: list[tuple[int, int]] = [(0, version)]
         self._dump = dump
         self.spills = spill
-        self._over = RunSet()  # events that are terminal
-        self._own: dict[int, RunSet] = {}  # virtual workers that places had when they were lost
         self._sent_up_to = -1
         self._hold_above: int | None = None
         self._halted = False
@@ -258,6 +256,7 @@ class IngestMachine:
         self._troubles = 0
         self._no_room = False
         self._replaying = False
+        self._over = RunSet()  # events that are terminal
         self._logged: set[int] = set()  # streams that another ingester had begun to send
 
     # -- what happens ----------------------------------------------------------------------------------------
@@ -439,9 +438,10 @@ class IngestMachine:
                 if any(self._casts(lo, hi) for lo, hi in gap[0]):
                     state.cast_gaps.append(gap)
         for block in blocks:
+            news = RunSet(self._routes.blocks(block.worker)).missing(block.lo, block.hi) if block.attempt else ()
             self._routes.add(block.lo, block.hi, block.worker)
-            if block.attempt:
-                self._send_again(block)
+            for lo, hi in news:  # the rest it has got: a new controller only says so again
+                self._send_again(Block(lo, hi, block.worker))
         return self._everything()
 
     def grant(self, worker: int, stream: int, credit: int) -> list[Action]:
@@ -475,7 +475,6 @@ class IngestMachine:
             del self._outbox[key]
         for lo, hi in self._routes.blocks(worker):
             self._routes.add(lo, hi, PARKED - worker)
-            self._own.setdefault(worker, RunSet()).add(lo, hi)
         if here:
             for index, state in self._streams.items():
                 self._cast_again(worker, index, state)
@@ -486,25 +485,9 @@ class IngestMachine:
             if not lo <= ordinal < state.cursor:
                 continue
             rows = self.map.route(stream, ordinal, ordinal + 1)
-            event = int(rows.event[0])
-            if event not in self._over and self._had(worker, event):
-                continue  # it goes to the part that the place has in this event, when that is assigned again
             groups = sum(1 << (-1 - g) for g in set(rows.virtual[rows.virtual < 0].tolist()))
             if self._workers[worker] & groups:
                 self._post(worker, stream, np.array([ordinal]), rows.event[:1], -1 - worker)
-
-    def _had(self, worker: int, event: int) -> bool:
-        """Whether a place had a virtual worker in this event when it was lost."""
-        own = self._own.get(worker)
-        if own is None:
-            return False
-        for stream in range(len(self.map.streams)):
-            if self.map.has_cell(stream, event):
-                at = self.map.ordinal_at(stream, event)
-                rows = self.map.route(stream, at, at + 1)
-                if any(virtual in own for virtual in rows.virtual.tolist()):
-                    return True
-        return False
 
     def _casts(self, lo: int, hi: int) -> bool:
         """Whether something is broadcast in events lo..hi-1."""
@@ -981,44 +964,22 @@ class IngestMachine:
         return done
 
     def _route_cast(self, stream: int, ordinal: int, event: int, k: NDArray[np.int16], virtual: Ints) -> bool:
-        """Put out one message for the virtual workers of its cell and every worker of its groups, once per part.
+        """Put out one message for the virtual workers of its cell and every worker of its groups.
 
-        A worker that also has a virtual worker of this event gets the frame for that part, so that it sees one
-        event with all its streams; hence all of the event's virtual workers must be assigned first.
+        A worker gets what is broadcast once, whatever else it has of the event: it puts both together itself.
         """
-        owners = self._owners(event)
-        if owners is None:
-            return False
         own = virtual >= 0
-        workers = self._routes.lookup(virtual[own]).tolist()
-        targets = dict.fromkeys(zip(workers, k[own].tolist(), strict=True))
+        workers = self._routes.lookup(virtual[own])
+        if bool((workers == UNASSIGNED).any()):
+            return False
+        targets = [target for target in zip(workers.tolist(), k[own].tolist(), strict=True) if target[0] >= 0]
         groups = sum(1 << (-1 - g) for g in set(virtual[~own].tolist()))
-        for worker, mine in enumerate(self._workers):
-            if mine & groups:
-                targets.update(dict.fromkeys((worker, at) for at in owners.get(worker, [-1 - worker])))
+        targets += [(worker, -1 - worker) for worker, mine in enumerate(self._workers) if mine & groups]
         where, what = np.array([ordinal]), np.array([event])
         for worker, position in targets:
             self._post(worker, stream, where, what, position)
         self._streams[stream].retention.keep(ordinal)
         return True
-
-    def _owners(self, event: int) -> dict[int, list[int]] | None:
-        """Which positions in an event each worker has by its virtual workers; None while one is not assigned."""
-        positions: dict[int, list[int]] = {}
-        for stream in range(len(self.map.streams)):
-            if not self.map.has_cell(stream, event):
-                continue
-            at = self.map.ordinal_at(stream, event)
-            rows = self.map.route(stream, at, at + 1)
-            own = rows.virtual >= 0
-            workers = self._routes.lookup(rows.virtual[own])
-            if bool((workers == UNASSIGNED).any()):
-                return None
-            for worker, k in zip(workers.tolist(), rows.k[own].tolist(), strict=True):
-                held = positions.setdefault(worker, [])
-                if k not in held:
-                    held.append(k)
-        return positions
 
     def _post(self, worker: int, stream: int, ordinals: Ints, events: Ints, k: Positions) -> None:
         if not isinstance(k, int):
@@ -1043,31 +1004,6 @@ class IngestMachine:
                 own = (rows.virtual >= block.lo) & (rows.virtual < block.hi)
                 if bool(own.any()):
                     self._post(block.worker, index, rows.index[own] + lo, rows.event[own], rows.k[own])
-                cast = rows.virtual < 0
-                if bool(cast.any()):
-                    self._cast_for(block.worker, index, lo, rows, cast, events, ks)
-
-    def _cast_for(
-        self,
-        worker: int,
-        stream: int,
-        lo: int,
-        rows: Route,
-        cast: NDArray[np.bool_],
-        events: Ints,
-        ks: NDArray[np.int16],
-    ) -> None:
-        """Of what was broadcast in these events, what their parts at this worker need that do not name it."""
-        for at in np.unique(rows.index[cast]).tolist():
-            here = rows.index == at
-            event = int(rows.event[here][0])
-            groups = sum(1 << (-1 - g) for g in set(rows.virtual[here & cast].tolist()))
-            if not self._workers[worker] & groups:
-                continue
-            named = set(rows.k[here & ~cast].tolist())
-            for k in ks[events == event].tolist():
-                if k not in named:
-                    self._post(worker, stream, np.array([lo + at]), np.array([event]), k)
 
     def _first_virtual_needed(self) -> int:
         """Virtual workers below this one are routed in all streams (a spanning one keeps its block longer)."""

@@ -249,7 +249,8 @@ class PartsDone(Message, frozen=True):
     Every event below `frontier` is terminal, by the closed map when `closed`. `incomplete` has the events that lacked
     a stream, by stream; `ticks` (event, logical worker). If the scan is recorded, `combined` says which results were,
     `logged` which parts whose results are, and `poison` which parts (event, k) were not tried again.
-    An `inventory` is all of this from the beginning, from a reducer that took up the result log of one before.
+    An `inventory` is all of this from the beginning, from a reducer that took up the result log of one before; or for a
+    new controller, but then without what the recording is sure to have: `combined_before` results that were combined.
     """
 
     scan: int
@@ -267,6 +268,7 @@ class PartsDone(Message, frozen=True):
     logged: list[Logged] = []
     poison: list[tuple[int, int]] = []
     inventory: bool = False
+    combined_before: int = 0
 
 
 class Filled(Message, frozen=True):
@@ -525,7 +527,8 @@ class Inventory(Message, frozen=True):
     processes that an ingester or a reducer takes for the logical workers. `changes` are the versions of the parameters
     that came after `arm`, `closed` the last data event of a closed map. An ingester says which streams have `ended` and
     what is `missing`, whether it has `halted`, and whether it is `holding` frames back for new parameters; the reducer
-    what is `done`; a worker how often its class wants to tick, and whether it is `stateful`.
+    what is `done`; a worker how often its class wants to tick, whether it is `stateful`, and below which virtual worker
+    it knows all to be `assigned`.
     """
 
     scan: int
@@ -541,6 +544,7 @@ class Inventory(Message, frozen=True):
     done: PartsDone | None = None
     tick_interval: float | None = None
     stateful: bool = False
+    assigned: int = 0
 
 
 class Shutdown(Message, frozen=True):

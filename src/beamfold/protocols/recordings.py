@@ -275,7 +275,14 @@ def _read_history(found: Recording, path: Path) -> None:
         except (KeyError, TypeError, ValueError, AttributeError, MapError, ParameterError) as error:
             raise ConfigError(f"{path}, line {number}: {error!r}") from None
     found.blocks = routes.all()
-    # A reducer that took up the result log of another told all ticks, combined results and batches again.
+    end = 0
+    for lo, hi, _ in found.blocks:
+        if lo > end:
+            raise ConfigError(f"{path}: virtual workers {end} to {lo - 1} were given to nobody: a line is missing")
+        end = hi
+    # A controller that took a scan up, or a reducer the result log of another, told again what may have been written.
+    versions = {version: (version, event, values) for version, event, values in found.parameters}
+    found.parameters = [versions[version] for version in sorted(versions)]
     found.ticks = list(dict.fromkeys(found.ticks))
     combined = {(worker, tuple(parts)): (worker, parts) for worker, parts in found.combined}
     found.combined = list(combined.values())
@@ -308,8 +315,6 @@ def _take(found: Recording, routes: Routes, entry: dict[str, Any]) -> None:
     for lo, hi, worker in entry.get("blocks", ()):
         if not (_number(lo) < _number(hi) and (worker == DROPPED or _number(worker) < len(found.workers))):
             raise ValueError(f"virtual workers {lo} to {hi} of worker {worker}")
-        if lo > routes.end:
-            raise ValueError(f"virtual workers before {lo} were given to nobody: a line is missing")
         if lo < routes.end:
             found.again.append((lo, min(hi, routes.end)))
         routes.add(lo, hi, worker)

@@ -577,10 +577,10 @@ class ReducerService:
         self._forget_shown()
         self._scan, self._shown, self._cached = scan, scan.folder, None
         self._control.scans = [message.scan]
-        self._control.send(Armed(message.scan))
-        if taken_up:
+        if taken_up:  # before it is armed: what is done has to be known before anything is assigned again
             scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
             self._tell_all(scan, recorded=bool(message.record))
+        self._control.send(Armed(message.scan))
         scan.timer.start()
         if not hasattr(scan.folder.hooks.instance, "publish"):
             self._trouble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,11 @@ class Sum(msgspec.Struct, frozen=True, array_like=True):
     duplicates: int
 
 
+RECORDED = 10_000
+"""Messages whose part of a recording is told again: the controller lets no more lines wait for its disk, so that what
+came before them is written."""
+
+
 class Told:
     """Adds up `PartsDone` messages; memory is bounded as in the controller, which keeps the same."""
 
@@ -36,6 +42,8 @@ class Told:
         self._incomplete: dict[str, RunSet] = {}
         self._ticks: list[tuple[int, int]] = []
         self._duplicates = 0
+        self._combined = 0
+        self._recorded: deque[PartsDone] = deque(maxlen=RECORDED)
         self._closed = False
         self._finished = False
 
@@ -53,8 +61,11 @@ class Told:
                     known.add(lo, hi)
         self._ticks += message.ticks
         self._duplicates += message.duplicates
-        self._closed = message.closed
-        self._finished = self._finished or message.finished  # what comes twice after that may be told, too
+        self._combined += message.combined_before + len(message.combined)
+        if message.combined or message.logged or message.poison:
+            self._recorded.append(message)
+        self._closed = self._closed or message.closed
+        self._finished = self._finished or message.finished  # a result may come twice after that
 
     def fold_failed(self, runs: Sequence[Run]) -> None:
         """Of these events, which are terminal, it was told that a result could not be folded."""
@@ -87,10 +98,11 @@ class Told:
         return told
 
     def inventory(self, scan: int) -> PartsDone:
-        """All of it. Which results were combined is in the recording, and is not told again."""
+        """All of it; but of what is only for the recording the newest, which may not have been written."""
         completed = [
             (lo, hi, int(state)) for state in EventState if state for lo, hi in self._states.runs(state, limit=1 << 62)
         ]
+        combined = [each for message in self._recorded for each in message.combined]
         return PartsDone(
             scan,
             completed,
@@ -103,5 +115,9 @@ class Told:
             self._duplicates,
             self._closed,
             self._finished,
+            combined,
+            [batch for message in self._recorded for batch in message.logged],
+            [part for message in self._recorded for part in message.poison],
             inventory=True,
+            combined_before=self._combined - len(combined),
         )

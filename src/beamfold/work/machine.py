@@ -43,8 +43,7 @@ class Part(NamedTuple):
     """What this worker gets of one event. `missing` has the bits of streams that will never come.
 
     `call` is False for a part with nothing to process: all of its streams are missing, or its broadcast frames
-    were delivered with another part of the same event. `stamp` is that of the frame that came first; None: its way is
-    not timed.
+    are in another part of the same event. `stamp` is that of the frame that came first; None: its way is not timed.
     """
 
     event: int
@@ -278,6 +277,8 @@ class WorkMachine:
             part = ready.popleft()
             if over := part.event < self._settled and part.k >= 0:  # another worker was quicker
                 part = part._replace(call=False)
+            elif part.event <= self._passed and part.k >= 0:
+                part = self._late(part)
             if self._barrier is None or part.event < self._barrier:
                 out.append(part)
                 if self._track and not over:
@@ -297,6 +298,11 @@ class WorkMachine:
     def passed(self) -> bool:
         """Whether all that is broadcast to this worker was taken."""
         return self._barrier is None
+
+    @property
+    def assigned(self) -> int:
+        """All virtual workers below this one belong to somebody."""
+        return self._assigned
 
     @property
     def waiting(self) -> int:
@@ -344,13 +350,14 @@ class WorkMachine:
                 self._complete(event, entry)
 
     def _needs(self, events: Ints, k: Positions) -> list[int]:
+        """Streams (bits) that these parts wait for; what is broadcast besides is put together at the barrier."""
         if isinstance(k, int):
-            needs: list[int] = self.map.needs(events, k, self._groups).tolist()
+            needs: list[int] = self.map.needs(events, k, self._groups if k < 0 else 0).tolist()
             return needs
         out = np.zeros(len(events), dtype=np.int64)
         for position in set(k.tolist()):
             mine = k == position
-            out[mine] = self.map.needs(events[mine], position, self._groups)
+            out[mine] = self.map.needs(events[mine], position, self._groups if position < 0 else 0)
         return out.tolist()
 
     def _complete(self, event: int, entry: _Pending) -> None:
@@ -410,10 +417,6 @@ class WorkMachine:
             mine = self._routes.lookup(rows.virtual) == self._me
             if bool(mine.any()):
                 self._void_if_missing(rows.event[mine], rows.k[mine])
-            for event in np.unique(rows.event[rows.virtual < 0]).tolist():
-                # What is broadcast belongs to my parts of the event, though this cell does not name them.
-                ks = np.array(sorted(self._mine_at(event)), dtype=np.int16)
-                self._void_if_missing(np.full(len(ks), event, dtype=np.int64), ks)
 
     def _void_if_missing(self, events: Ints, ks: NDArray[np.int16]) -> None:
         """These parts of mine are complete as they are if nothing that they need will ever come."""
@@ -452,20 +455,18 @@ class WorkMachine:
         barrier = self._barrier
         if barrier is None or not self._may_pass(barrier):
             return False
-        if not self._gate:
-            if self.map.virtual_before(barrier + 1) > self._assigned:
-                return (
-                    False  # a virtual worker of this event may yet be mine: then its part has the frames, or lacks them
-                )
-            need = int(self.map.needs(np.array([barrier]), -1, self._groups)[0])
-            mixed = self._mine_at(barrier)
-            final = any(barrier in hard for hard in self._hard)
-            if mixed or not final or self._missing(barrier, need) != need or barrier in self._pending:
-                return False
-            self._gate.append(Part(barrier, -1 - self._me, {}, need, 0, False))
-        out += self._gate
-        if all(part.k >= 0 for part in self._gate):  # the broadcast came with a part of its own
-            out.append(Part(barrier, -1 - self._me, {}, 0, self._gate[0].version, False))
+        here = {part.k: part for part in self._gate}
+        cast = here.pop(-1 - self._me, None) or self._void_cast(barrier)
+        over = barrier < self._settled  # then others have done my parts, but what was broadcast is still to be seen
+        due = self._mine_at(barrier) if not over and self.map.width(barrier) else set()
+        if cast is None or not due <= here.keys():
+            return False
+        mine = [here[k] for k in sorted(here)]
+        if over or not mine:
+            out += [*(part._replace(call=False) for part in mine), cast]
+        else:
+            out += [self._with_cast(part, cast) for part in mine]
+            out.append(Part(barrier, cast.k, {}, 0, cast.version, False))
         self._gate.clear()
         self._passed = barrier
         self._taken.clear()
@@ -475,14 +476,42 @@ class WorkMachine:
         self._held.clear()
         return True
 
+    def _void_cast(self, event: int) -> Part | None:
+        """What is broadcast in this event, if none of its frames will ever come."""
+        need = int(self.map.needs(np.array([event]), -1, self._groups)[0])
+        if not any(event in hard for hard in self._hard) or self._missing(event, need) != need:
+            return None
+        return Part(event, -1 - self._me, {}, need, 0, False)
+
+    def _with_cast(self, part: Part, cast: Part) -> Part:
+        """A part of mine with what is broadcast in its event, so that it is one event with all its streams."""
+        streams = {**part.streams, **cast.streams}
+        stamps = [stamp for stamp in (part.stamp, cast.stamp) if stamp is not None]
+        return part._replace(
+            streams=streams,
+            missing=(part.missing | cast.missing) & ~self._here(streams),
+            version=max(part.version, cast.version),
+            call=bool(streams),
+            stamp=min(stamps, key=lambda stamp: stamp.taken, default=None),
+        )
+
+    def _late(self, part: Part) -> Part:
+        """A part of a worker whose place was given up: what was broadcast in its event has been seen without it."""
+        cast = int(self.map.needs(np.array([part.event]), -1, self._groups)[0])
+        return part._replace(missing=part.missing | cast & ~self._here(part.streams)) if cast else part
+
+    def _here(self, streams: dict[str, StreamData]) -> int:
+        """These streams as bits."""
+        return sum(1 << index for index, (name, _) in enumerate(self._streams) if name in streams)
+
     def _may_pass(self, barrier: int) -> bool:
         if self.map.wrapped:
             if barrier == 0:
                 return True
             if self.map.n_events is not None and barrier == self.map.n_events - 1:
                 return self._concluded
-        if self.map.virtual_before(barrier) > self._assigned:
-            return False
+        if self.map.virtual_before(barrier + 1) > self._assigned:
+            return False  # a virtual worker before it, or in its event, may yet be mine
         expected, floor = 0, max(self._passed + 1, self._settled)
         for lo, hi in self._routes.blocks(self._me):
             events, _ = self.map.parts_of(lo, hi)
@@ -490,7 +519,7 @@ class WorkMachine:
         return len(self._taken) >= expected
 
     def _mine_at(self, event: int) -> set[int]:
-        """The positions of my virtual workers in this event: their parts bring the broadcast frames along."""
+        """The positions of my virtual workers in this event."""
         positions: set[int] = set()
         for stream in range(len(self._streams)):
             if self.map.has_cell(stream, event):

@@ -270,6 +270,7 @@ class WorkerService:
                     closed=scan.closed,
                     tick_interval=scan.tick_interval,
                     stateful=scan.stateful,
+                    assigned=scan.machine.assigned,
                 )
             )
 

@@ -417,23 +417,36 @@ def test_nothing_is_sent_beyond_what_is_assigned() -> None:
 
 
 @pytest.mark.parametrize("cell", [[CAST, {"constraint": 0}], [{"constraint": 0}, CAST]])
-def test_a_frame_for_one_worker_and_for_all_reaches_each_once(cell: list[Any]) -> None:
-    bench = Bench(sequence([cell], [own(1)]), workers=3)
+def test_a_frame_for_one_worker_and_for_all_reaches_all_and_the_one_for_its_part(cell: list[Any]) -> None:
+    bench = Bench(sequence([cell], [own(1)]), workers=2)
     bench.feed(Start([b"s"]), data(0), End([b"e"]))
-    bench.do(bench.machine.assign([Block(0, 1, 2)]))
-    assert {e for _, _, e, _, _ in bench.sent} == {0}, "the other virtual worker of the event is not assigned yet"
-    bench.do(bench.machine.assign([Block(1, 2, 0)]))
+    assert {e for _, _, e, _, _ in bench.sent} == {0}, "its virtual worker is not assigned yet"
+    bench.do(bench.machine.assign([Block(0, 1, 1)]))
     assert sorted(r for r in bench.sent if r[2] == 1) == [
-        (0, 0, 1, 1, b"frame 0"),
+        (0, 0, 1, -1, b"frame 0"),
         (1, 0, 1, -2, b"frame 0"),
-        (2, 0, 1, 0, b"frame 0"),
+        (1, 0, 1, 0, b"frame 0"),
     ]
 
 
-def test_a_worker_with_two_virtual_workers_of_an_event_gets_a_broadcast_frame_for_both() -> None:
-    bench = Bench(sequence([own(0)], [own(1)], [[CAST]]), streams="c", assigned=[Block(0, 2, 0)])
+def test_a_worker_gets_a_broadcast_frame_once_whatever_else_it_has_of_the_event() -> None:
+    bench = Bench(sequence([own(0)], [own(1)], [[CAST]]), streams="c", assigned=[])
     bench.feed(Start([b"s"]), data(0), stream=2)
-    assert [(w, e, k) for w, _, e, k, _ in bench.sent if e == 1] == [(0, 1, 0), (0, 1, 1)]
+    assert [(w, e, k) for w, _, e, k, _ in bench.sent if e == 1] == [(0, 1, -1)], "whose the others are does not matter"
+    bench.do(bench.machine.assign([Block(0, 2, 0, 1)]))
+    assert len(bench.sent) == 2
+
+
+def test_who_fills_a_place_gets_what_was_broadcast_once_and_its_parts_when_they_are_assigned() -> None:
+    bench = Bench(sequence([own(0), [CAST, {"constraint": 0}]]), assigned=[Block(0, 1, 0)])
+    bench.feed(Start([b"s"]), data(0, 1))
+    bench.actions.clear()
+    for here in (False, True):
+        bench.do(bench.machine.fill(0, here))
+    bench.do(bench.machine.grant(0, 0, 1 << 20))
+    assert [(e, k) for _, _, e, k, _ in bench.sent] == [(0, -1), (2, -1)]
+    bench.do(bench.machine.assign([Block(0, 1, 0, 1)]))
+    assert [(e, k) for _, _, e, k, _ in bench.sent[2:]] == [(1, 0), (2, 0)]
 
 
 def test_two_virtual_workers_of_one_cell_at_one_worker_get_their_own_copies() -> None:
@@ -724,6 +737,14 @@ def test_a_block_that_is_assigned_anew_is_sent_again_to_its_new_worker() -> None
     assert bench.got(1) == [(3, b"frame 2"), (4, b"frame 3")]
     bench.feed(data(4))
     assert bench.got(0) == [(5, b"frame 4")]
+
+
+def test_what_a_new_controller_says_again_is_not_sent_again() -> None:
+    bench = Bench(uniform(10), workers=2, assigned=[Block(0, 4, 0), Block(4, 10, 1)])
+    bench.feed(Start([b"s"]), data(*range(10)))
+    bench.actions.clear()
+    bench.do(bench.machine.assign([Block(0, 6, 0, 1), Block(6, 10, 1, 1)]))
+    assert [(w, e) for w, _, e, _, _ in bench.sent] == [(0, 5), (0, 6)]
 
 
 def test_what_a_worker_has_not_got_yet_goes_to_its_successor_alone() -> None:

@@ -147,9 +147,19 @@ def test_parameters_travel_unchanged(values: dict[str, bytes]) -> None:
     assert {name: _raw(name, value) for name, value in plain.items()} == values
 
 
+def test_what_a_new_controller_writes_again_counts_once(tmp_path: Path) -> None:
+    """It may find a version of the parameters that was in force nowhere, and blocks before others that are written."""
+    values = {"p": {"text": "1"}}
+    versions = [{"parameters": {"version": 4, "from_event": event, "values": values}} for event in (3, 5)]
+    write(tmp_path, FIRST, {"blocks": [[2, 4, 0]]}, versions[0], {"blocks": [[0, 2, 0]]}, versions[1])
+    found = read_recording(tmp_path)
+    assert found.blocks == [(0, 2, 0), (2, 4, 0)]
+    assert [(version, event) for version, event, _ in found.parameters] == [(3, 0), (4, 5)]
+
+
 def test_lines_that_are_missing_from_the_history_are_noticed(tmp_path: Path) -> None:
     write(tmp_path, FIRST, {"blocks": [[0, 2, 0]]}, {"blocks": [[4, 5, 0]]})
-    with pytest.raises(ConfigError, match="virtual workers before 4 were given to nobody"):
+    with pytest.raises(ConfigError, match="virtual workers 2 to 3 were given to nobody"):
         read_recording(tmp_path)
     write(tmp_path, FIRST, {"ticks": [[1, 0]]})
     (tmp_path / "report.json").write_text(json.dumps({"parameters_total": 2, "ticks_total": 1}))

@@ -273,19 +273,53 @@ def test_a_broadcast_that_never_comes_is_not_given_up_before_its_virtual_workers
     assert shape(bench.take()) == [(1, 0, "b", 1, True), (1, -1, "", 0, False)]
 
 
-def test_a_broadcast_comes_with_my_own_part_of_the_event() -> None:
+@pytest.mark.parametrize("order", [(0, -1), (-1, 0)])
+def test_a_broadcast_comes_with_my_own_part_of_the_event(order: tuple[int, int]) -> None:
     bench = Bench(sequence([own(0)], [CAST]))
     bench.start()
-    bench.frames(1, [1])
-    bench.frames(0, [1])
+    for k in order:
+        assert not bench.take()
+        bench.frames(-k, [1], k)
     assert shape(bench.take()) == [(1, 0, "ab", 0, True), (1, -1, "", 0, False)]
+
+
+def test_whose_own_part_is_over_sees_what_was_broadcast_in_its_event() -> None:
+    """A process in a lost one's place: the part is done, and its frames are gone."""
+    bench = Bench(sequence([own(0), own(1)], [CAST, own(1)]))
+    bench.start()
+    bench.frames(1, [1], -1)
+    assert not bench.take()
+    bench.machine.assign([], 1000, 2)
+    assert shape(bench.take()) == [(1, -1, "b", 0, True)]
+
+
+def test_a_broadcast_waits_until_all_virtual_workers_of_its_event_are_assigned() -> None:
+    """One of them may be mine."""
+    bench = Bench(sequence([own(0)], [CAST]), assigned=0)
+    bench.start()
+    bench.frames(1, [1], -1)
+    assert not bench.take()
+    bench.machine.assign([], 1, 0)
+    assert shape(bench.take()) == [(1, -1, "b", 0, True)]
+
+
+def test_a_part_that_comes_when_what_was_broadcast_is_passed_says_that_it_lacks_it() -> None:
+    """The place of the worker that had it was given up."""
+    bench = Bench(sequence([own(0)], [CAST]), assigned=0)
+    bench.start()
+    bench.machine.assign([], 1, 0)
+    bench.frames(1, [1], -1)
+    assert shape(bench.take()) == [(1, -1, "b", 0, True)]
+    bench.machine.assign([Block(0, 1, 0, 1)], 1, 0)
+    bench.frames(0, [1])
+    assert shape(bench.take()) == [(1, 0, "a", 2, True)]
 
 
 def test_two_virtual_workers_of_a_broadcast_event_give_its_part_once() -> None:
     bench = Bench(sequence([own(0)], [own(1)], [CAST]))
     bench.start()
+    bench.frames(2, [1], -1)
     for k in (0, 1):
-        bench.frames(2, [1], k)
         bench.frames(k, [1], k)
     assert sorted(shape(bench.take())) == [(1, -1, "", 0, False), (1, 0, "ac", 0, True), (1, 1, "bc", 0, True)]
 
