@@ -99,4 +99,6 @@ def test_a_worker_that_keeps_something_is_replaced_with_a_warning(deployment: De
     assert (report["ended"], report["states"]) == ("finished", {"reduced": 300})
     assert report["losses"]
     assert [STATE_LOST in trouble for trouble in report["troubles"]] == [True]
-    assert deployment.state() == undisturbed(300)
+    state = deployment.state()
+    state["order"].sort()  # a process that is started for the umpteenth time within seconds is not started at once
+    assert state == undisturbed(300)
