@@ -116,6 +116,7 @@ class AppRig(Rig):
             return
         if reduce.torn(batch.events, batch.k, batch.combined) is not None:
             assert self.born, "nobody else can have done some of it"
+            self.post(self.reducer, "controller", m.Torn(self.reduce_scan, batch.worker, src, "refused"))
             return
         before = reduce.duplicates
         fresh, completed = reduce.logged(batch, batch.events, batch.k, batch.states, self.now, batch.places)

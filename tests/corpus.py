@@ -75,6 +75,7 @@ TO_CONTROLLER: list[Any] = [
         combined=[m.Combined(0, [(0, 1, 2)])],
     ),
     m.FoldFailed(3, [(1, 2)]),
+    m.Torn(3, 0, "w0", "refused"),
     m.Failed(3, "the disk is full"),
     m.Gone("worker", "w0", "killed"),
     m.Finished(3, out_of_order=[(3, 4)]),

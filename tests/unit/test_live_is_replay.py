@@ -110,7 +110,7 @@ def live(rig: Rig) -> list[Any]:
 
 
 def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig, *, deadly: bool = False) -> Rig:
-    """A scan that was recorded, of any kind; a deadly one loses workers and controllers, which are replaced."""
+    """A scan that was recorded, of any kind; a deadly one loses workers, which are replaced."""
     app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
     rig, written, numbered = build(data, Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app), make=make)
     trigger_map = written.compile()
@@ -121,9 +121,7 @@ def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig, *, deadly
         count = trigger_map.frame_count(s)
         series = play(data.draw, stream, count, trigger_map.wrapped, numbered[stream], whole)
         rig.detector(stream, series.items)
-    steps = st.sampled_from(
-        ["parameter", "parameter", "stand still", "stop", *["kill"] * 4 * deadly, *["controller"] * deadly]
-    )
+    steps = st.sampled_from(["parameter", "parameter", "stand still", "stop", *["kill"] * 4 * deadly])
     for what in data.draw(st.lists(steps, min_size=2 * deadly, max_size=3 + 2 * deadly), label="then"):
         for _ in range(data.draw(st.integers(0, 60))):
             rig.step()
@@ -139,11 +137,6 @@ def recorded(data: st.DataObject, folder: Path, make: type[Rig] = Rig, *, deadly
             for _ in range(data.draw(st.integers(0, 20))):
                 rig.step()
             rig.replace(who)
-        elif what == "controller":
-            rig.kill_controller()
-            for _ in range(data.draw(st.integers(0, 20))):
-                rig.step()
-            rig.replace_controller()
         else:
             rig.stop()
             break

@@ -83,6 +83,7 @@ from beamfold.protocols.messages import (
     StreamSeen,
     Tick,
     ToController,
+    Torn,
     Trouble,
     Vacate,
     Waits,
@@ -105,6 +106,9 @@ KEEP_REPORTS = 100
 TELL_INTERVAL = 0.2
 """Seconds after which all workers hear how a scan stands, where nobody can be waiting for it: as often as an ingester
 says how far it is."""
+
+
+_ENDED = ", because a controller ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -707,7 +711,7 @@ class ControllerMachine:
         workers = [s for s in self.services.values() if s.hello.role == "worker" and not s.gone]
         strays = [s for s in workers if s.peer in recovery.workers or number in s.hello.scans]
         for service in [s for s in strays if scan.places.of(s.peer) is None]:
-            actions += self._dismiss(service)
+            actions += self._dismiss(service, f"nobody knows for certain what {service.key} has to do{_ENDED}")
         for service in fresh:
             actions += self._take_place(service, now)
         if self.version > newest.version:
@@ -747,7 +751,7 @@ class ControllerMachine:
     def _record_again(self, scan: Scan, recovery: Recovery) -> list[Action]:
         """What the recording may lack, because the controller before ended with it; it may have any of it twice."""
         owned = [Block(a.lo, a.hi, a.worker) for a in recovery.assigned() if a.worker is not None]
-        found = [*recording.joined(scan), *recording.blocks(scan, owned)]
+        found = [*recording.taken_up(scan), *recording.joined(scan), *recording.blocks(scan, owned)]
         for version, values, from_event in scan.later_versions():
             found += recording.parameters(scan, version, from_event, values)
         for inventory in recovery.reducers.values():
@@ -762,13 +766,27 @@ class ControllerMachine:
         for me in sorted(scan.dispatcher.resolve(scan.frontier, scan.reached)):
             key = f"worker {scan.places[me].name}"
             if (service := self.services.get(key)) is not None and service.peer == scan.places[me].peer:
-                actions += [*self._dismiss(service), *self._lose_worker(scan, service, service.gone, now, -1)]
+                actions += self._replace_worker(
+                    scan, service, f"nobody knows for certain what {key} has done{_ENDED}", now
+                )
         return actions + self._assign(scan, now)
 
-    def _dismiss(self, service: Service) -> list[Action]:
-        """A worker of whose place not all are certain: what it has said and will say cannot be told from what another
-        one in this place says, so it has to become another process."""
-        text = f"nobody knows for certain what {service.key} has to do, because a controller ended: start it anew"
+    def _torn(self, scan: Scan, service: Service, message: Torn, now: float) -> list[Action]:
+        """Parts are to be processed again that their worker takes for done: another process will."""
+        scan.trouble(service.key, message.text)
+        worker = self.services.get(f"worker {scan.places[message.worker].name}")
+        if worker is None or worker.peer != message.uuid.encode() or scan.places.of(worker.peer) != message.worker:
+            return []  # it was lost since, and what it had is assigned again
+        return self._replace_worker(scan, worker, f"results of {worker.key} were refused", now)
+
+    def _replace_worker(self, scan: Scan, service: Service, why: str, now: float) -> list[Action]:
+        """Another process has to take a worker's place, and others do what it has not done."""
+        return [*self._dismiss(service, why), *self._lose_worker(scan, service, why, now, -1)]
+
+    def _dismiss(self, service: Service, why: str) -> list[Action]:
+        """What a worker has said and will say cannot be told from what another one in its place says, so it has to
+        become another process."""
+        text = f"{why}: start it anew"
         service.gone = text
         self._here.clear()
         self._peers.pop(service.peer, None)
@@ -1161,6 +1179,8 @@ class ControllerMachine:
                 return self._stream_ended(scan, message, now)
             case FoldFailed():
                 scan.fold_failed(message.failed)
+            case Torn():
+                return self._torn(scan, service, message, now)
             case Trouble():
                 scan.trouble(message.where, message.text)
             case Armed():

@@ -31,6 +31,7 @@ from beamfold.protocols.messages import (
     StreamEnded,
     StreamSeen,
     ToController,
+    Torn,
     Trouble,
 )
 from beamfold.protocols.stamps import LATEST
@@ -48,6 +49,7 @@ _SPEAKERS: dict[type, frozenset[str]] = {
     FenceReached: frozenset({"ingester"}),
     PartsDone: frozenset({"reducer"}),
     FoldFailed: frozenset({"reducer"}),
+    Torn: frozenset({"reducer"}),
     Failed: frozenset({"ingester", "worker", "reducer"}),
     Finished: frozenset({"worker", "reducer"}),
     Filled: frozenset({"ingester", "reducer"}),
@@ -138,7 +140,7 @@ def credible(scan: Scan, hello: Hello, message: Any) -> bool:
             return _runs(scan, message.runs) and _owns(hello, [message.stream])
         case Halted():
             return all(_event(scan, last) for last, _ in message.streams.values()) and _owns(hello, message.streams)
-        case Filled():
+        case Filled() | Torn():
             return 0 <= message.worker < len(scan.places)
         case FoldFailed():
             return _runs(scan, message.failed)

@@ -151,6 +151,12 @@ def vacated(scan: Scan, worker: int) -> list[WriteFile]:
     return _line(scan, {"vacated": [worker]})
 
 
+def taken_up(scan: Scan) -> list[WriteFile]:
+    """Another controller goes on. What the one before wrote last may be lost: it knows whose the rest is that is not
+    done, and the results that were logged say it of what is."""
+    return _line(scan, {"taken_up": True})
+
+
 def closed(scan: Scan, last_event: int) -> list[WriteFile]:
     """The map has its last data event."""
     return _line(scan, {"closed": last_event})

@@ -11,7 +11,8 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 
-from beamfold.model.routes import Routes
+from beamfold.model.errors import ConfigError
+from beamfold.model.routes import UNASSIGNED, Routes
 from beamfold.model.runs import RunSet
 from beamfold.offline.partruns import PartRuns
 from beamfold.protocols.recordings import Recording
@@ -75,15 +76,22 @@ def _in_order(parts: Iterable[Part]) -> list[Part]:
 
 def who_did(recording: Recording) -> tuple[list[tuple[int, int, int]], dict[tuple[int, int], int]]:
     """The blocks of a recording, with virtual workers all of whose results are another's than the last one's given to
-    that one; and the (event, k) of the others whose results are another's, with their worker."""
+    that one; and the (event, k) of the others whose results are another's, with their worker.
+
+    Raises ConfigError where nothing says whose some virtual workers were.
+    """
     logged = PartRuns([batch.parts for batch in recording.logged])
     trigger_map = recording.map if recording.closed is None else recording.map.closed_at(recording.closed)
     routes = Routes()
     for block in recording.blocks:
         routes.add(*block)
     doers: dict[tuple[int, int], int] = {}
-    given_again = RunSet(recording.again)
-    for lo, hi in given_again.runs() if logged else []:
+    looked_at = RunSet(recording.again)
+    end = 0
+    for lo, hi, _ in recording.blocks:  # a controller ended before it had written the rest
+        looked_at.add(end, max(lo, end))
+        end = hi
+    for lo, hi in looked_at.runs() if logged else []:
         for virtual in range(lo, hi):
             last = routes.find(virtual)
             events, ks = trigger_map.parts_of(virtual, virtual + 1)
@@ -91,8 +99,14 @@ def who_did(recording: Recording) -> tuple[list[tuple[int, int, int]], dict[tupl
             for event, k in zip(events.tolist(), ks.tolist(), strict=True):
                 number = logged.find(event, k)
                 found[event, k] = last if number is None else recording.logged[number].worker
+            if UNASSIGNED in found.values():
+                what = f"virtual worker {virtual} was given to nobody: lines of the history are missing"
+                raise ConfigError(f"{recording.folder}: {what}")
             if len(workers := set(found.values())) == 1:
                 routes.add(virtual, virtual + 1, workers.pop())
             else:
+                if last == UNASSIGNED:
+                    last = min(workers)
+                    routes.add(virtual, virtual + 1, last)
                 doers |= {part: worker for part, worker in found.items() if worker != last}
     return routes.all(), doers

@@ -307,6 +307,18 @@ class FoldFailed(Message, frozen=True):
     failed: list[Run]
 
 
+class Torn(Message, frozen=True):
+    """Results of a worker's process (`uuid`) were refused, since one of them is of parts of which some are done.
+
+    What else there was in them has to be processed again; that process takes it for done.
+    """
+
+    scan: int
+    worker: int
+    uuid: str
+    text: str
+
+
 class Finished(Message, frozen=True):
     """This service ran its app's `finish()` for the scan. The reducer adds what only it knows."""
 
@@ -564,6 +576,7 @@ ToController: TypeAlias = (
     | FenceReached
     | PartsDone
     | FoldFailed
+    | Torn
     | Finished
     | Filled
     | Inventory

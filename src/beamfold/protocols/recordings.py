@@ -195,6 +195,7 @@ class Recording:
     vacated: set[int] = field(default_factory=set)
     joined: set[int] = field(default_factory=set)
     closed: int | None = None
+    taken_up: bool = False
     report: _Report | None = None
 
 
@@ -277,7 +278,7 @@ def _read_history(found: Recording, path: Path) -> None:
     found.blocks = routes.all()
     end = 0
     for lo, hi, _ in found.blocks:
-        if lo > end:
+        if lo > end and not found.taken_up:
             raise ConfigError(f"{path}: virtual workers {end} to {lo - 1} were given to nobody: a line is missing")
         end = hi
     # A controller that took a scan up, or a reducer the result log of another, told again what may have been written.
@@ -326,6 +327,7 @@ def _take(found: Recording, routes: Routes, entry: dict[str, Any]) -> None:
         found.logged.append(Logged(worker, _parts(found, worker, parts, -len(found.workers)), whole))
     found.poison |= {(_number(event), _number(k)) for event, k in entry.get("poison", ())}
     found.vacated |= set(map(_number, entry.get("vacated", ())))
+    found.taken_up = found.taken_up or "taken_up" in entry
     if "closed" in entry:
         # A map without a start event may come to have no event at all: it is closed with the one before the first.
         found.closed = -1 if entry["closed"] == -1 else _number(entry["closed"])

@@ -57,6 +57,7 @@ from beamfold.protocols.messages import (
     Parameters,
     PartsDone,
     Shutdown,
+    Torn,
     ToService,
     Trouble,
     Vacate,
@@ -409,12 +410,12 @@ class ReducerService:
         torn = scan.machine.torn(batch.events, batch.k, batch.combined)
         if torn is None:
             return False
-        events = batch.events[torn[0] : torn[1]]
-        self._trouble(
-            scan,
-            f"results of worker {scan.names[batch.worker]} were refused: a combined one, of events from "
-            f"{events[0]} to {events[-1]}, has some that are done already; the others have to be processed again",
+        events, peer = batch.events[torn[0] : torn[1]], scan.fillers[batch.worker]
+        text = (
+            f"results of worker {scan.names[batch.worker]} were refused: a combined one, of events from {events[0]} to "
+            f"{events[-1]}, has some that are done already; the others have to be processed again"
         )
+        self._control.send(Torn(scan.arm.scan, batch.worker, peer.decode(), text))
         return True
 
     def _log(self, scan: _Scan, header: ResultBatch, batch: _Batch, parts: list[Buffer]) -> bool:

@@ -440,6 +440,18 @@ def test_a_worker_that_comes_while_an_ingester_is_away_knows_where_it_was() -> N
     assert to(bench.say("i again", m.Armed(1)), m.Rejoined) == ["another", "w1"]
 
 
+def test_what_was_in_results_that_were_refused_is_done_by_others_and_another_process_takes_the_place() -> None:
+    bench = Bench().run()
+    actions = bench.say("r", m.Torn(1, 0, "w0", "results were refused"))
+    assert to(actions, m.Refused) == ["w0"] and to(actions, m.Fill) == ["i", "j", "r"]
+    blocks = [b for a in actions if isinstance(a, Send) and isinstance(a.message, m.Assign) for b in a.message.blocks]
+    assert blocks and {b.worker for b in blocks} == {1} and all(b.attempt for b in blocks)
+    assert not bench.say("r", m.Torn(1, 0, "w0", "again, of the same process"))
+    report = bench.machine.report("scan-1")
+    assert report is not None and "reducer r: results were refused" in report["troubles"]
+    assert [loss["service"] for loss in report["losses"]] == ["worker w0"]
+
+
 def test_a_worker_that_is_lost_while_it_is_armed_is_waited_for() -> None:
     bench = Bench()
     bench.submit()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from beamfold.model.errors import ConfigError
 from beamfold.model.triggermap import TriggerMap, compile_map
 from beamfold.offline.handed import Handed, who_did
 from beamfold.offline.partruns import PartRuns
@@ -70,3 +73,13 @@ def test_virtual_workers_go_to_who_did_them_and_single_parts_are_handed_on() -> 
     assert doers == {(4, 0): 0}
     assert who_did(recording(trigger_map, [(0, 2, 1)], [], logged)) == ([(0, 2, 1)], {})
     assert who_did(recording(trigger_map, [(0, 2, 1)], [(0, 2)], [])) == ([(0, 2, 1)], {})
+
+
+def test_what_a_controller_had_not_written_when_it_ended_is_whose_results_were_logged() -> None:
+    cells = [[{"constraint": 0}]] * 2 + [[{"constraint": 1}]] * 2 + [[{"constraint": 2}]] * 2
+    trigger_map = compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]})
+    logged = [Logged(0, [(0, 1, 3), (0, 3, 4)], ""), Logged(1, [(0, 4, 5)], "")]
+    found = recording(trigger_map, [(2, 3, 1)], [], logged)
+    assert who_did(found) == ([(0, 1, 0), (1, 2, 0), (2, 3, 1)], {(4, 0): 1})
+    with pytest.raises(ConfigError, match="virtual worker 1 was given to nobody"):
+        who_did(recording(trigger_map, [(2, 3, 1)], [], logged[:1]))

@@ -161,6 +161,8 @@ def test_lines_that_are_missing_from_the_history_are_noticed(tmp_path: Path) -> 
     write(tmp_path, FIRST, {"blocks": [[0, 2, 0]]}, {"blocks": [[4, 5, 0]]})
     with pytest.raises(ConfigError, match="virtual workers 2 to 3 were given to nobody"):
         read_recording(tmp_path)
+    write(tmp_path, FIRST, {"blocks": [[0, 2, 0]]}, {"taken_up": True}, {"blocks": [[4, 5, 0]]})
+    assert read_recording(tmp_path).taken_up, "and then results tell whose these were"
     write(tmp_path, FIRST, {"ticks": [[1, 0]]})
     (tmp_path / "report.json").write_text(json.dumps({"parameters_total": 2, "ticks_total": 1}))
     with pytest.raises(ConfigError, match="lines are missing"):

@@ -34,6 +34,7 @@ from beamfold.protocols.messages import (
     Inventory,
     Parameters,
     PartsDone,
+    Torn,
     Trouble,
     WorkerInfo,
     encode_message,
@@ -306,8 +307,9 @@ def test_a_combined_result_with_a_part_that_is_done_is_refused_whole_and_its_cre
     steps = [rig.results(batch(n=2)), refused, rig.results(batch(first=3))]
     rig.run(*rig.start(), *steps, rig.until_done_below(4))
     assert App.folded == [0, 0, 1, 2, 3]
-    (trouble,) = rig.control.said(Trouble)
-    assert "results of worker w1 were refused: a combined one, of events from 2 to 4" in trouble.text
+    (torn,) = rig.control.said(Torn)
+    assert (torn.worker, torn.uuid) == (1, "w1")
+    assert "results of worker w1 were refused: a combined one, of events from 2 to 4" in torn.text
     assert [peer for peer, _ in rig.hub.sent] == [b"w1"]
 
 
