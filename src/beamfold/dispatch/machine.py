@@ -103,6 +103,9 @@ KEEP_LOST = 10_000
 KEEP_REPORTS = 100
 """Reports of ended scans kept in memory; the ledger keeps more."""
 
+REST_PATIENCE = 10.0
+"""Seconds in which a worker that joined has to see the rest of what is broadcast, before its `finish()`."""
+
 TELL_INTERVAL = 0.2
 """Seconds after which all workers hear how a scan stands, where nobody can be waiting for it: as often as an ingester
 says how far it is."""
@@ -869,6 +872,11 @@ class ControllerMachine:
         if scan.phase is Phase.ARMING and scan.waiting and now - scan.waiting_since >= ARM_PATIENCE:
             text = f"not ready for the scan within {ARM_PATIENCE:g} s: {', '.join(sorted(scan.waiting))}"
             return self._abort(scan, "failed", text, now)
+        if scan.phase is Phase.FINISHING:
+            scan.finishing = now if scan.finishing is None else scan.finishing
+            if now - scan.finishing >= REST_PATIENCE:
+                scan.finishing = now
+                return self._hurry(scan)
         for key, since in scan.ingesters_lost.items():
             if scan.assigning and now - since >= patience:
                 return self._abort(scan, "failed", f"{key} was lost, and no other came within {patience:g} s", now)

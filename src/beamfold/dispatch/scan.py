@@ -155,6 +155,7 @@ class Scan:
     timeout: float | None = None
     stateful: bool = False
     watched: float | None = None  # since when silence is counted
+    finishing: float | None = None  # since when workers are waited for that are to call `finish()`
     deaths: dict[int, int] = field(default_factory=dict)
     poison: list[int] = field(default_factory=list)
     phase: Phase = Phase.ARMING
