@@ -111,9 +111,6 @@ TELL_INTERVAL = 0.2
 says how far it is."""
 
 
-_ENDED = ", because a controller ended"
-
-
 @dataclass(frozen=True, slots=True)
 class Send:
     """Send a control message to one service."""
@@ -714,7 +711,7 @@ class ControllerMachine:
         workers = [s for s in self.services.values() if s.hello.role == "worker" and not s.gone]
         strays = [s for s in workers if s.peer in recovery.workers or number in s.hello.scans]
         for service in [s for s in strays if scan.places.of(s.peer) is None]:
-            actions += self._dismiss(service, f"nobody knows for certain what {service.key} has to do{_ENDED}")
+            actions += self._dismiss(service, _uncertain(service))
         for service in fresh:
             actions += self._take_place(service, now)
         if self.version > newest.version:
@@ -769,9 +766,7 @@ class ControllerMachine:
         for me in sorted(scan.dispatcher.resolve(scan.frontier, scan.reached)):
             key = f"worker {scan.places[me].name}"
             if (service := self.services.get(key)) is not None and service.peer == scan.places[me].peer:
-                actions += self._replace_worker(
-                    scan, service, f"nobody knows for certain what {key} has done{_ENDED}", now
-                )
+                actions += self._replace_worker(scan, service, _uncertain(service), now)
         return actions + self._assign(scan, now)
 
     def _torn(self, scan: Scan, service: Service, message: Torn, now: float) -> list[Action]:
@@ -1103,16 +1098,17 @@ class ControllerMachine:
 
     def trouble(self, scan_id: str, where: str, text: str) -> list[Action]:
         """The service could not do what it was told to for a scan: a person reads it in the report, or in the log."""
-        actions: list[Action] = [Note("error", f"{where}: {text}")]
+        told = f"{where}: {text}"
+        actions: list[Action] = [Note("error", told)]
         for scan in (self.scan, self._next):
             if scan is None or scan.scan_id != scan_id or not scan.active:
                 continue
-            if f"{where}: {text}" not in scan.report.troubles:  # a file may fail with every line
+            if told not in scan.report.troubles:  # a file may fail with every line
                 scan.trouble(where, text)
             return actions
         report = self.reports.get(scan_id)
-        if report is not None and f"{where}: {text}" not in report["troubles"]:
-            report = self.reports[scan_id] = {**report, "troubles": [*report["troubles"], f"{where}: {text}"]}
+        if report is not None and told not in report["troubles"]:
+            report = self.reports[scan_id] = {**report, "troubles": [*report["troubles"], told]}
             actions.append(RecordScan(scan_id, {"report": for_ledger(report)}))
         return actions
 
@@ -1384,7 +1380,7 @@ class ControllerMachine:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
         # Ingesters that were lost may have sent all that they had.
-        lost = max([scan.begun, *scan.last.values()]) if scan.bereft else -1
+        lost = max([scan.begun, scan.reached - 1, *scan.last.values()]) if scan.bereft else -1
         before = scan.changes[-1].from_event if scan.changes else 0  # perhaps by ingesters that were further
         (version, values), from_event = self._fencing, max(before, max(lost, *scan.sent.values()) + 1)
         self._fencing = None
@@ -1550,6 +1546,11 @@ def _fill(scan: Scan, me: int) -> Fill:
     place = scan.places[me]
     joined = WorkerInfo(place.name, sorted(place.tags), joined=True) if place.joined else None
     return Fill(scan.number, me, _uuid(place.peer), joined)
+
+
+def _uncertain(service: Service) -> str:
+    """Why another process has to take this worker's place."""
+    return f"nobody knows for certain what {service.key} has to do, because a controller ended"
 
 
 def _uuid(peer: bytes | None) -> str:

@@ -307,7 +307,6 @@ class IngestMachine:
                 continue
             for lo, hi in known.done:
                 self._over.add(lo, hi)
-            for lo, hi in known.done:
                 state.retention.release(self.map.ordinal_at(index, lo), self.map.ordinal_at(index, hi))
             state.cursor = self.first_open(index)
             state.retention.release(0, state.cursor)

@@ -71,16 +71,16 @@ class DataLink:
         self.socket = make_socket(context, zmq.DEALER, hwm=0, identity=identity)
         self.socket.connect(url)
         self._line = Caller(self._put)
-        self._heard = 0
+        self._untold = 0  # bytes heard since the hub was told something
 
     def send(self, parts: Sequence[Buffer]) -> None:
         """Send an envelope to the hub; nobody may change its parts."""
-        self._heard = 0
+        self._untold = 0
         self._line.say(parts)
 
     def ask(self) -> None:
         """Find out, once a second or so, whether something was lost with a connection."""
-        self._heard = 0
+        self._untold = 0
         self._line.ask()
 
     def receive(self, max_bytes: int) -> list[list[Buffer]]:
@@ -90,10 +90,10 @@ class DataLink:
             try:
                 if self._line.hear(parts.pop(0)):
                     out.append(parts)
-                    self._heard += sum(map(len, parts))
+                    self._untold += sum(map(len, parts))
             except CodecError:
                 continue  # not from one of ours
-        if self._heard >= TELL_BYTES:
+        if self._untold >= TELL_BYTES:
             self.ask()  # by the way, the hub learns what it need not keep any more
         return out
 

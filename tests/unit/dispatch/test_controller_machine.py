@@ -574,6 +574,19 @@ def test_parameters_are_in_force_from_the_first_event_that_nobody_can_have_begun
     assert history == [(0, 0), (1, 4)]
 
 
+def test_parameters_are_in_force_behind_all_that_is_done_though_its_ingester_was_lost() -> None:
+    """It had not said how far it was for a while."""
+    bench = Bench()
+    bench.hello("ingester", "i", streams=[m.StreamInfo("a", "T", True, True)])
+    bench.run(endless())
+    bench.say("i", m.StreamSeen(1, "a", "running", 1, 1, 0))
+    bench.say("r", m.PartsDone(1, [(0, 9, 2)], {0: 9}, 9))
+    bench.say("s", m.Gone("ingester", "i", "killed", 1))
+    change(bench, b"1")
+    actions = bench.say("j", m.FenceReached(1, 1, 3))
+    assert {p[1:] for p in parameters(actions)} == {(1, 9)}
+
+
 def test_changes_while_a_fence_is_being_reached_come_together_as_the_next_one() -> None:
     bench = Bench().run()
     change(bench, b"1")
