@@ -1,4 +1,4 @@
-# One word each: `make demo`, `make test`, `make check`, `make bench`, `make chaos`, `make clean`.
+# One word each: `make demo`, `make test`, `make check`, `make bench`, `make chaos`, `make kills`, `make clean`.
 #
 #   make demo ARGS=--serve           what follows ARGS= goes to the command
 #   make test ARGS="-k runs -x"
@@ -26,7 +26,7 @@ $(READY): FORCE
 endif
 endif
 
-.PHONY: demo test check bench chaos clean FORCE
+.PHONY: demo test check bench chaos kills clean FORCE
 
 demo: $(READY)
 	$(BIN)/beamfold demo $(ARGS)
@@ -39,6 +39,9 @@ bench: $(PEERS)
 
 chaos: $(READY)
 	cd tests && ../$(BIN)/python -m faults.chaos $(ARGS)
+
+kills: $(READY)
+	cd tests && ../$(BIN)/python -m faults.kills $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

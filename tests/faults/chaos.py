@@ -79,7 +79,7 @@ class Reducer:
         if result.payload["fold"]:
             time.sleep(result.payload["fold"] / 1e6)
         for row in result.payload["rows"]:
-            row = {"worker": result.worker, "q": int(parameters["p"].data), **row}
+            row = {"worker": result.worker, "q": int(parameters["p"].data), "at": time.time(), **row}
             self.publish["rows"].append(json.dumps(row))
 
     def finish(self, parameters=None):
@@ -108,13 +108,22 @@ class Left:
     end: int
 
 
+@dataclass(frozen=True)
+class Played:
+    """What came of a scan: its report, what its app's reducer published, and when each harm was done (Unix time)."""
+
+    report: dict[str, Any]
+    left: Left
+    harmed: list[float]
+
+
 class Chaos:
     """`with Chaos(folder) as chaos`: a deployment that plays one history after the other. `counts` says what was done
-    to it."""
+    to it, `played` is the last scan that ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         sections = {"workers": {"count": len(WORKERS), "lease": LEASE}, "controller": {"control": tcp_address()}}
-        streams = {"a": Stream(), "b": Stream()}
+        streams = {name: Stream(keys={"durable": durable}) for name in ("a", "b")}
         self.deployment = Deployment(
             folder, APP, streams, parameters={"p": "0"}, sections=sections, complaints=TOLD, workers=len(WORKERS)
         )
@@ -122,6 +131,7 @@ class Chaos:
         self._value = 0
         self.possible = {0}
         self._doomed: set[int] = set()
+        self.played: Played | None = None
 
     def __enter__(self) -> Self:
         self.deployment.__enter__()
@@ -157,9 +167,11 @@ class Chaos:
 
         if not report["result_file"]:
             return [f"there is no result file: it ended {report['ended']!r}: {report['reason']}"]
-        found = wrong("on disk", _stored(report))
+        left = _stored(report)
+        self.played = Played(report, left, play.harmed)
+        found = wrong("on disk", left)
         published = self._published()
-        if published is None and play.reducer_harmed > report["finished"] - LATE:
+        if published is None and max(play.reducer_harmed, default=0.0) > report["finished"] - LATE:
             self.counts["states that went with their reducer"] += 1  # what is on disk stays
             return found
         return found + wrong("published", published or Left([], -1))
@@ -233,7 +245,8 @@ class _Play:
         self.first = chaos.value()
         self.values: list[int] = []
         self.due = 0
-        self.reducer_harmed = 0.0
+        self.harmed: list[float] = []
+        self.reducer_harmed: list[float] = []
         self._over = threading.Event()
 
     def run(self) -> dict[str, Any]:
@@ -263,11 +276,15 @@ class _Play:
         return None
 
     def _do(self, harm: Harm) -> None:
-        if harm.who in (CONTROLLER, STORE) or harm.who.startswith(INGESTER) or harm.what == "cut":
-            self._sending.wait(PATIENCE)  # a scan that is not armed yet is refused without them
+        refused = harm.who in (CONTROLLER, STORE) or harm.who.startswith(INGESTER) or harm.what == "cut"
+        if refused or harm.in_mid_scan:  # a scan that is not armed yet is refused without them
+            self._sending.wait(PATIENCE)
         time.sleep(harm.at)
-        if self._chaos.harm(harm) and harm.who == "reducer":
-            self.reducer_harmed = time.time()
+        now = time.time()
+        if self._chaos.harm(harm):
+            self.harmed.append(now)
+            if harm.who == "reducer":
+                self.reducer_harmed.append(time.time())
 
     def _send(self, name: str) -> None:
         history = self._history

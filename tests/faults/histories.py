@@ -25,13 +25,15 @@ SERVICES, DETECTOR = "services", "detector"
 class Harm:
     """`at` seconds after a scan was submitted, `who` is killed, told to end (term), or stopped for `lasts` seconds.
 
-    Of the network, all connections between services are cut, or those to the detector of a stream.
+    Of the network, all connections between services are cut, or those to the detector of a stream. `in_mid_scan` counts
+    from when the detectors begin to send.
     """
 
     at: float
     who: str
     what: str
     lasts: float = 0.0
+    in_mid_scan: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def draw(seed: int, roles: Sequence[str] = ("worker", "reducer")) -> History:
     if kind == "split" and len(streams) == 1:
         kind = "batches"
     trigger_map, shapes = _map(chance, kind, streams, n)
-    counts, lost, events = _frames(chance, streams, shapes)
+    counts, lost, events = _frames(chance, streams, shapes, losing=chance.random() < 0.4)
     work, fold = chance.choice([(0.0, 0.0), (0.0, 0.0), (0.003, 0.0), (0.0, 0.0005)]) if n < 2000 else (0.0, 0.0)
     lasts = max(n / rate if rate is not None else 0.4, n * work / len(WORKERS), n * fold)
     changes = sorted(chance.uniform(0.0, lasts) for _ in range(chance.choice([0, 0, 1, 2, 3])))
@@ -103,6 +105,22 @@ def draw(seed: int, roles: Sequence[str] = ("worker", "reducer")) -> History:
     return History(
         seed, kind, trigger_map, events, counts, lost, rate, delays, size, work, fold, combines, tuple(changes), harms
     )
+
+
+def draw_kill(seed: int, role: str, rate: float | None) -> History:
+    """A scan of which no frame is lost, at this rate, in which a service of this role is killed, and nothing else."""
+    chance = random.Random(f"{role} {rate} {seed}")
+    streams = ("a",) if chance.random() < 0.4 else ("a", "b")
+    n = chance.randint(10_000, 30_000) if rate is None else int(rate * chance.uniform(0.7, 1.7))
+    kind = chance.choice(["uniform", "batches", "broadcasts", "endless"])
+    trigger_map, shapes = _map(chance, kind, streams, n)
+    counts, lost, events = _frames(chance, streams, shapes, losing=False)
+    who = {"worker": chance.choice(WORKERS), INGESTER: f"{INGESTER} {chance.choice(streams)}"}.get(role, role)
+    harm = Harm(chance.uniform(0.0, n / rate if rate is not None else 0.5), who, "kill", in_mid_scan=True)
+    size = LARGE if rate is not None and chance.random() < 0.3 else SMALL
+    combines = chance.random() < 0.25
+    delays = dict.fromkeys(streams, 0.0)
+    return History(seed, kind, trigger_map, events, counts, lost, rate, delays, size, combines=combines, harms=(harm,))
 
 
 _Shape = tuple[tuple[tuple[str, ...], ...], bool]
@@ -133,11 +151,10 @@ def _map(chance: random.Random, kind: str, streams: tuple[str, ...], n: int) -> 
 
 
 def _frames(
-    chance: random.Random, streams: tuple[str, ...], shapes: list[_Shape]
+    chance: random.Random, streams: tuple[str, ...], shapes: list[_Shape], *, losing: bool
 ) -> tuple[dict[str, int], dict[str, frozenset[int]], tuple[Planned, ...]]:
     """Frames for the events of these shapes; some are lost, never a detector's last one."""
     counts = {name: sum(name in streams_of for parts, _ in shapes for streams_of in parts) for name in streams}
-    losing = chance.random() < 0.4
     lost: dict[str, frozenset[int]] = {}
     for name, count in counts.items():
         gone = set()
