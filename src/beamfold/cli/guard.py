@@ -12,10 +12,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from beamfold.model.cursor import AT, CURSOR_BYTES, IDLE, SCAN, cursor_in
+from beamfold.model.cursor import AT, CURSOR_BYTES, IDLE, SCAN, TURN, cursor_in
 
 CURSOR_VARIABLE = "BEAMFOLD_CURSOR"
 """The environment variable that tells a worker the descriptor of its cursor's memory."""
+
+
+STARTING = 60.0
+"""Seconds that a process has at least to start and to import the app, however short the limit for its work is: on a
+busy host or a slow file system that takes long, and who is killed for it starts again and takes as long."""
 
 
 class Guard:
@@ -49,10 +54,12 @@ class Guard:
             self._stopped_since = now
         if self._stopped_since is not None and now - self._stopped_since >= self._lease:
             return f"it was stopped for {self._lease:g} s"
-        if now - self._since >= self._time_limit:
+        starting = not self._cursor[TURN]
+        limit = max(self._time_limit, STARTING) if starting else self._time_limit
+        if now - self._since >= limit:
             _, event = self.at
-            what = f"event {event}" if event >= 0 else "what it was doing"
-            return f"user code did not come back from {what} within {self._time_limit:g} s ([workers] time_limit)"
+            what = f"event {event}" if event >= 0 else "its import" if starting else "what it was doing"
+            return f"user code did not come back from {what} within {limit:g} s ([workers] time_limit)"
         return ""
 
     def close(self) -> None:

@@ -75,8 +75,12 @@ class ControlChannel:
         self.send(hello)
 
     def send(self, message: Message) -> None:
-        """Queue a message for the controller."""
-        self._line.say([encode_message(message)])
+        """Queue a message for the controller.
+
+        Who the service is, it says to a new controller anew, when that asks: what it said before it was armed for a
+        scan would make it one that has no part in it.
+        """
+        self._line.say([encode_message(message)], lasting=not isinstance(message, Hello))
 
     def announce(self, **facts: Any) -> None:
         """Say Hello again where these facts are not what was said before (the app's files changed, say)."""

@@ -7,8 +7,9 @@ shows what was lost at the end of a conversation. Two processes that live hear a
 between them; what is kept is no more than what is under way.
 
 A hub that knows nothing of a line (its process is another one than the line began with) asks for messages from the
-first on, which are not kept any more: then the line begins anew with what is kept. What the new process cannot know is
-the business of those who talk (Introduce and Inventory on the control channel).
+first on, which are not kept any more: then the line begins anew with what is kept, without what was for the process
+before alone. What the new process cannot know is the business of those who talk (Introduce and Inventory on the control
+channel).
 
 No sockets: heads and verdicts only. A head is a message part of its own, before all others.
 """
@@ -55,17 +56,20 @@ class Line:
         self.said = 0
         self.heard = 0
         self._first = 1
-        self._kept: deque[Parts] = deque()
+        self._kept: deque[tuple[Parts, bool]] = deque()
         self._asked = -1
 
     def __len__(self) -> int:
         """Messages that the other end may not have heard."""
         return len(self._kept)
 
-    def put(self, parts: Parts) -> bytes:
-        """Say this: its head. The parts are kept until they were heard; nobody changes them before that."""
+    def put(self, parts: Parts, *, lasting: bool = True) -> bytes:
+        """Say this: its head. The parts are kept until they were heard; nobody changes them before that.
+
+        What is not `lasting` is not said to another process at the other end.
+        """
         self.said += 1
-        self._kept.append(parts)
+        self._kept.append((parts, lasting))
         return _HEAD.pack(MESSAGE, self.number, self.said, self.heard)
 
     def head(self, kind: int) -> bytes:
@@ -74,7 +78,7 @@ class Line:
 
     def kept(self) -> Iterator[tuple[bytes, Parts]]:
         """All that the other end may not have heard, to be said again."""
-        for number, parts in enumerate(self._kept, self._first):
+        for number, (parts, _) in enumerate(self._kept, self._first):
             yield _HEAD.pack(MESSAGE, self.number, number, self.heard), parts
 
     def note(self, heard: int) -> bool:
@@ -104,8 +108,9 @@ class Line:
         return True
 
     def renew(self, number: int) -> None:
-        """Begin anew, with what is kept."""
+        """Begin anew, with what is kept and lasting."""
         self.number = number
+        self._kept = deque(item for item in self._kept if item[1])
         self.heard, self._first, self.said, self._asked = 0, 1, len(self._kept), -1
 
 
@@ -132,9 +137,10 @@ class Caller:
         """Messages that the hub may not have heard."""
         return len(self._line)
 
-    def say(self, parts: Parts) -> None:
-        """Say this to the hub, which will hear it."""
-        self._send([self._line.put(parts), *parts])
+    def say(self, parts: Parts, *, lasting: bool = True) -> None:
+        """Say this to the hub, which will hear it. What is not `lasting` is for the present one, not for another
+        process that takes its place."""
+        self._send([self._line.put(parts, lasting=lasting), *parts])
 
     def ask(self) -> None:
         """Tell how far this end is, and have the hub tell: to be done about once a second."""

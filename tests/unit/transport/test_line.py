@@ -99,6 +99,30 @@ def test_two_processes_that_live_hear_all_of_each_other(seed: int, replaced: boo
     assert not wire.caller.unheard, "what was heard is not kept"
 
 
+def test_another_process_hears_what_is_kept_and_not_what_was_for_the_one_before() -> None:
+    wire = Wire()
+    wire.say()
+    wire.settle()
+    wire.caller.say([b"who I am"], lasting=False)
+    wire.say()
+    wire.caller.say([b"what I have"], lasting=False)
+    wire.replace()
+    wire.say()
+    wire.settle()
+    assert wire.heard == [b"1", b"2"]
+    assert not wire.caller.unheard
+
+
+def test_what_is_for_one_process_alone_is_said_to_it_until_it_was_heard() -> None:
+    wire = Wire()
+    wire.say()
+    wire.settle()
+    wire.caller.say([b"who I am"], lasting=False)
+    wire.cut(0, 0)
+    wire.settle()
+    assert wire.heard == [b"0", b"who I am"]
+
+
 def test_what_was_lost_at_the_end_of_a_conversation_is_found_out() -> None:
     wire = Wire()
     wire.say()
