@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from beamfold.cli.supervisor import LIVED
 from faults.chaos import Chaos, Played
 from faults.checker import in_runs
-from faults.histories import INGESTER, ROLES, History, draw_kill
+from faults.histories import INGESTER, ROLES, STORE, History, draw_kill
 
 AFTER = 3.0
 """Seconds after a kill in which a stall is looked for."""
@@ -46,6 +47,8 @@ class Kills:
 
     def play(self, chaos: Chaos, seed: int) -> None:
         """One more scan."""
+        if self.role == STORE and self.scans:
+            time.sleep(LIVED)  # else it is taken for one that does not stay up, and is started again later and later
         history = draw_kill(seed, self.role, self.rate)
         found = chaos.play(history)
         self.scans += 1
@@ -100,11 +103,11 @@ def _unaccounted(history: History, played: Played) -> Iterator[str]:
 
 def _stall(played: Played, at: float) -> list[float]:
     """The longest time without a result after a kill; nothing for a scan that was about to end."""
-    times = [row["at"] for row in map(json.loads, played.left.lines)]
+    times = sorted(row["at"] for row in map(json.loads, played.left.lines))
     if not times or times[-1] < at + FEW:
         return []
-    near = [at, *(time for time in sorted(times) if at < time < at + AFTER)]
-    return [max(later - earlier for earlier, later in pairwise(near))]
+    after = [at, *(time for time in times if time > at)]
+    return [max(later - earlier for earlier, later in pairwise(after) if earlier < at + AFTER)]
 
 
 def main(arguments: Sequence[str]) -> int:
