@@ -43,16 +43,16 @@ def ending_note(report: dict[str, Any]) -> Note:
     """The line of the log that says how a scan ended, with the first thing that a person would look up."""
     text = f"scan {report['number']} {report['ended']}: {report['summary']}"
     if report["reason"]:
-        text += f"; {one_line(report['reason'])}"
+        text += f"; {_one_line(report['reason'])}"
     if report["failures"]:
         first = report["failures"][0]
-        text += f"; first failure: event {first['event']}, {first['where']}: {one_line(first['traceback'])}"
+        text += f"; first failure: event {first['event']}, {first['where']}: {_one_line(first['traceback'])}"
     if report["troubles"]:
-        text += f"; {one_line(report['troubles'][0])}"
+        text += f"; {_one_line(report['troubles'][0])}"
     return Note("warning" if report["failures"] or report["troubles"] or report["ended"] == "failed" else "info", text)
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """What a text with a traceback in it says: how it begins, and the error at its end."""
     begin, traceback, _ = text.partition("Traceback (most recent call last):")
     lines = text.strip().splitlines()
