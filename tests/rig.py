@@ -15,10 +15,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from beamfold.dispatch.machine import ControllerMachine, Policy, RecordParameters, RecordScan, Reply, Send
+from beamfold.dispatch.actions import RecordParameters, RecordScan, Reply, Send
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.resumption import resumption
 from beamfold.dispatch.scan import Plan
+from beamfold.dispatch.scans import Policy
 from beamfold.ingest.machine import Dump, IngestMachine, Mark, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
 from beamfold.ingest.retention import Frame
 from beamfold.model.states import EventState
@@ -442,7 +444,7 @@ class Rig:
             self._to_controller(message)
 
     def _to_controller(self, message: Any) -> None:
-        if b"supervisor" not in self.controller._peers:
+        if "supervisor supervisor" not in self.controller.services:
             self._perform(
                 self.controller.receive(
                     b"supervisor", m.Hello("supervisor", "supervisor", "s", VERSION, 1, "here"), self.now

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from beamfold.dispatch.machine import Action, ControllerMachine, Note, Reply, Send
+from beamfold.dispatch.actions import Action, Note, Reply, Send
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.scan import Phase, Plan
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols import messages as m

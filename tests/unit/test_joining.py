@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamfold.dispatch.machine import Policy
+from beamfold.dispatch.scans import Policy
 from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
 from rig import Rig
 from unit.test_live_is_replay import COMBINING, CombiningRig, replayed

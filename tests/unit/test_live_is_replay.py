@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app_rig import AppRig
 from beamfold.dispatch.files import write_file
-from beamfold.dispatch.machine import Policy
+from beamfold.dispatch.scans import Policy
 from beamfold.model.events import StreamData
 from beamfold.model.report import ScanReport
 from beamfold.model.routes import Routes

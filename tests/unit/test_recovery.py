@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamfold.dispatch.machine import Policy
+from beamfold.dispatch.scans import Policy
 from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
 from rig import Rig
 from unit.test_scan_in_memory import series, uniform
@@ -388,7 +388,7 @@ def test_who_ends_before_the_scan_is_taken_up_is_lost(who: int, seed: int) -> No
     rig.replace_controller()
 
     def said() -> bool:
-        recovery = rig.controller._recovery
+        recovery = rig.controller._scans.recovery
         kinds = {REDUCER: "reducers", INGESTER: "ingesters"}
         return recovery is not None and bool(getattr(recovery, kinds.get(who, "workers")))
 

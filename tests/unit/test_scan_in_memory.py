@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamfold.dispatch.machine import Policy
+from beamfold.dispatch.scans import Policy
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.items import Data, End, Start
 from rig import Rig

@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beamfold.dispatch.machine import Policy
+from beamfold.dispatch.scans import Policy
 from beamfold.model.errors import MapError
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import TriggerMap, WrittenMap

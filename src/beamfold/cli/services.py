@@ -419,8 +419,9 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int, start: Start = Start
     Where the run file sets a parameter it holds as a run begins; others are as they were left. So are all of them where
     this controller takes the place of one that ended, or takes a scan up.
     """
-    from beamfold.dispatch.machine import ControllerMachine, Policy
+    from beamfold.dispatch.machine import ControllerMachine
     from beamfold.dispatch.resumption import RECORDED, unfinished
+    from beamfold.dispatch.scans import Policy
 
     version, values = ledger.parameters()
     newest = ledger.scans(KNOWN_SCANS, RECORDED)

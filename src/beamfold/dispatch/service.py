@@ -11,19 +11,11 @@ from typing import Any
 
 import structlog
 
+from beamfold.dispatch.actions import Action, Logged, Note, RecordParameters, RecordScan, Reply, Send
 from beamfold.dispatch.entries import Entry, cut
 from beamfold.dispatch.files import FileWriter, WriteFile
 from beamfold.dispatch.journal import Away, LedgerWriter
-from beamfold.dispatch.machine import (
-    Action,
-    ControllerMachine,
-    Logged,
-    Note,
-    RecordParameters,
-    RecordScan,
-    Reply,
-    Send,
-)
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.notes import Notes
 from beamfold.dispatch.resumption import written_map
 from beamfold.dispatch.scan import Plan

@@ -9,20 +9,13 @@ import pytest
 
 from beamfold.dispatch import noted as noted_module
 from beamfold.dispatch import scan as scan_module
+from beamfold.dispatch.actions import Note, RecordParameters, RecordScan, Reply, Send
 from beamfold.dispatch.blocks import FIRST_WINDOW
-from beamfold.dispatch.machine import (
-    ARM_PATIENCE,
-    TELL_INTERVAL,
-    ControllerMachine,
-    Note,
-    Policy,
-    RecordParameters,
-    RecordScan,
-    Reply,
-    Send,
-)
+from beamfold.dispatch.losses import ARM_PATIENCE
+from beamfold.dispatch.machine import TELL_INTERVAL, ControllerMachine
 from beamfold.dispatch.recovery import PATIENCE
 from beamfold.dispatch.scan import STATE_LOST, Phase, Plan
+from beamfold.dispatch.scans import Policy
 from beamfold.model.bitmaps import events_in, events_lacking
 from beamfold.model.errors import BeamfoldError, MapError, ScanError
 from beamfold.model.states import EventState
@@ -1063,7 +1056,7 @@ def test_nothing_is_remembered_of_the_services_of_scans_that_ended() -> None:
         bench.stop()
         bench.stop()
         assert bench.phase is Phase.ENDED
-    assert not bench.machine._here
+    assert not bench.machine._services._here
 
 
 def test_ingesters_do_not_read_before_it_is_known_whether_a_scan_is_taken_up() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from beamfold.dispatch import service as module
+from beamfold.dispatch.actions import Send
 from beamfold.dispatch.files import WriteFile
-from beamfold.dispatch.machine import ControllerMachine, Send
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.service import ControllerService
 from beamfold.ledger.memory import MemoryLedger
 from beamfold.model.errors import ConfigError, LedgerUnavailable

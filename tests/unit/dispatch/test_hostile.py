@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beamfold.dispatch.machine import Logged, Policy, RecordScan, Send
+from beamfold.dispatch.actions import Logged, RecordScan, Send
 from beamfold.dispatch.scan import Plan
+from beamfold.dispatch.scans import Policy
 from beamfold.model.triggermap import WrittenMap
 from beamfold.protocols import messages as m
 from corpus import any_of
@@ -120,7 +121,7 @@ def ask(bench: Bench, what: str, request: int) -> None:
 
 def look(bench: Bench) -> None:
     """What people are shown, and what is stored and sent, can be written out."""
-    for scan in (bench.machine.scan, bench.machine._next):
+    for scan in (bench.machine.scan, bench.machine._scans.next):
         if scan is not None:
             json.dumps(bench.machine.report(scan.scan_id), allow_nan=False)
     bench.machine.declared()

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from beamfold.dispatch import machine as controller
+from beamfold.dispatch import seating
+from beamfold.dispatch.actions import Send
 from beamfold.dispatch.blocks import Dispatcher
-from beamfold.dispatch.machine import Policy, Send
 from beamfold.dispatch.recording import WriteFile
 from beamfold.dispatch.recovery import Recovery
 from beamfold.dispatch.scan import Phase, Plan
+from beamfold.dispatch.scans import Policy
 from beamfold.model.triggermap import WrittenMap, compile_map
 from beamfold.protocols import messages as m
 from unit.dispatch.test_controller_machine import Bench, endless, to
@@ -84,7 +85,7 @@ def test_one_that_came_while_the_scan_was_armed_joins_when_it_runs() -> None:
 
 
 def test_there_is_a_bound_to_how_many_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "MAX_JOINED", 2)
+    monkeypatch.setattr(seating, "MAX_JOINED", 2)
     bench = Bench().run(endless())
     told = [to(bench.hello("worker", f"x{n}", tags=["generic"]), m.Fill) for n in range(3)]
     assert [bool(t) for t in told] == [True, True, False]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from beamfold.dispatch.machine import Action, ControllerMachine, RecordParameters, Reply, Send
+from beamfold.dispatch.actions import Action, RecordParameters, Reply, Send
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.scan import Phase, Plan
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.messages import (

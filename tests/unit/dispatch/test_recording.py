@@ -11,10 +11,12 @@ import cbor2
 import pytest
 
 from beamfold.dispatch import files
+from beamfold.dispatch.actions import Reply
 from beamfold.dispatch.files import FileWriter, write_file
-from beamfold.dispatch.machine import ControllerMachine, Policy, Reply
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.recording import WriteFile, dump_prefix
 from beamfold.dispatch.scan import Plan
+from beamfold.dispatch.scans import Policy
 from beamfold.model.errors import ParameterError
 from beamfold.model.triggermap import WrittenMap
 from beamfold.protocols import messages as m

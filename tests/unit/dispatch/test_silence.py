@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from beamfold.dispatch.machine import Policy
 from beamfold.dispatch.scan import Phase
+from beamfold.dispatch.scans import Policy
 from beamfold.dispatch.silence import Silence
 from beamfold.protocols import messages as m
 from unit.dispatch.test_controller_machine import Bench, to

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from beamfold.dispatch.machine import ControllerMachine, Note, Send
+from beamfold.dispatch.actions import Note, Send
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.peers import is_ours
 from beamfold.protocols.messages import Beat, Hello, Introduce, Refused, Welcome, encode_message
 from beamfold.protocols.tokens import is_proven, proven

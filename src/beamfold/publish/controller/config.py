@@ -9,7 +9,8 @@ from importlib.metadata import version as version_of
 from typing import Any
 
 from beamfold.app.declared import from_wire, hash_of
-from beamfold.dispatch.machine import ControllerMachine, Service
+from beamfold.dispatch.machine import ControllerMachine
+from beamfold.dispatch.services import Service
 from beamfold.model.errors import ParameterError
 from beamfold.model.parameters import ParameterSet
 

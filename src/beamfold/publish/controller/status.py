@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from beamfold.dispatch.load import Load
-from beamfold.dispatch.machine import ControllerMachine, Service
+from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.scan import Scan
+from beamfold.dispatch.services import Service
 from beamfold.model.triggermap import bits
 from beamfold.protocols.messages import Block
 from beamfold.publish.controller.answers import NEWEST
