@@ -711,7 +711,7 @@ class Rig:
             return
         if isinstance(payload, tuple):
             scan, action = payload
-            if scan == w.scan and w.machine is not None:
+            if scan == w.scan and w.machine is not None and src in w.sources:  # not an ingester that it left
                 w.heard.add(src)
                 if isinstance(action, list):
                     self._take_frames(w, src, scan, action)
@@ -725,6 +725,11 @@ class Rig:
                     w.machine.close(payload.last_event)
                 case m.Conclude():
                     w.machine.conclude()
+                case m.Halt():
+                    come = dict.fromkeys(w.machine.map.streams, (max(w.machine.halt(), 0), False))
+                    self.post(w.name, "controller", m.Halted(w.scan, come))
+                case m.Fence():
+                    self.post(w.name, "controller", m.FenceReached(w.scan, payload.version, w.machine.latest))
                 case m.Parameters():
                     w.versions.append((payload.from_event, payload.version))
                     w.machine.parameters(payload.version)
@@ -889,6 +894,12 @@ class Rig:
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, closed=self.closed)
                 self._tell(told)
                 self._fold()
+            elif isinstance(payload, m.Halt):
+                come = dict.fromkeys(self.reduce.map.streams, (max(self.reduce.highest, 0), False))
+                self.post(self.reducer, "controller", m.Halted(payload.scan, come))
+            elif isinstance(payload, m.Fence):
+                reached = m.FenceReached(payload.scan, payload.version, self.reduce.highest)
+                self.post(self.reducer, "controller", reached)
             elif isinstance(payload, m.Finish):
                 out = self.reduce.out_of_order
                 self.post(self.reducer, "controller", m.Finished(payload.scan, out_of_order=out))

@@ -38,7 +38,11 @@ def play(rig: Rig, trigger_map: Any, streams: dict[str, list[Any]], deaths: dict
             else:
                 rig.replace(who)
         who = deaths.get(steps)
-        if who is None or (who == CONTROLLER and rig.controller_dead):
+        if who == STOP and not rig.controller_dead:
+            rig.stop()
+        if who == PARAMETER and not rig.controller_dead:
+            rig.set_parameter(b"%d" % steps)
+        if who in (None, STOP, PARAMETER) or (who == CONTROLLER and rig.controller_dead):
             continue
         if who == INGESTER and (not rig.process_of["i"] or not rig.ingest[rig.process_of["i"]]):
             continue
@@ -55,7 +59,7 @@ def play(rig: Rig, trigger_map: Any, streams: dict[str, list[Any]], deaths: dict
         births.setdefault(steps + back, []).append(who)
         if steps > 20_000:
             raise AssertionError("it never comes to rest")
-    rig.settle()
+    rig.settle(waiting=STOP in deaths.values())
 
 
 def folded_once(rig: Rig, trigger_map: TriggerMap) -> None:
@@ -168,6 +172,8 @@ def test_an_event_that_ends_its_process_twice_is_poison() -> None:
 REDUCER = -1
 CONTROLLER = -2
 INGESTER = -3
+STOP = -4
+PARAMETER = -5
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -197,7 +203,7 @@ def whole_or_named(rig: Rig, n: int) -> None:
     Where the rest of the series went with its ingester nobody can know that; then a person stops the scan.
     """
     for _ in range(10):
-        rig.settle()
+        rig.settle(waiting=True)
     scan = rig.controller.scan
     if scan is not None and scan.active:
         assert scan.bereft
@@ -214,8 +220,14 @@ def whole_or_named(rig: Rig, n: int) -> None:
     told = [*report["incomplete"].values(), *(stream["missing"] for stream in report["streams"].values())]
     missing = {e for runs in told for lo, hi in runs for e in range(lo, hi)}
     assert lacking <= missing
-    whole = {f.event for f in rig.folded if 1 <= f.event <= n and set(f.streams) == set(rig.reduce_map.streams)}
-    assert whole == set(range(1, n + 1)) - lacking
+    assert all(f.event <= n + 1 for f in rig.folded if f.streams), "nothing of events that the scan does not have"
+    in_force = [(v["from_event"], v["version"]) for v in report["parameters"]]
+    assert all(f.version == [v for begin, v in in_force if begin <= f.event][-1] for f in rig.folded if f.streams)
+    folded = [f for f in rig.folded if 1 <= f.event <= n]
+    part = {f.event for f in folded if set(f.streams) != set(rig.reduce_map.streams)}
+    assert {f.event for f in folded} - part >= set(range(1, n + 1)) - lacking
+    if rig.reduce_map.uniform:
+        assert {f.event for f in folded} - part == set(range(1, n + 1)) - lacking
 
 
 def test_without_another_reducer_the_scan_ends_and_says_so() -> None:
@@ -267,13 +279,51 @@ def test_whatever_dies_with_an_ingester_every_event_is_whole_or_named(data: st.D
     n = data.draw(st.integers(1, 30), label="events")
     streams = data.draw(st.sampled_from(["a", "ab"]), label="streams")
     inputs = {"i": [("a", True)], "j": [("b", True)]} if len(streams) > 1 else {"i": [("a", True)]}
-    who = st.sampled_from([INGESTER, REDUCER, 0, 1])
-    deaths = data.draw(st.dictionaries(st.integers(1, 200), who, max_size=4), label="deaths")
+    who = st.sampled_from([INGESTER, REDUCER, PARAMETER, 0, 1])
+    deaths = data.draw(st.dictionaries(st.integers(1, 200), who, max_size=6), label="deaths")
     deaths[data.draw(st.integers(1, 200))] = INGESTER
     seed = data.draw(st.integers(0, 1 << 16), label="seed")
     rig = Rig(inputs, [["generic"]] * 2, seed=seed, policy=PATIENT, credit=60)
     trigger_map = uniform(list(streams), n, data.draw(st.integers(1, 5)))
     play(rig, trigger_map, {s: series(s, n) for s in streams}, deaths, data.draw(st.integers(1, 30), label="back"))
+    whole_or_named(rig, n)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("at", [20, 60, 100])
+@pytest.mark.parametrize("after", [-3, -1, 1, 3])
+def test_a_scan_that_is_stopped_while_an_ingester_is_away_ends_as_stopped(after: int, at: int, seed: int) -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"]] * 2, seed=seed, policy=PATIENT)
+    streams = {s: series(s, 60)[:50] for s in "ab"}
+    play(rig, uniform(["a", "b"], 60), streams, {at: INGESTER, at + after: STOP}, 5)
+    assert not rig.controller.scan.active
+    assert rig.report["ended"] == "stopped"
+    whole_or_named(rig, 60)
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_whoever_dies_a_scan_that_is_stopped_ends(data: st.DataObject) -> None:
+    casts = data.draw(st.booleans(), label="broadcasts")
+    n = data.draw(st.integers(1, 40), label="events")
+    streams = data.draw(st.sampled_from(["a", "ab"]), label="streams")
+    inputs = {"i": [("a", True)], "j": [("b", True)]} if len(streams) > 1 else {"i": [("a", True)]}
+    durable = data.draw(st.booleans(), label="durable")
+    if casts:
+        cells = [[{"constraint": None if i % 3 == 2 else i // 2}] for i in range(n)]
+        trigger_map = compile_map({"parts": {"p": dict.fromkeys(streams, cells)}, "sequence": ["p"]})
+    else:
+        trigger_map = uniform(list(streams), data.draw(st.sampled_from([n, None])), data.draw(st.integers(1, 5)))
+    who = st.sampled_from([INGESTER, INGESTER, REDUCER, PARAMETER, 0, 1])
+    deaths = data.draw(st.dictionaries(st.integers(1, 200), who, max_size=6), label="deaths")
+    deaths[data.draw(st.integers(1, 200), label="stop")] = STOP
+    seed = data.draw(st.integers(0, 1 << 16), label="seed")
+    rig = Rig(inputs, [["generic"]] * 2, seed=seed, policy=PATIENT, credit=60, durable=durable)
+    back = data.draw(st.integers(1, 30), label="back")
+    play(rig, trigger_map, {s: series(s, n)[:-1] for s in streams}, deaths, back)
+    for _ in range(10):
+        rig.settle(waiting=True)
+    assert not rig.controller.scan.active
     whole_or_named(rig, n)
 
 

@@ -34,10 +34,14 @@ class Ending:
             return self.abort(scan, "stopped", reason, now)
         if scan.phase is not Phase.RUNNING:
             return []
-        scan.phase, scan.reason = Phase.HALTING, reason
-        services = self._services.needed(scan, "ingester")
-        scan.waiting = {s.key for s in services}
-        return [Send(s.peer, Halt(scan.number)) for s in services]
+        scan.reason = reason
+        return self.halt(scan)
+
+    def halt(self, scan: Scan) -> list[Action]:
+        """Ask all ingesters how far they are; one that was lost may have left a log to the one that comes for it."""
+        scan.phase, scan.witnesses_asked = Phase.HALTING, False
+        scan.waiting = {key for key in scan.services if key.startswith("ingester ")}
+        return [Send(s.peer, Halt(scan.number)) for s in self._services.needed(scan, "ingester")]
 
     def answer_done(self, now: float) -> list[Action]:
         """Parts are done: there is room for new ones, and frames may go."""
@@ -68,15 +72,27 @@ class Ending:
         return self._close(scan, scan.last_reached(), now)
 
     def halted(self, scan: Scan, service: Service, message: Halted, now: float) -> list[Action]:
-        """An ingester says how far it was."""
+        """An ingester says how far it was; workers and reducer, what has come to them."""
         if scan.phase is not Phase.HALTING or service.key not in scan.waiting:
             return []
-        scan.waiting.discard(service.key)
-        scan.halted.update(message.streams)
+        for name, (last, ended) in message.streams.items():
+            scan.halted[name] = max(last, scan.halted.get(name, (0, False))[0]), ended
+        return self.halted_or_lost(scan, service.key, now)
+
+    def halted_or_lost(self, scan: Scan, key: str, now: float) -> list[Action]:
+        """Nothing more is to be learnt from this service: the scan is closed when that holds for all.
+
+        An ingester that was lost may have been further than the one in its place can know: workers and reducer do.
+        """
+        scan.waiting.discard(key)
         if scan.waiting:
             return []
-        done = scan.reached - 1 if scan.bereft else 0  # an ingester that was lost may have been further
-        return self._close(scan, max([done, *(last for last, _ in scan.halted.values())]), now)
+        if scan.bereft and not scan.witnesses_asked:
+            scan.witnesses_asked = True
+            witnesses = self._services.witnesses(scan)
+            scan.waiting = {*witnesses, *(key for key in scan.services if key.startswith("reducer "))}
+            return [Send(peer, Halt(scan.number)) for peer in witnesses.values()]
+        return self._close(scan, max(0, *(last for last, _ in scan.halted.values())), now)
 
     def _close(self, scan: Scan, last: int, now: float) -> list[Action]:
         scan.phase = Phase.DRAINING

@@ -23,6 +23,7 @@ class Fencing:
         self.version = version
         self._fencing: tuple[int, dict[str, bytes]] | None = None
         self._fence_again = False
+        self._asked: set[bytes] | None = None  # workers and reducer that are to say what has come to them
 
     def set_parameters(self, values: dict[str, bytes], now: float) -> list[Action]:
         """New raw values (merged into the old ones): in force from the first event that no worker can have begun."""
@@ -45,7 +46,7 @@ class Fencing:
 
     def begin(self, scan: Scan) -> None:
         """The next scan begins with the values as they are, changed perhaps while the one before was drained."""
-        self._fencing, self._fence_again = None, False
+        self._fencing, self._fence_again, self._asked = None, False, None
         scan.version, scan.values = self.version, self.values
         scan.report.version(self.version_record(scan.version, scan.values, 0))
 
@@ -54,36 +55,60 @@ class Fencing:
         return self.fence(scan) if self._fence_again else []
 
     def fence(self, scan: Scan) -> list[Action]:
-        """Ask the ingesters how far they are."""
-        self._fencing, self._fence_again = (self.version, dict(self.values)), False
+        """Ask the ingesters how far they are; one that was lost is asked when another one has its place."""
+        self._fencing, self._fence_again, self._asked = (self.version, dict(self.values)), False, None
         scan.sent = {}
         return [Send(s.peer, Fence(scan.number, self.version)) for s in self._services.needed(scan, "ingester")]
 
     def fence_reached(self, scan: Scan, service: Service, message: FenceReached) -> list[Action]:
-        """An ingester said how far it was."""
+        """An ingester said how far it was; workers and reducer, what has come to them."""
         if self._fencing is None or message.version != self._fencing[0]:
             return []
-        scan.sent[service.key] = message.sent
+        scan.sent[service.key] = max(message.sent, scan.sent.get(service.key, -1))
+        if self._asked is not None:
+            self._asked.discard(service.peer)
         return self._fence_set(scan)
 
-    def ingester_lost(self, scan: Scan, service: Service) -> list[Action]:
-        """This ingester will not say how far it was."""
-        if self._fencing is None or service.key in scan.sent:
+    def ingester_seated(self, scan: Scan, service: Service) -> list[Action]:
+        """Another ingester is in the place of one that was lost."""
+        return [] if self._fencing is None else [Send(service.peer, Fence(scan.number, self._fencing[0]))]
+
+    def reducer_seated(self, scan: Scan) -> list[Action]:
+        """Another reducer knows what the one before had: it is asked, where that one was to be."""
+        self._asked = None
+        return [] if self._fencing is None else self._fence_set(scan)
+
+    def ingester_lost(self, scan: Scan, service: Service) -> None:
+        """What it has sent since it said how far it was, if it did, the witnesses are asked, perhaps again."""
+        scan.sent.pop(service.key, None)
+        self._asked = None
+
+    def worker_lost(self, scan: Scan, service: Service) -> list[Action]:
+        """Nothing more will be made of what has come to it."""
+        if self._fencing is None or self._asked is None or service.peer not in self._asked:
             return []
-        scan.sent[service.key] = 0
+        self._asked.discard(service.peer)
         return self._fence_set(scan)
 
     def _fence_set(self, scan: Scan) -> list[Action]:
-        """Set the fence, once all ingesters have said how far they were."""
+        """Set the fence, once all have said how far they were.
+
+        An ingester that was lost may have been further than the one in its place can know: workers and reducer do.
+        """
         assert self._fencing is not None
+        if not {key for key in scan.services if key.startswith("ingester ")} <= scan.sent.keys():
+            return []
         ingesters = self._services.needed(scan, "ingester")
-        if set(scan.sent) < {s.key for s in ingesters}:
+        if scan.bereft and scan.reducer_lost is not None:
+            return []
+        if scan.bereft and self._asked is None:
+            self._asked = set(self._services.witnesses(scan).values())
+            return [Send(peer, Fence(scan.number, self._fencing[0])) for peer in self._asked]
+        if self._asked:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
-        # Ingesters that were lost may have sent all that they had.
-        lost = max([scan.begun, scan.reached - 1, *scan.last.values()]) if scan.bereft else -1
         before = scan.changes[-1].from_event if scan.changes else 0  # perhaps by ingesters that were further
-        (version, values), from_event = self._fencing, max(before, max(lost, *scan.sent.values()) + 1)
+        (version, values), from_event = self._fencing, max(before, max(scan.sent.values()) + 1)
         self._fencing = None
         update = Parameters(scan.number, version, values, from_event)
         scan.changes.append(update)

@@ -113,7 +113,10 @@ class Losses:
         if scan.assigning:
             scan.lose(me, how, now, event)
             empty = fill_of(scan, me)
-            return [*(Send(s.peer, empty) for s in self._services.routers(scan)), *self._assigning.assign(scan, now)]
+            actions: list[Action] = [Send(s.peer, empty) for s in self._services.routers(scan)]
+            if scan.phase is Phase.HALTING and service.key in scan.waiting:
+                actions += self._ending.halted_or_lost(scan, service.key, now)
+            return actions + self._fencing.worker_lost(scan, service) + self._assigning.assign(scan, now)
         scan.places.lose(me, now)
         if scan.phase is Phase.ARMING and "worker" not in scan.unarmed:
             scan.waiting.add(service.key)
@@ -137,14 +140,15 @@ class Losses:
         if scan.phase in (Phase.FINISHING, Phase.REDUCING):
             return True
         infos = [info for info in service.hello.streams if info.name in scan.map.streams]
-        return scan.phase in (Phase.RUNNING, Phase.DRAINING) and all(info.resumes for info in infos)
+        return scan.assigning and all(info.resumes for info in infos)
 
     def _lose_ingester(self, scan: Scan, service: Service, how: str, now: float) -> list[Action]:
         names = [info.name for info in service.hello.streams]
         scan.lose_ingester(service.key, how, now, names)
-        if scan.phase is Phase.FINISHING:
-            return self._ending.hurry(scan)
-        return self._fencing.ingester_lost(scan, service)
+        if scan.phase is Phase.HALTING:
+            scan.waiting.add(service.key)
+        self._fencing.ingester_lost(scan, service)
+        return self._ending.hurry(scan) if scan.phase is Phase.FINISHING else []
 
     def vacate(self, scan: Scan, now: float) -> list[Action]:
         """Places that nobody filled in time are given up, as long as others can do the work."""

@@ -106,7 +106,7 @@ class ControllerMachine:
         ending = self._ending = Ending(services, scans, assigning, self._advance)
         self._arming = Arming(services, scans, policy, fencing, ending, self._run)
         self._losses = Losses(services, scans, policy, epoch, assigning, fencing, ending)
-        self._seating = Seating(services, scans, assigning, self._arming, ending, self._losses)
+        self._seating = Seating(services, scans, assigning, self._arming, fencing, ending, self._losses)
         self._taking_up = TakingUp(
             services, scans, policy, epoch, assigning, fencing, ending, self._seating, self._receive
         )

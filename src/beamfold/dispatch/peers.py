@@ -45,8 +45,8 @@ _SPEAKERS: dict[type, frozenset[str]] = {
     StreamSeen: frozenset({"ingester"}),
     StreamEnded: frozenset({"ingester"}),
     FramesMissing: frozenset({"ingester"}),
-    Halted: frozenset({"ingester"}),
-    FenceReached: frozenset({"ingester"}),
+    Halted: frozenset({"ingester", "worker", "reducer"}),
+    FenceReached: frozenset({"ingester", "worker", "reducer"}),
     PartsDone: frozenset({"reducer"}),
     FoldFailed: frozenset({"reducer"}),
     Torn: frozenset({"reducer"}),
@@ -139,7 +139,8 @@ def credible(scan: Scan, hello: Hello, message: Any) -> bool:
         case FramesMissing():
             return _runs(scan, message.runs) and _owns(hello, [message.stream])
         case Halted():
-            return all(_event(scan, last) for last, _ in message.streams.values()) and _owns(hello, message.streams)
+            own = hello.role != "ingester" or _owns(hello, message.streams)
+            return own and all(_event(scan, last) for last, _ in message.streams.values())
         case Filled() | Torn():
             return 0 <= message.worker < len(scan.places)
         case FoldFailed():

@@ -149,7 +149,6 @@ class Scan:
     recorded_series: dict[str, Any] = field(default_factory=dict)
     bereft: set[str] = field(default_factory=set)  # streams of ingesters that were lost
     counts_before: dict[str, dict[str, float]] = field(default_factory=dict)  # what those had counted, but the frames
-    begun: int = 0  # up to this event, workers may have been sent frames by ingesters that nobody can ask any more
     heard: dict[str, float] = field(default_factory=dict)  # when a stream went on the last time
     tracks: dict[str, Track] = field(default_factory=dict)  # how the frames of numbered streams came
     timeout: float | None = None
@@ -166,6 +165,7 @@ class Scan:
     errors: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     halted: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    witnesses_asked: bool = False  # workers and reducer, what has come to them of ingesters that were lost
     ended_streams: dict[str, StreamEnded] = field(default_factory=dict)
     stopped: bool = False
     concluded: bool = False

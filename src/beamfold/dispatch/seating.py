@@ -9,6 +9,7 @@ from beamfold.dispatch.actions import Action, Note, Send
 from beamfold.dispatch.arming import Arming
 from beamfold.dispatch.assigning import Assigning
 from beamfold.dispatch.ending import Ending
+from beamfold.dispatch.fencing import Fencing
 from beamfold.dispatch.losses import Losses
 from beamfold.dispatch.scan import MAX_JOINED, Phase, Scan
 from beamfold.dispatch.scans import Scans
@@ -21,6 +22,7 @@ from beamfold.protocols.messages import (
     Drop,
     Filled,
     Finish,
+    Halt,
     Moved,
     Rejoined,
     Torn,
@@ -32,12 +34,20 @@ class Seating:
     """Seats services in scans that run."""
 
     def __init__(
-        self, services: Services, scans: Scans, assigning: Assigning, arming: Arming, ending: Ending, losses: Losses
+        self,
+        services: Services,
+        scans: Scans,
+        assigning: Assigning,
+        arming: Arming,
+        fencing: Fencing,
+        ending: Ending,
+        losses: Losses,
     ) -> None:
         self._services = services
         self._scans = scans
         self._assigning = assigning
         self._arming = arming
+        self._fencing = fencing
         self._ending = ending
         self._losses = losses
 
@@ -73,10 +83,13 @@ class Seating:
         actions.append(Send(peer, Assign(number, scan.dispatcher.assigned(), *scan.standing)))
         if scan.closing and scan.last_data_event is not None:
             actions.append(Send(peer, Close(number, scan.last_data_event)))
+        if scan.phase is Phase.HALTING:
+            actions.append(Send(peer, Halt(number)))
         actions += [
             Send(peer, fill_of(scan, me)) for me, place in enumerate(scan.places) if service.key in place.unaware
         ]
-        return actions + [Send(worker, Rejoined(number, info_of(hello))) for _, worker in scan.places.here()]
+        actions += [Send(worker, Rejoined(number, info_of(hello))) for _, worker in scan.places.here()]
+        return actions + self._fencing.ingester_seated(scan, service)
 
     def _replace_reducer(self, scan: Scan, service: Service) -> list[Action]:
         if service.key not in scan.services or scan.reducer_lost is None:
@@ -104,7 +117,9 @@ class Seating:
         actions += [Send(worker, moved) for _, worker in scan.places.here()]
         if scan.phase is Phase.REDUCING:
             actions.append(Send(peer, Finish(number)))
-        return actions + self.resolve(scan, now)
+        if scan.phase is Phase.HALTING and service.key in scan.waiting:
+            actions.append(Send(peer, Halt(number)))
+        return actions + self._fencing.reducer_seated(scan) + self.resolve(scan, now)
 
     def resolve(self, scan: Scan, now: float) -> list[Action]:
         """What is done is known: what nobody has for certain is for others, or for new processes in the places."""
@@ -193,6 +208,9 @@ class Seating:
         actions += self._assigning.assigned(scan, blocks, now) if blocks else [self._assigning.to_worker(scan, me, [])]
         if scan.concluded:
             actions.append(Send(peer, Conclude(scan.number)))
+        if scan.phase is Phase.HALTING and scan.witnesses_asked:
+            scan.waiting.add(f"worker {place.name}")
+            actions.append(Send(peer, Halt(scan.number)))
         return actions + self._assigning.assign(scan, now)
 
 

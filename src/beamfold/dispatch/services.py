@@ -100,6 +100,14 @@ class Services:
         """The scan's own services: who came later has no part in it. Its workers are known by its places."""
         return self.of(role, scan)
 
+    def witnesses(self, scan: Scan) -> dict[str, bytes]:
+        """Who knows what came of ingesters that were lost, once workers have left those: keys and peers.
+
+        A reducer refuses what comes of a worker that it was told to be lost.
+        """
+        workers = {f"worker {scan.places[me].name}": peer for me, peer in scan.places.here()}
+        return workers | {s.key: s.peer for s in self.needed(scan, "reducer")}
+
     def peers_of(self, scan: Scan) -> list[bytes]:
         """All who take part in a scan that runs: ingesters, then workers, then the reducer."""
         workers = [peer for _, peer in scan.places.here()]

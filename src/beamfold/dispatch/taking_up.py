@@ -29,7 +29,6 @@ from beamfold.protocols.messages import (
     Close,
     Drop,
     End,
-    Halt,
     Introduce,
     Inventory,
     Moved,
@@ -217,9 +216,6 @@ class TakingUp:
         # Where no ingester knows, what is not done of all that may have been assigned is assigned again.
         assigned = recovery.assigned() or [Assigned(0, scan.map.virtual_before(scan.reached), None)]
         scan.dispatcher.restore([(a.lo, a.hi, a.worker) for a in assigned], here)
-        if len(recovery.ingesters) < len(arm.ingesters):
-            following = scan.dispatcher.next_event
-            scan.begun = max(scan.reached, (scan.map.n_events or 0) if following is None else following) - 1
         return scan
 
     def _take_up(self, scan: Scan, recovery: Recovery, fresh: list[Service], now: float) -> list[Action]:
@@ -252,9 +248,8 @@ class TakingUp:
         actions += self._record_again(scan, recovery)
         actions += self._say_again(scan, now)
         if not scan.closing and any(i.halted for i in recovery.ingesters.values()):
-            scan.stopped, scan.phase, halting = True, Phase.HALTING, self._services.needed(scan, "ingester")
-            scan.waiting = {s.key for s in halting}
-            actions += [Send(s.peer, Halt(number)) for s in halting]
+            scan.stopped = True
+            actions += self._ending.halt(scan)
         workers = [s for s in self._services.all.values() if s.hello.role == "worker" and not s.gone]
         strays = [s for s in workers if s.peer in recovery.workers or number in s.hello.scans]
         for service in [s for s in strays if scan.places.of(s.peer) is None]:

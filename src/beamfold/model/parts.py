@@ -65,6 +65,12 @@ class PartTracker:
         return self._frontier
 
     @property
+    def highest(self) -> int:
+        """The last event of which any part is done; -1: none is."""
+        runs = self._done.runs()
+        return max([self._frontier - 1, *(hi - 1 for _, hi in runs[-1:]), *self._open])
+
+    @property
     def finished(self) -> bool:
         """Whether the map is finite and all of its events are terminal."""
         return self.map.n_events is not None and self._frontier >= self.map.n_events

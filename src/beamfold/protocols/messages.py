@@ -229,14 +229,16 @@ class Trouble(Message, frozen=True):
 
 
 class Halted(Message, frozen=True):
-    """Reading stopped as asked; per stream the highest event with a data frame, and whether its series had ended."""
+    """Reading stopped as asked; per stream the highest event with a data frame, and whether its series had ended.
+    Workers and reducer say of which events anything has come to them."""
 
     scan: int
     streams: dict[str, tuple[int, bool]]
 
 
 class FenceReached(Message, frozen=True):
-    """Up to `sent` (inclusive) events may have gone to workers; what comes later is held until the fence is set."""
+    """Up to `sent` (inclusive) events may have gone to workers; what comes later is held until the fence is set. Of
+    workers and reducer: up to this one something has come to them."""
 
     scan: int
     version: int

@@ -108,6 +108,11 @@ class ReduceMachine(Generic[T]):
         return self._tracker.frontier
 
     @property
+    def highest(self) -> int:
+        """The last event of which any part is done; -1: none is."""
+        return self._tracker.highest
+
+    @property
     def finished(self) -> bool:
         """Every part of every event is done and folded."""
         return self._tracker.finished and not self._heap

@@ -47,11 +47,15 @@ from beamfold.protocols.messages import (
     Drop,
     End,
     Failed,
+    Fence,
+    FenceReached,
     Fill,
     Filled,
     Finish,
     Finished,
     FoldFailed,
+    Halt,
+    Halted,
     Introduce,
     Inventory,
     Parameters,
@@ -262,6 +266,8 @@ class ReducerService:
             Fill: self._fill,
             Vacate: self._vacate,
             Parameters: self._parameters,
+            Halt: self._halt,
+            Fence: self._fence,
             Finish: self._finish,
             End: self._end,
         }
@@ -715,6 +721,15 @@ class ReducerService:
         completed = scan.machine.close(scan.map)
         scan.closed = True
         self._tell(scan, PartsDone(scan.arm.scan, completed, {}, scan.machine.frontier, closed=True))
+
+    def _halt(self, message: Halt) -> None:
+        assert self._scan is not None
+        come = (max(self._scan.machine.highest, 0), False)
+        self._control.send(Halted(message.scan, dict.fromkeys(self._scan.map.streams, come)))
+
+    def _fence(self, message: Fence) -> None:
+        assert self._scan is not None
+        self._control.send(FenceReached(message.scan, message.version, self._scan.machine.highest))
 
     def _drop_parts(self, message: Drop) -> None:
         scan = self._scan

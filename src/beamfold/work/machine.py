@@ -143,6 +143,9 @@ class WorkMachine:
         self._barrier = self.map.next_broadcast(0, groups)
         self._track = self._has_middle_broadcasts()
         self._received = [_Received() if info[name].durable else None for name in trigger_map.streams]
+        self._latest = -1
+        self._voided = -1
+        self._limit: int | None = None
 
     # -- what happens ----------------------------------------------------------------------------------------
 
@@ -163,6 +166,8 @@ class WorkMachine:
         timed. Returns how many were not used, because they had come before.
         """
         batch = _Batch(stream, version, events, k, frames, closed, stamps)
+        if len(events):
+            self._latest = max(self._latest, int(events[-1]))
         received = self._received[stream]
         new = received.new(events, k, self._over) if received is not None else None
         if new is not None:
@@ -243,13 +248,22 @@ class WorkMachine:
         if settled > 0:
             self._forget(settled)
 
+    def halt(self) -> int:
+        """The highest event that anything was made of, or will be: nothing is of what is beyond until `close`."""
+        self._limit = max(self._latest, self._voided, self._passed)
+        return self._limit
+
     def close(self, last_event: int) -> None:
         """The map ends with this data event. What will not come is said again, for good."""
         if self._closed:
             return
         self.map = self.map.closed_at(last_event)
         self._closed = True
-        self._barrier = self.map.next_broadcast(self._passed + 1, self._groups)
+        limit, self._limit = self._limit, None
+        passed = self._passed
+        if self.map.wrapped and self.map.n_events is not None and passed >= self.map.n_events:
+            passed = last_event  # by an ingester that was lost it was further; the end is still to be seen
+        self._barrier = self.map.next_broadcast(passed + 1, self._groups)
         self._gaps = [RunSet(hard.runs()) for hard in self._hard]
         self._tails = [RunSet() for _ in self._streams]
         early, self._after_close = self._after_close, []
@@ -258,6 +272,10 @@ class WorkMachine:
                 self.gap(*item)
             else:
                 self._take_in(item)
+        if limit is not None:
+            for stream, hard in enumerate(self._hard):
+                for lo, hi in hard.overlap(limit + 1, last_event + 1):
+                    self._settle(stream, lo, hi)
 
     def conclude(self) -> None:
         """All data events are terminal everywhere."""
@@ -293,6 +311,11 @@ class WorkMachine:
     def blocks(self) -> list[tuple[int, int, int]]:
         """Its virtual workers, as far as they are remembered."""
         return self._routes.all()
+
+    @property
+    def latest(self) -> int:
+        """The highest event of which a frame has come; -1: none has."""
+        return self._latest
 
     @property
     def passed(self) -> bool:
@@ -421,8 +444,11 @@ class WorkMachine:
     def _void_if_missing(self, events: Ints, ks: NDArray[np.int16]) -> None:
         """These parts of mine are complete as they are if nothing that they need will ever come."""
         for event, k, need in zip(events.tolist(), ks.tolist(), self._needs(events, ks), strict=True):
+            if self._limit is not None and event > self._limit:
+                continue
             if (event, k) not in self._void and self._missing(event, need) == need:
                 self._void.add((event, k))
+                self._voided = max(self._voided, event)
                 self._ready.append(Part(event, k, {}, need, 0, False))
 
     def _forget(self, settled: int) -> None:
@@ -453,7 +479,7 @@ class WorkMachine:
     def _pass_barrier(self, out: list[Part]) -> bool:
         """Take the broadcast event that everything waits for, if it may be; True when something was moved on."""
         barrier = self._barrier
-        if barrier is None or not self._may_pass(barrier):
+        if barrier is None or not self._may_pass(barrier) or (self._limit is not None and barrier > self._limit):
             return False
         here = {part.k: part for part in self._gate}
         cast = here.pop(-1 - self._me, None) or self._void_cast(barrier)

@@ -47,9 +47,13 @@ from beamfold.protocols.messages import (
     Conclude,
     End,
     Failure,
+    Fence,
+    FenceReached,
     Finish,
     Finished,
     Gone,
+    Halt,
+    Halted,
     IngesterInfo,
     Introduce,
     Inventory,
@@ -186,6 +190,8 @@ class WorkerService:
             Close: self._close,
             Conclude: self._conclude,
             Parameters: self._parameters,
+            Halt: self._halt,
+            Fence: self._fence,
             Tick: self._tick,
             Finish: self._finish,
             Moved: self._moved,
@@ -512,6 +518,15 @@ class WorkerService:
     def _conclude(self, message: Conclude) -> None:
         assert self._scan is not None
         self._scan.machine.conclude()
+
+    def _halt(self, message: Halt) -> None:
+        assert self._scan is not None
+        machine = self._scan.machine
+        self._control.send(Halted(message.scan, dict.fromkeys(machine.map.streams, (max(machine.halt(), 0), False))))
+
+    def _fence(self, message: Fence) -> None:
+        assert self._scan is not None
+        self._control.send(FenceReached(message.scan, message.version, self._scan.machine.latest))
 
     def _parameters(self, message: Parameters) -> None:
         assert self._scan is not None

@@ -567,17 +567,44 @@ def test_parameters_are_in_force_from_the_first_event_that_nobody_can_have_begun
     assert history == [(0, 0), (1, 4)]
 
 
-def test_parameters_are_in_force_behind_all_that_is_done_though_its_ingester_was_lost() -> None:
-    """It had not said how far it was for a while."""
-    bench = Bench()
-    bench.hello("ingester", "i", streams=[m.StreamInfo("a", "T", True, True)])
+def bereft(bench: Bench) -> Bench:
+    """A scan whose ingester i was lost, and j has said that it had sent event 3."""
+    streams = [m.StreamInfo("a", "T", True, True)]
+    bench.hello("ingester", "i", streams=streams)
     bench.run(endless())
     bench.say("i", m.StreamSeen(1, "a", "running", 1, 1, 0))
-    bench.say("r", m.PartsDone(1, [(0, 9, 2)], {0: 9}, 9))
     bench.say("s", m.Gone("ingester", "i", "killed", 1))
     change(bench, b"1")
-    actions = bench.say("j", m.FenceReached(1, 1, 3))
+    assert not bench.say("j", m.FenceReached(1, 1, 3))
+    bench.hello("ingester", "i", peer="i again", pid=2, streams=streams)
+    return bench
+
+
+def test_parameters_are_in_force_behind_all_that_came_of_an_ingester_that_was_lost() -> None:
+    """How far it was the one in its place cannot know: workers and reducer say what has come to them."""
+    bench = bereft(Bench())
+    actions = bench.armed("i again")
+    asked = [a.peer.decode() for a in actions if isinstance(a, Send) and isinstance(a.message, m.Rejoined | m.Fence)]
+    assert asked == ["w0", "w1", "i again"], "workers leave the one that was lost before they are asked"
+    assert sorted(to(bench.say("i again", m.FenceReached(1, 1, -1)), m.Fence)) == ["r", "w0", "w1"]
+    assert not bench.say("w0", m.FenceReached(1, 1, 5))
+    assert not bench.say("w1", m.FenceReached(1, 1, 4))
+    actions = bench.say("r", m.FenceReached(1, 1, 8))
     assert {p[1:] for p in parameters(actions)} == {(1, 9)}
+
+
+def test_who_is_lost_before_it_said_what_it_had_is_not_waited_for_but_the_next_reducer_is() -> None:
+    bench = bereft(Bench())
+    bench.armed("i again")
+    bench.say("i again", m.FenceReached(1, 1, -1))
+    bench.say("w0", m.FenceReached(1, 1, 5))
+    bench.say("s", m.Gone("reducer", "r", "killed", 1))
+    assert not parameters(bench.say("s", m.Gone("worker", "w1", "killed", 1)))
+    bench.hello("reducer", "r", peer="r again", pid=2)
+    assert sorted(to(bench.armed("r again"), m.Fence)) == ["r again", "w0"]
+    bench.say("w0", m.FenceReached(1, 1, 5))
+    actions = bench.say("r again", m.FenceReached(1, 1, 6))
+    assert {p[1:] for p in parameters(actions)} == {(1, 7)}
 
 
 def test_changes_while_a_fence_is_being_reached_come_together_as_the_next_one() -> None:
