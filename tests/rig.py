@@ -642,7 +642,14 @@ class Rig:
                 self.paused[machine.map.streams[action.stream]].remove(machine.scan)
             elif isinstance(action, SendFrames):
                 parts, _ = encode_frames(
-                    machine.scan, action.stream, action.version, action.events, action.k, action.frames, action.closed
+                    machine.scan,
+                    action.stream,
+                    action.version,
+                    action.events,
+                    action.k,
+                    action.frames,
+                    action.closed,
+                    again=action.again,
                 )
                 self.post(name, self.arm_workers[name, machine.scan][action.worker], (machine.scan, parts))
             elif isinstance(action, SendGap):
@@ -756,7 +763,7 @@ class Rig:
         assert isinstance(header, FrameBatch) and w.machine is not None
         frames = decode_frames(header, parts[1:])
         events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
-        w.machine.frames(header.stream, header.version, events, k, frames, header.closed)
+        w.machine.frames(header.stream, header.version, events, k, frames, header.closed, again=header.again)
         size = sum(len(p) for f in frames for p in f)
         if src == w.sources[header.stream]:
             self.post(w.name, src, (scan, w.me, header.stream, size))

@@ -739,6 +739,34 @@ def test_a_block_that_is_assigned_anew_is_sent_again_to_its_new_worker() -> None
     assert bench.got(0) == [(5, b"frame 4")]
 
 
+def again(bench: Bench) -> dict[int, bool]:
+    """Of all events that were sent: whether they were marked, the last time."""
+    return {e: a.again for a in bench.actions if isinstance(a, SendFrames) for e in a.events.tolist()}
+
+
+def test_what_is_assigned_anew_is_marked_also_if_its_frames_come_later_or_wait_for_credit() -> None:
+    bench = Bench(uniform(8, batch=2), workers=2, credit=None, assigned=[Block(0, 4, 0)])
+    bench.feed(Start([b"s"]), data(0, 1, 2))
+    bench.do(bench.machine.grant(0, 0, PLENTY))
+    assert again(bench) == {0: False, 1: False, 2: False, 3: False}
+    bench.do(bench.machine.assign([Block(1, 2, 1, 1)]))
+    bench.do(bench.machine.assign([Block(1, 2, 0, 1)]))  # the part that was in an outbox is that worker's
+    bench.feed(data(3))
+    bench.feed(data(4), data(5))
+    assert again(bench) == {0: False, 1: False, 2: False, 3: True, 4: True, 5: False, 6: False}
+
+
+def test_what_a_place_had_is_marked_for_who_fills_it_now() -> None:
+    bench = Bench(uniform(4), assigned=[Block(0, 2, 0)])
+    bench.feed(Start([b"s"]), data(0, 1, 2, 3))
+    bench.do(bench.machine.fill(0, True))
+    bench.do(bench.machine.assign([Block(0, 2, 0, 1), Block(2, 4, 0)]))
+    bench.do(bench.machine.grant(0, 0, PLENTY))
+    assert again(bench) == {0: False, 1: True, 2: True, 3: False, 4: False}
+    bench.do(bench.machine.release(m.Release(1, [(1, 5)])))
+    assert not bench.machine._assigned_again, "what is over is forgotten"
+
+
 def test_what_a_new_controller_says_again_is_not_sent_again() -> None:
     bench = Bench(uniform(10), workers=2, assigned=[Block(0, 4, 0), Block(4, 10, 1)])
     bench.feed(Start([b"s"]), data(*range(10)))
