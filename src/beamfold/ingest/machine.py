@@ -716,6 +716,7 @@ class IngestMachine:
         assert item.numbers is not None
         surplus = 0
         run: list[Frame] = []  # of ordinals that end before `state.next`
+        gaps: list[Run] = []
         for number, frame in zip(item.numbers, item.frames, strict=True):
             ordinal = number - state.base + 1
             if ordinal < 1:
@@ -737,10 +738,13 @@ class IngestMachine:
             if ordinal > state.next:
                 self._keep(state, state.next - len(run), run, actions)
                 run = []
-                self._gap(state, state.next, ordinal, False, actions)
+                self._lack(state, state.next, ordinal)
+                gaps.append((state.next, ordinal))
             run.append(frame)
             state.next, state.behind = ordinal + 1, None
         self._keep(state, state.next - len(run), run, actions)
+        if gaps:
+            self._tell_missing(state, gaps, actions)
         if surplus:
             self._surplus(state, surplus, actions)
         if state.missing.count > MISSING_RUNS:
@@ -818,18 +822,34 @@ class IngestMachine:
     def _gap(self, state: _Stream, lo: int, hi: int | None, tail: bool, actions: list[Action]) -> None:
         """The stream's messages lo..hi-1 will not come; `hi` None: nor will any after them, however many there were."""
         if hi is not None and not tail:
-            state.missing.add(lo, hi)
-            if state.awaited.count < MAX_RUNS:
-                state.awaited.add(lo, hi)
+            self._lack(state, lo, hi)
+            self._tell_missing(state, [(lo, hi)], actions)
+            return
         index = state.spec.index
-        first = int(self.map.events(index, lo, lo + 1)[0])
-        end = FOREVER if hi is None else int(self.map.events(index, hi - 1, hi)[0]) + 1
-        runs = [(first, end)]
+        end = FOREVER if hi is None else self._event(index, hi - 1) + 1
+        self._send_gap(state, [(self._event(index, lo), end)], tail, actions)
+
+    @staticmethod
+    def _lack(state: _Stream, lo: int, hi: int) -> None:
+        state.missing.add(lo, hi)
+        if state.awaited.count < MAX_RUNS:
+            state.awaited.add(lo, hi)
+
+    def _tell_missing(self, state: _Stream, gaps: Sequence[Run], actions: list[Action]) -> None:
+        """Tell all of these gaps (runs of messages that the stream lacks) together: there may be thousands at once."""
+        index, name = state.spec.index, state.spec.name
+        self._send_gap(
+            state, [(self._event(index, lo), self._event(index, hi - 1) + 1) for lo, hi in gaps], False, actions
+        )
+        runs = [run for lo, hi in gaps for run in self._events(state, lo, hi)]
+        steps = range(0, len(runs), MAX_RUNS)
+        actions += [Tell(FramesMissing(self.scan, name, runs[at : at + MAX_RUNS])) for at in steps]
+
+    def _send_gap(self, state: _Stream, runs: list[Run], tail: bool, actions: list[Action]) -> None:
+        index = state.spec.index
         state.gaps.append((runs, tail))
         attached = [w for w in range(len(self._workers)) if (w, index) in self._credit]
         actions.extend(SendGap(worker, index, runs, tail, self._closed) for worker in attached)
-        if hi is not None and not tail:
-            actions.append(Tell(FramesMissing(self.scan, state.spec.name, self._events(state, lo, hi))))
 
     def _last_event(self, state: _Stream) -> int:
         """Highest event with a data frame of this stream; 0 when there is none.
@@ -896,15 +916,12 @@ class IngestMachine:
     def _route(self, state: _Stream) -> None:
         """Put what has arrived into the outboxes of its workers, up to the first frame that has no worker yet."""
         while state.cursor < state.next:
-            lo = state.cursor
-            present = state.missing.missing(lo, min(state.next, lo + ROUTE_STEP)) if state.missing else None
-            if present == []:
-                state.cursor = min(state.next, lo + ROUTE_STEP)
-                continue
-            lo, hi = present[0] if present else (lo, min(state.next, lo + ROUTE_STEP))
-            state.cursor = lo + self._route_run(state, lo, hi)
-            if state.cursor < hi:
-                return
+            stop = min(state.next, state.cursor + ROUTE_STEP)
+            for lo, hi in state.missing.missing(state.cursor, stop) if state.missing else [(state.cursor, stop)]:
+                state.cursor = lo + self._route_run(state, lo, hi)
+                if state.cursor < hi:
+                    return
+            state.cursor = stop
 
     def _route_run(self, state: _Stream, lo: int, hi: int) -> int:
         """Route ordinals lo..hi-1, all of them held; returns how many could be."""

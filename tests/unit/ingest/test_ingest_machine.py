@@ -141,9 +141,18 @@ def test_a_gap_is_told_once_a_later_frame_shows_it_and_not_before() -> None:
     bench.feed(Start([b"s"]), data(0, 1))
     assert not bench.gaps
     bench.feed(data(4, 5, 8))
-    assert bench.gaps == [(0, [(3, 5)], False), (0, [(7, 9)], False)]
-    assert [t.runs for t in bench.told(m.FramesMissing)] == [[(3, 5)], [(7, 9)]]
+    assert bench.gaps == [(0, [(3, 5), (7, 9)], False)]
+    assert [t.runs for t in bench.told(m.FramesMissing)] == [[(3, 5), (7, 9)]]
     assert [e for e, _ in bench.got(0)] == [0, 1, 2, 5, 6, 9]
+
+
+def test_however_many_frames_a_drain_lacks_they_are_told_in_one_message_each() -> None:
+    bench = Bench(uniform(None), workers=2, assigned=ALL)
+    bench.start()
+    bench.feed(data(*range(1, 2001, 2)))
+    lost = [(event, event + 1) for event in range(1, 2001, 2)]
+    assert bench.gaps == [(0, lost, False), (1, lost, False)]
+    assert [t.runs for t in bench.told(m.FramesMissing)] == [lost]
 
 
 def test_an_event_that_has_no_frame_by_the_map_is_not_among_the_missing_ones() -> None:
@@ -514,7 +523,8 @@ def test_how_frames_are_split_into_batches_changes_nothing(numbers: list[int], d
             bench.feed(data(*chunk))
         bench.feed(End([b"end"]))
         bench.do(bench.machine.close(12))
-        return [bench.got(w) for w in (0, 1)], bench.gaps, bench.machine.progress()
+        gaps = [[(run, tail) for who, runs, tail in bench.gaps for run in runs if who == w] for w in (0, 1)]
+        return [bench.got(w) for w in (0, 1)], gaps, bench.machine.progress()
 
     chunks, rest = [], list(numbers)
     while rest:
