@@ -45,11 +45,6 @@ class AppRig(Rig):
             values = ParameterSet.build([], payload.values, payload.version)
             self.runners[w.name].parameters.append(payload.from_event, values)
         super()._to_worker(w, src, payload)
-        if isinstance(payload, m.Assign) and w.machine is not None and payload.scan == w.scan:
-            again = self.runners[w.name].again
-            for block in payload.blocks:
-                for event in w.machine.map.parts_of(block.lo, block.hi)[0].tolist() if block.attempt else []:
-                    again.add(event, event + 1)
         if isinstance(payload, m.Arm):
             hooks, machine = WorkerHooks(self.classes[0]), w.machine
             history = self._construct(hooks, payload)
@@ -115,7 +110,7 @@ class AppRig(Rig):
         if self.fillers[batch.worker] != src:
             return
         if reduce.torn(batch.events, batch.k, batch.combined) is not None:
-            assert self.born, "nobody else can have done some of it"
+            assert all(w.dead for w in self.workers if w.name == src), "only what a lost one said at last is too late"
             self.post(self.reducer, "controller", m.Torn(self.reduce_scan, batch.worker, src, "refused"))
             return
         before = reduce.duplicates

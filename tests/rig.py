@@ -644,7 +644,14 @@ class Rig:
                 self.paused[machine.map.streams[action.stream]].remove(machine.scan)
             elif isinstance(action, SendFrames):
                 parts, _ = encode_frames(
-                    machine.scan, action.stream, action.version, action.events, action.k, action.frames, action.closed
+                    machine.scan,
+                    action.stream,
+                    action.version,
+                    action.events,
+                    action.k,
+                    action.frames,
+                    action.closed,
+                    again=action.again,
                 )
                 self.post(name, self.arm_workers[name, machine.scan][action.worker], (machine.scan, parts))
             elif isinstance(action, SendGap):
@@ -763,7 +770,7 @@ class Rig:
         assert isinstance(header, FrameBatch) and w.machine is not None
         frames = decode_frames(header, parts[1:])
         events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
-        w.machine.frames(header.stream, header.version, events, k, frames, header.closed)
+        w.machine.frames(header.stream, header.version, events, k, frames, header.closed, again=header.again)
         size = sum(len(p) for f in frames for p in f)
         if src == w.sources[header.stream]:
             self.post(w.name, src, (scan, w.me, header.stream, size))
@@ -833,15 +840,19 @@ class Rig:
             if self.log_of != payload.scan:
                 self.log, self.log_of = [], payload.scan
             completed: list[Any] = []
+            lacked: list[Any] = []
             for entry in self.log:
-                completed += self._logged(entry)[1] if isinstance(entry, tuple) else self._dropped(entry)
+                if isinstance(entry, tuple):
+                    _, more, lacking = self._logged(entry)
+                    lacked.append(lacking)
+                else:
+                    more = self._dropped(entry)
+                completed += more
             if self.log:
                 told = m.PartsDone(payload.scan, completed, {}, self.reduce.frontier, inventory=True)
                 self._tell(told)
-                for entry in self.log:
-                    if isinstance(entry, tuple):
-                        lacking = self._lacking(entry)
-                        self._tell(m.PartsDone(payload.scan, [], {}, self.reduce.frontier, incomplete=lacking))
+                for lacking in lacked:
+                    self._tell(m.PartsDone(payload.scan, [], {}, self.reduce.frontier, incomplete=lacking))
                 self._fold()
             self.post(self.reducer, "controller", m.Armed(payload.scan))
         elif isinstance(payload, tuple):
@@ -854,14 +865,14 @@ class Rig:
                 return
             if scan == self.reduce_scan and self.reduce is not None:
                 self.log.append(payload)
-                count, completed = self._logged(payload)
+                count, completed, lacking = self._logged(payload)
                 if self.random.random() < 0.7:
                     while self.unsaid.get(src):
                         self.post(self.reducer, src, self.unsaid[src].pop())
                     self.post(self.reducer, src, ("logged", scan))
                 else:
                     self.unsaid.setdefault(src, []).append(("logged", scan))
-                frontier, lacking = self.reduce.frontier, self._lacking(payload)
+                frontier = self.reduce.frontier
                 done = m.PartsDone(scan, completed, count, frontier, incomplete=lacking, closed=self.closed)
                 self._tell(done)
                 self._fold()
@@ -915,22 +926,24 @@ class Rig:
         self.told_all.add(message)
         self.post(self.reducer, "controller", message)
 
-    def _lacking(self, payload: Any) -> dict[str, list[tuple[int, int]]]:
-        """Which events of these results lack which streams."""
+    def _lacking(self, payload: Any, fresh: Any) -> dict[str, list[tuple[int, int]]]:
+        """Which events of these results lack which streams, where they are new."""
         assert self.reduce_map is not None
         found: dict[str, list[tuple[int, int]]] = {}
-        for f, state in zip(payload[1], payload[4], strict=True):
+        for f, state, new in zip(payload[1], payload[4], fresh.tolist(), strict=True):
             for stream in self.reduce_map.streams:
-                if state in (EventState.INCOMPLETE, EventState.INCOMPLETE_SKIPPED) and stream not in f.streams:
+                lacks = state in (EventState.INCOMPLETE, EventState.INCOMPLETE_SKIPPED) and stream not in f.streams
+                if new and lacks:
                     found.setdefault(stream, []).append((f.event, f.event + 1))
         return found
 
-    def _logged(self, payload: Any) -> tuple[dict[int, int], list[Any]]:
+    def _logged(self, payload: Any) -> tuple[dict[int, int], list[Any], dict[str, list[tuple[int, int]]]]:
         _, done, packed, positions, states = payload
         assert self.reduce is not None
         events, ks = unpack_events(packed, len(done)), unpack_positions(positions, len(done))
         fresh, completed = self.reduce.logged(done, events, ks, np.array(states, np.uint8), self.now)
-        return {done[0].worker: int((fresh & np.greater_equal(ks, 0)).sum())}, completed
+        count = {done[0].worker: int((fresh & np.greater_equal(ks, 0)).sum())}
+        return count, completed, self._lacking(payload, fresh)
 
     def _dropped(self, message: m.Drop) -> list[Any]:
         assert self.reduce is not None

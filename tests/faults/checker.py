@@ -55,13 +55,13 @@ def violations(
     """
     failed = in_runs(report["runs"].get("failed", []))
     died = _died(events, report, lossy)
-    if lossy and report["events"] + report["unreached"] == len(events):
+    if lossy and (report["events"] + report["unreached"] == len(events) or _rest_died(report, lossy)):
         events = events[: report["events"]]
     found = [
         *_states(events, rows, report, failed, died, ends=("finished", "stopped") if lossy else ("finished",)),
         *_frames_named(events, report, lossy),
         *_history(replace(values, due=0) if lossy else values, report),  # a fence waits for the next ingester
-        *_once(events, rows, report["workers"], failed, died, lossy=bool(lossy)),
+        *_once(events, rows, report["workers"], failed, died, _without_ends(len(events), report, lossy)),
         *(_order(events, rows, report) if ordered else ()),
         *_versions(rows, report),
         *_broadcasts_seen(events, rows, failed, died),
@@ -90,6 +90,28 @@ def _died(events: Sequence[Planned], report: Mapping[str, Any], lossy: Collectio
         for event in in_runs(report["streams"][name]["missing"])
         if 1 <= event <= len(events) and events[event - 1].frames.get(name) is not None
     }
+
+
+def _rest_died(report: Mapping[str, Any], lossy: Collection[str]) -> bool:
+    """Whether a scan without a plan ends where nobody knows what came after, and says so: its end is said to be lost."""
+    end = report["events"] + 1
+    named = (f"stream {name}: event {end} lacks" for name in lossy)
+    return report["planned"] is None and any(t.startswith(text) for text in named for t in report["troubles"])
+
+
+def _without_ends(n: int, report: Mapping[str, Any], lossy: Collection[str]) -> set[int]:
+    """Which of start and end event lack all of their messages, at some worker at least, as the report says.
+
+    Where a scan was stopped, the phase of a stream says that its start or its end has not come.
+    """
+    if not lossy:
+        return set()
+
+    def lacks(event: int, name: str) -> bool:
+        open_ = report["ended"] == "stopped" and report["streams"][name]["phase"] != "ended"
+        return open_ or any(t.startswith(f"stream {name}: event {event} lacks") for t in report["troubles"])
+
+    return {event for event in (0, n + 1) if all(lacks(event, name) for name in report["streams"])}
 
 
 def _state_of_rows(event: Planned, rows: Sequence[Row], workers: int) -> str:
@@ -172,10 +194,9 @@ def _once(
     workers: Sequence[str],
     failed: set[int],
     died: set[int],
-    *,
-    lossy: bool,
+    without: set[int],
 ) -> Iterator[str]:
-    """Every part folded once, with its own frames. Of lossy streams the first and the last message may have died."""
+    """Every part folded once, with its own frames; of the events in `without` some parts may have had none."""
     folded: defaultdict[int, list[Row]] = defaultdict(list)
     for row in rows:
         folded[row.event].append(row)
@@ -198,7 +219,7 @@ def _once(
                 wrong["misaligned"].append(f"event {event} has {part}, expected {list(expected)}")
             elif times > 1:
                 wrong["doubled"].append(f"event {event} was folded {times} times: {part}")
-        if (lacks := expected - came) and event not in failed and (planned is not ends or not lossy):
+        if (lacks := expected - came) and event not in failed and event not in without:
             wrong["lost"].append(f"event {event}: {list(lacks)} was not folded")
     for event in folded:
         wrong["misaligned"].append(f"event {event} is none of the scan")

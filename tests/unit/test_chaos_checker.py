@@ -46,9 +46,11 @@ def report() -> dict[str, Any]:
         "events": 6,
         "states": {"reduced": 4, "incomplete": 1, "incomplete (skipped)": 1},
         "runs": {"incomplete": [[2, 3]], "incomplete (skipped)": [[5, 6]]},
-        "streams": {"a": {"missing": [[5, 6]]}, "b": {"missing": [[2, 3]]}},
+        "streams": {"a": {"missing": [[5, 6]], "phase": "ended"}, "b": {"missing": [[2, 3]], "phase": "ended"}},
         "incomplete": {"a": [[5, 6]], "b": [[2, 3]]},
         "failures": [],
+        "troubles": [],
+        "unreached": 0,
         "losses": [],
         "out_of_order": [],
         "workers": [W, V],
@@ -110,6 +112,24 @@ def test_events_folded_early_as_the_report_says_are_no_violation() -> None:
     found = rows()
     found.insert(3, found.pop(2))
     assert violations(EVENTS, VALUES, found, {**report(), "out_of_order": [[2, 3]]}) == []
+
+
+NAMED = [f"stream {name}: event {event} lacks its message" for event in (0, 7) for name in "ab"]
+
+
+@pytest.mark.parametrize("event", [0, 7])
+def test_of_lossy_streams_start_and_end_may_have_died_where_the_report_names_them_all(event: int) -> None:
+    found = [row for row in rows() if (row.event, row.worker) != (event, V)]
+    lost = [f"lost: event {event}: [('{V}',)] was not folded"]
+
+    def wrong(troubles: list[str], lossy: str = "ab", **to: Any) -> list[str]:
+        return violations(EVENTS, VALUES, found, planted(troubles=troubles, **to), lossy=lossy)
+
+    assert wrong(NAMED) == []
+    assert wrong([]) == wrong(NAMED[:1] + NAMED[2:3]) == wrong(NAMED, lossy="") == lost
+    open_ = {name: {**stream, "phase": "running"} for name, stream in report()["streams"].items()}
+    assert wrong([], ended="stopped", streams=open_) == []
+    assert wrong([], ended="stopped") == lost
 
 
 def planted(**to: Any) -> dict[str, Any]:

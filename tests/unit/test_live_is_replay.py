@@ -230,6 +230,15 @@ def lossy(seed: int, folder: Path, *, replaced: bool = True) -> CombiningRig:
     return rig
 
 
+def test_what_a_live_worker_combines_is_never_of_parts_that_another_has_done(tmp_path: Path) -> None:
+    """Frames that are sent again may come to a worker before it knows that these parts are its own: the rig asserts
+    that no results of a live one are refused."""
+    for seed in range(30):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        assert lossy(seed, folder).report["ended"] == "finished"
+
+
 def combined_by_another(recording: Recording) -> int:
     """Parts in combined results of another worker than the one that they were given to last."""
     last = Routes()

@@ -228,6 +228,19 @@ def whole_or_named(rig: Rig, n: int) -> None:
     assert {f.event for f in folded} - part >= set(range(1, n + 1)) - lacking
     if rig.reduce_map.uniform:
         assert {f.event for f in folded} - part == set(range(1, n + 1)) - lacking
+    ends_whole_or_named(rig)
+
+
+def ends_whole_or_named(rig: Rig) -> None:
+    """Every worker had every start and end message, or the report says so of those that it lacks."""
+    report, trigger_map = rig.report, rig.reduce_map
+    assert trigger_map is not None and trigger_map.n_events is not None
+    for event in (0, trigger_map.n_events - 1):
+        for stream in trigger_map.streams:
+            named = any(text.startswith(f"stream {stream}: event {event} lacks") for text in report["troubles"])
+            lacks = any(stream not in f.streams for f in rig.folded if f.event == event)
+            open_ = report["ended"] == "stopped" and report["streams"][stream]["phase"] != "ended"
+            assert named == lacks or (open_ and lacks), (event, stream, report["troubles"])
 
 
 def test_without_another_reducer_the_scan_ends_and_says_so() -> None:

@@ -192,6 +192,7 @@ class Scan:
     states: EventStates = field(default_factory=EventStates)
     lacking: defaultdict[str, Noted] = field(default_factory=lambda: defaultdict(Noted))
     absent: defaultdict[str, Noted] = field(default_factory=lambda: defaultdict(Noted))
+    lacking_ends: set[tuple[int, str]] = field(default_factory=set)  # start and end event, by stream
     latencies: dict[bytes, Latencies] = field(default_factory=dict)
     report: ScanReport = field(init=False)
 
@@ -416,10 +417,17 @@ class Scan:
             self.dispatcher.done(worker, parts, now)
         for name, runs in message.incomplete.items():
             self.lacking[name].add(runs)
+            self._note_ends(name, runs)
         self.report.tick(event for event, _ in message.ticks)
         self.report.combined += message.combined_before + len(message.combined)
         self.report.duplicates += message.duplicates
         self.fail(message.failures, message.failed_total)
+
+    def _note_ends(self, name: str, runs: Sequence[Run]) -> None:
+        """Parts of the start or end event lacked this stream, if these events are among the runs."""
+        if self.map.wrapped:
+            ends = [0] if self.map.n_events is None else [0, self.map.n_events - 1]
+            self.lacking_ends |= {(event, name) for event in ends if any(lo <= event < hi for lo, hi in runs)}
 
     def _forget_done(self) -> None:
         """All that a reducer has told will be told again: what was added up begins anew."""
@@ -427,6 +435,7 @@ class Scan:
         report.failures, report.failed_total, report.duplicates, report.combined = [], 0, 0, 0
         report.ticks, report.ticks_total = [], 0
         self.lacking.clear()
+        self.lacking_ends.clear()
         self.dispatcher.recount()
 
     def completed(self, message: PartsDone) -> list[tuple[int, int, int]]:
@@ -530,6 +539,7 @@ class Scan:
         lo, hi = self.data_range()
         self._verify()
         self._find_slips()
+        self._name_ends(ended)
         if ended != "finished":
             self._lose(lo, hi)
         self.refresh()
@@ -644,6 +654,18 @@ class Scan:
         for slip in slips(self.tracks, lacking):
             self.report.slips.append({**asdict(slip), "text": slip.text})
             self.trouble(f"stream {slip.stream}", slip.text)
+
+    def _name_ends(self, ended: str) -> None:
+        """Say which start and end messages not all workers had: the lists of the report are of data events alone.
+
+        That a stream that was stopped has no end message needs no saying, unless that may have gone with an ingester.
+        """
+        for event, name in sorted(self.lacking_ends):
+            if ended == "stopped" and name not in self.ended_streams and name not in self.bereft:
+                continue
+            what = "the end message" if event else "the start message, and so what its header says of the series"
+            why = "it went with a lost ingester" if name in self.bereft else "it did not come"
+            self.trouble(f"stream {name}", f"event {event} lacks {what}, at one worker at least: {why}")
 
     def _verify(self) -> None:
         """Frames of a counted stream are matched by their place alone: when the total is wrong, none is certain."""

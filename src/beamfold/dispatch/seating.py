@@ -80,7 +80,8 @@ class Seating:
             return self._ending.abort(scan, "failed", f"{service.key}: {message.error}", now)
         peer, number, hello = service.peer, scan.number, service.hello
         actions: list[Action] = [Send(peer, change) for change in scan.changes]
-        actions.append(Send(peer, Assign(number, scan.dispatcher.assigned(), *scan.standing)))
+        blocks = scan.dispatcher.assigned(scan.dispatcher.attempt)  # it cannot know which of them somebody had before
+        actions.append(Send(peer, Assign(number, blocks, *scan.standing)))
         if scan.closing and scan.last_data_event is not None:
             actions.append(Send(peer, Close(number, scan.last_data_event)))
         if scan.phase is Phase.HALTING:

@@ -102,7 +102,7 @@ class SendFrames:
     """Send these frames of a stream to a logical worker; they all need parameter version `version` or older.
 
     `closed`: the events are those of the closed map, whose end event has a number that was another event's before.
-    `received` has the stamps of the frames, in runs.
+    `received` has the stamps of the frames, in runs. `again`: they are of blocks that somebody else had before.
     """
 
     worker: int
@@ -113,6 +113,7 @@ class SendFrames:
     frames: list[Frame]
     closed: bool = False
     received: Runs = field(default_factory=list)
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +162,12 @@ Action: TypeAlias = SendFrames | SendGap | Dump | Tell | Pause | Resume
 
 @dataclass(slots=True)
 class _Segment:
-    """Frames of one stream on their way to one worker; `at` is how many of them are sent."""
+    """Frames of one stream on their way to one worker; `at` is how many of them are sent. `again`: as in SendFrames."""
 
     ordinals: Ints
     events: Ints
     k: Positions
+    again: bool = False
     at: int = 0
 
     def positions(self) -> Positions:
@@ -244,6 +246,7 @@ class IngestMachine:
             s.index: _Stream(s, Retention(s.retention_bytes, *((shelf(), shelf()) if shelf else ()))) for s in streams
         }
         self._routes = Routes()
+        self._assigned_again = RunSet()  # virtual workers that were assigned more than once
         self._outbox: dict[tuple[int, int], deque[_Segment]] = {}
         self._credit: dict[tuple[int, int], int] = {}
         self._versions: list[tuple[int, int]] = [(0, version)]
@@ -440,6 +443,7 @@ class IngestMachine:
             news = RunSet(self._routes.blocks(block.worker)).missing(block.lo, block.hi) if block.attempt else ()
             self._routes.add(block.lo, block.hi, block.worker)
             for lo, hi in news:  # the rest it has got: a new controller only says so again
+                self._assigned_again.add(lo, hi)
                 self._send_again(Block(lo, hi, block.worker))
         return self._everything()
 
@@ -507,7 +511,9 @@ class IngestMachine:
             self._flush(actions)
         self._resume(actions)
         if message.runs:
-            self._routes.forget_before(self._first_virtual_needed())
+            needed = self._first_virtual_needed()
+            self._routes.forget_before(needed)
+            self._assigned_again.discard(0, needed)
         return actions
 
     def waits(self, streams: Sequence[str]) -> list[Action]:
@@ -710,6 +716,7 @@ class IngestMachine:
         assert item.numbers is not None
         surplus = 0
         run: list[Frame] = []  # of ordinals that end before `state.next`
+        gaps: list[Run] = []
         for number, frame in zip(item.numbers, item.frames, strict=True):
             ordinal = number - state.base + 1
             if ordinal < 1:
@@ -731,10 +738,13 @@ class IngestMachine:
             if ordinal > state.next:
                 self._keep(state, state.next - len(run), run, actions)
                 run = []
-                self._gap(state, state.next, ordinal, False, actions)
+                self._lack(state, state.next, ordinal)
+                gaps.append((state.next, ordinal))
             run.append(frame)
             state.next, state.behind = ordinal + 1, None
         self._keep(state, state.next - len(run), run, actions)
+        if gaps:
+            self._tell_missing(state, gaps, actions)
         if surplus:
             self._surplus(state, surplus, actions)
         if state.missing.count > MISSING_RUNS:
@@ -812,18 +822,34 @@ class IngestMachine:
     def _gap(self, state: _Stream, lo: int, hi: int | None, tail: bool, actions: list[Action]) -> None:
         """The stream's messages lo..hi-1 will not come; `hi` None: nor will any after them, however many there were."""
         if hi is not None and not tail:
-            state.missing.add(lo, hi)
-            if state.awaited.count < MAX_RUNS:
-                state.awaited.add(lo, hi)
+            self._lack(state, lo, hi)
+            self._tell_missing(state, [(lo, hi)], actions)
+            return
         index = state.spec.index
-        first = int(self.map.events(index, lo, lo + 1)[0])
-        end = FOREVER if hi is None else int(self.map.events(index, hi - 1, hi)[0]) + 1
-        runs = [(first, end)]
+        end = FOREVER if hi is None else self._event(index, hi - 1) + 1
+        self._send_gap(state, [(self._event(index, lo), end)], tail, actions)
+
+    @staticmethod
+    def _lack(state: _Stream, lo: int, hi: int) -> None:
+        state.missing.add(lo, hi)
+        if state.awaited.count < MAX_RUNS:
+            state.awaited.add(lo, hi)
+
+    def _tell_missing(self, state: _Stream, gaps: Sequence[Run], actions: list[Action]) -> None:
+        """Tell all of these gaps (runs of messages that the stream lacks) together: there may be thousands at once."""
+        index, name = state.spec.index, state.spec.name
+        self._send_gap(
+            state, [(self._event(index, lo), self._event(index, hi - 1) + 1) for lo, hi in gaps], False, actions
+        )
+        runs = [run for lo, hi in gaps for run in self._events(state, lo, hi)]
+        steps = range(0, len(runs), MAX_RUNS)
+        actions += [Tell(FramesMissing(self.scan, name, runs[at : at + MAX_RUNS])) for at in steps]
+
+    def _send_gap(self, state: _Stream, runs: list[Run], tail: bool, actions: list[Action]) -> None:
+        index = state.spec.index
         state.gaps.append((runs, tail))
         attached = [w for w in range(len(self._workers)) if (w, index) in self._credit]
         actions.extend(SendGap(worker, index, runs, tail, self._closed) for worker in attached)
-        if hi is not None and not tail:
-            actions.append(Tell(FramesMissing(self.scan, state.spec.name, self._events(state, lo, hi))))
 
     def _last_event(self, state: _Stream) -> int:
         """Highest event with a data frame of this stream; 0 when there is none.
@@ -890,15 +916,12 @@ class IngestMachine:
     def _route(self, state: _Stream) -> None:
         """Put what has arrived into the outboxes of its workers, up to the first frame that has no worker yet."""
         while state.cursor < state.next:
-            lo = state.cursor
-            present = state.missing.missing(lo, min(state.next, lo + ROUTE_STEP)) if state.missing else None
-            if present == []:
-                state.cursor = min(state.next, lo + ROUTE_STEP)
-                continue
-            lo, hi = present[0] if present else (lo, min(state.next, lo + ROUTE_STEP))
-            state.cursor = lo + self._route_run(state, lo, hi)
-            if state.cursor < hi:
-                return
+            stop = min(state.next, state.cursor + ROUTE_STEP)
+            for lo, hi in state.missing.missing(state.cursor, stop) if state.missing else [(state.cursor, stop)]:
+                state.cursor = lo + self._route_run(state, lo, hi)
+                if state.cursor < hi:
+                    return
+            state.cursor = stop
 
     def _route_run(self, state: _Stream, lo: int, hi: int) -> int:
         """Route ordinals lo..hi-1, all of them held; returns how many could be."""
@@ -938,17 +961,19 @@ class IngestMachine:
         self, stream: int, lo: int, count: int, index: Ints, events: Ints, k: NDArray[np.int16], virtual: Ints
     ) -> int:
         """Rows without broadcasts, of messages before `lo + count`; returns how many messages are dealt with."""
+        more = self._assigned_again
+        again = bool(more) and bool(more.overlap(int(virtual.min()), int(virtual.max()) + 1))
         if len(virtual) == 1:  # at low rates every frame comes alone
             worker = self._routes.find(int(virtual[0]))
             if worker >= 0:
-                self._post(worker, stream, index + lo, events, int(k[0]))
+                self._post(worker, stream, index + lo, events, int(k[0]), again)
             return count if worker != UNASSIGNED else int(index[0])
         workers = self._routes.lookup(virtual)
         done = count
         first = int(workers[0])
         if first != UNASSIGNED and bool((workers == first).all()):
             if first >= 0:
-                self._post(first, stream, index + lo, events, k)
+                self._post(first, stream, index + lo, events, k, again)
             return done
         blank = workers == UNASSIGNED
         if bool(blank.any()):
@@ -959,7 +984,7 @@ class IngestMachine:
             index, events, k, workers = index[:keep], events[:keep], k[:keep], workers[:keep]
         for worker in np.flatnonzero(np.bincount(workers[workers >= 0])).tolist():
             mine = workers == worker
-            self._post(worker, stream, index[mine] + lo, events[mine], k[mine])
+            self._post(worker, stream, index[mine] + lo, events[mine], k[mine], again)
         return done
 
     def _route_cast(self, stream: int, ordinal: int, event: int, k: NDArray[np.int16], virtual: Ints) -> bool:
@@ -980,12 +1005,12 @@ class IngestMachine:
         self._streams[stream].retention.keep(ordinal)
         return True
 
-    def _post(self, worker: int, stream: int, ordinals: Ints, events: Ints, k: Positions) -> None:
+    def _post(self, worker: int, stream: int, ordinals: Ints, events: Ints, k: Positions, again: bool = False) -> None:
         if not isinstance(k, int):
             first = int(k[0])
             if bool((k == first).all()):
                 k = first
-        self._outbox.setdefault((worker, stream), deque()).append(_Segment(ordinals, events, k))
+        self._outbox.setdefault((worker, stream), deque()).append(_Segment(ordinals, events, k, again))
 
     def _send_again(self, block: Block) -> None:
         """A block was assigned anew: what was routed before and is still held goes to the new worker."""
@@ -1002,7 +1027,7 @@ class IngestMachine:
                 rows = self.map.route(index, lo, hi)
                 own = (rows.virtual >= block.lo) & (rows.virtual < block.hi)
                 if bool(own.any()):
-                    self._post(block.worker, index, rows.index[own] + lo, rows.event[own], rows.k[own])
+                    self._post(block.worker, index, rows.index[own] + lo, rows.event[own], rows.k[own], True)
 
     def _first_virtual_needed(self) -> int:
         """Virtual workers below this one are routed in all streams (a spanning one keeps its block longer)."""
@@ -1052,7 +1077,9 @@ class IngestMachine:
             events = segment.events[part]
             k = segment.k if isinstance(segment.k, int) else segment.k[part]
             received = self._streams[stream].arrivals.of(segment.ordinals[part])
-            actions.append(SendFrames(worker, stream, version, events, k, frames, self._closed, received))
+            actions.append(
+                SendFrames(worker, stream, version, events, k, frames, self._closed, received, segment.again)
+            )
             self._sent_up_to = max(self._sent_up_to, int(events[-1]))
             credit -= size
             segment.at = stop
@@ -1104,7 +1131,7 @@ def _only(segment: _Segment, mask: NDArray[np.bool_]) -> _Segment:
     """What is left to send of a segment, and of that what the mask has."""
     k = segment.positions()
     k = k if isinstance(k, int) else k[mask]
-    return _Segment(segment.ordinals[segment.at :][mask], segment.events[segment.at :][mask], k)
+    return _Segment(segment.ordinals[segment.at :][mask], segment.events[segment.at :][mask], k, segment.again)
 
 
 __all__ = [

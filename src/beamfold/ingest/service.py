@@ -531,7 +531,17 @@ class IngesterService:
                 a, peer = action, scan.workers[action.worker]
                 lease = self._readers.lease(peer)
                 batch = encode_frames(
-                    machine.scan, a.stream, a.version, a.events, a.k, a.frames, a.closed, lease, a.received, time.time()
+                    machine.scan,
+                    a.stream,
+                    a.version,
+                    a.events,
+                    a.k,
+                    a.frames,
+                    a.closed,
+                    lease,
+                    a.received,
+                    time.time(),
+                    a.again,
                 )
                 self._data.send(peer, batch[0])
             elif isinstance(action, Dump):

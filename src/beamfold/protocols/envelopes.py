@@ -60,7 +60,8 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
     those in `slots`, which has three int64 for each of them: lease, offset, bytes.
     `version` is the newest parameter version that any of these events needs; `closed` says that the events are those
     of the closed map, whose end event has a number that was another event's before. `received` has when the frames were
-    taken from the detector's socket, `sent` when the batch left (see `stamps`); empty: they are not timed.
+    taken from the detector's socket, `sent` when the batch left (see `stamps`); empty: they are not timed. `again`:
+    some of these parts were another worker's before, and may be done.
     """
 
     scan: int
@@ -75,6 +76,7 @@ class FrameBatch(msgspec.Struct, frozen=True, tag="frames", array_like=True):
     slots: bytes = b""
     received: Runs = []
     sent: float = 0.0
+    again: bool = False
 
 
 class Gap(msgspec.Struct, frozen=True, tag="gap", array_like=True):
@@ -234,6 +236,7 @@ def encode_frames(
     lease: Callable[[Buffer], Slot | None] = lambda part: None,
     received: Sequence[tuple[int, float]] = (),
     sent: float = 0.0,
+    again: bool = False,
 ) -> tuple[list[Buffer], int]:
     """A batch of frames as message parts, and its payload in bytes.
 
@@ -274,6 +277,7 @@ def encode_frames(
         slots.tobytes(),
         list(received),
         sent,
+        again,
     )
     return [_encoder.encode(header), b"".join(flat), *big], total
 

@@ -44,6 +44,7 @@ class Part(NamedTuple):
 
     `call` is False for a part with nothing to process: all of its streams are missing, or its broadcast frames
     are in another part of the same event. `stamp` is that of the frame that came first; None: its way is not timed.
+    `again`: it was another worker's before, and may be done.
     """
 
     event: int
@@ -53,17 +54,19 @@ class Part(NamedTuple):
     version: int
     call: bool
     stamp: Stamp | None = None
+    again: bool = False
 
 
 class _Pending:
-    __slots__ = ("k", "missing", "remaining", "stamp", "streams", "version")
+    __slots__ = ("again", "k", "missing", "remaining", "stamp", "streams", "version")
 
-    def __init__(self, k: int, remaining: int, missing: int, version: int, stamp: Stamp | None) -> None:
+    def __init__(self, k: int, remaining: int, missing: int, version: int, stamp: Stamp | None, again: bool) -> None:
         self.k = k
         self.remaining = remaining
         self.missing = missing
         self.version = version
         self.stamp = stamp
+        self.again = again
         self.streams: dict[str, StreamData] = {}
 
 
@@ -75,6 +78,7 @@ class _Batch(NamedTuple):
     frames: Sequence[list[Buffer]]
     closed: bool
     stamps: Stamps
+    again: bool
 
 
 class _Gap(NamedTuple):
@@ -158,14 +162,16 @@ class WorkMachine:
         frames: Sequence[list[Buffer]],
         closed: bool = False,
         stamps: Stamps = (),
+        again: bool = False,
     ) -> int:
         """A batch of one stream's frames for this worker; `events` ascend. It waits for parameters it needs.
 
         `closed` means that the events are those of the closed map, whose end event may have had another meaning in
         the map known here: the batch waits for `close`. `stamps` are those of the frames, in runs; empty: they are not
-        timed. Returns how many were not used, because they had come before.
+        timed. `again`: some are of parts that another worker had before. Returns how many were not used, because they
+        had come before.
         """
-        batch = _Batch(stream, version, events, k, frames, closed, stamps)
+        batch = _Batch(stream, version, events, k, frames, closed, stamps, again)
         if len(events):
             self._latest = max(self._latest, int(events[-1]))
         received = self._received[stream]
@@ -335,19 +341,19 @@ class WorkMachine:
     # -- joining ---------------------------------------------------------------------------------------------
 
     def _complete_run(self, batch: _Batch) -> None:
-        stream, version, events, k, frames, _, stamps = batch
+        stream, version, events, k, frames, _, stamps, again = batch
         name, typ = self._streams[stream]
         make = StreamData.of
         ks = [k] * len(frames) if isinstance(k, int) else k.tolist()
         self._ready.extend(
             [
-                Part(e, p, {name: make(typ, f)}, 0, version, True, s)
+                Part(e, p, {name: make(typ, f)}, 0, version, True, s, again)
                 for e, p, f, s in zip(events.tolist(), ks, frames, _each(stamps, len(frames)), strict=True)
             ]
         )
 
     def _join(self, batch: _Batch) -> None:
-        stream, version, events, k, frames, _, stamps = batch
+        stream, version, events, k, frames, _, stamps, again = batch
         name, typ = self._streams[stream]
         bit = 1 << stream
         ks = [k] * len(frames) if isinstance(k, int) else k.tolist()
@@ -361,13 +367,15 @@ class WorkMachine:
                 remaining = need & ~bit & ~missing
                 if not remaining:
                     streams = {name: make(typ, parts)}
-                    self._ready.append(Part(event, position, streams, missing, version, True, stamp))
+                    self._ready.append(Part(event, position, streams, missing, version, True, stamp, again))
                     continue
-                entry = _Pending(position, remaining, missing, version, stamp)
+                entry = _Pending(position, remaining, missing, version, stamp, again)
                 pending.setdefault(event, []).append(entry)
             else:
                 entry.remaining &= ~bit
                 entry.version = max(entry.version, version)
+                if again:
+                    entry.again = True
             entry.streams[name] = make(typ, parts)
             if not entry.remaining:
                 self._complete(event, entry)
@@ -388,7 +396,8 @@ class WorkMachine:
         entries.remove(entry)
         if not entries:
             del self._pending[event]
-        self._ready.append(Part(event, entry.k, entry.streams, entry.missing, entry.version, True, entry.stamp))
+        e = entry
+        self._ready.append(Part(event, e.k, e.streams, e.missing, e.version, True, e.stamp, e.again))
 
     def _complete_pending(self, stream: int, lo: int, hi: int) -> None:
         """Parts that waited for a frame of this stream in events lo..hi-1 need not wait for it any longer."""

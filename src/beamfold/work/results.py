@@ -82,7 +82,7 @@ class ResultBuffer:
 
     def add_combined(self, parts: Sequence[Part], body: bytes) -> None:
         """These parts are finished, with one result for all of them; they ascend by event and k."""
-        events, ks, _, missing, versions, _, _ = zip(*parts, strict=True)
+        events, ks, _, missing, versions, _, _, _ = zip(*parts, strict=True)
         at, n = len(self.events), len(parts)
         if n > 1:
             self._combined.append((at, at + n))

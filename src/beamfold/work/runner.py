@@ -21,7 +21,6 @@ from beamfold.model.cursor import AT, IDLE, SEVERAL, Cursor, idle_cursor
 from beamfold.model.errors import CodecError
 from beamfold.model.events import EventData
 from beamfold.model.parameters import ParameterHistory
-from beamfold.model.runs import RunSet
 from beamfold.model.states import EventState
 from beamfold.model.stretches import NextBroadcast, Stretches, no_broadcast
 from beamfold.protocols.codec import TypeTable, encode
@@ -38,9 +37,9 @@ class Runner:
     there is of them. `next_broadcast` is the map's, for broadcasts to anybody. With `tick` the next part ticks; events
     in `tick_at` do (a replay knows them). `troubles` are for a person to read; whoever tells them empties the list.
 
-    Parts of events in `again` were another worker's before: they are processed each for itself and combined alone, so
-    that it is known of which of them a process dies, and no result stands for parts of which some are done. Those in
-    `poison` are not processed. `cursor` says, to whoever may read its memory, what user code is working on.
+    Parts that were another worker's before (`Part.again`) are processed each for itself and combined alone, so that it
+    is known of which of them a process dies, and no result stands for parts of which some are done. Those in `poison`
+    are not processed. `cursor` says, to whoever may read its memory, what user code is working on.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
         cursor: Cursor | None = None,
     ) -> None:
-        self.again = RunSet()
         self.poison: set[int] = set()
         self._cursor = cursor or idle_cursor()
         self._process = hooks.process_event
@@ -90,14 +88,11 @@ class Runner:
         return done
 
     def _run(self, parts: Sequence[Part], began: float, deadline: float) -> int:
-        if self.poison or self.again:
-            # Each combined alone, and what is poison not at all: few events need such means.
-            self._stretches = Stretches(self.parameters, self._next_broadcast)
-            return self._singly(parts, began, deadline, alone=True)
         if self._process_many is None and self._combine is None:
             return self._singly(parts, began, deadline)
         self._stretches = Stretches(self.parameters, self._next_broadcast)
-        go = self._singly if self._process_many is None else self._together
+        # Few scans have poison: while there is some, nothing goes together.
+        go = self._singly if self._process_many is None or self.poison else self._together
         done = go(parts, began, deadline)
         if self._held:
             self._join_held()
@@ -106,13 +101,11 @@ class Runner:
 
     # -- one part at a time ----------------------------------------------------------------------------------
 
-    def _singly(self, parts: Sequence[Part], began: float, deadline: float, *, alone: bool = False) -> int:
+    def _singly(self, parts: Sequence[Part], began: float, deadline: float) -> int:
         clock, one = self._clock, self._one
         now, done = began, 0
         for part in parts:
             one(part)
-            if alone and self._held:
-                self._join_held()
             done += 1
             before, now = now, clock()
             if now >= deadline:
@@ -123,7 +116,7 @@ class Runner:
         return done
 
     def _one(self, part: Part) -> None:
-        event, k, streams, missing, version, call, _ = part
+        event, k, streams, missing, version, call, _, again = part
         results = self.results
         if not call or (missing and self._skip):
             state = EventState.INCOMPLETE_SKIPPED if missing else EventState.NO_RESULT
@@ -144,14 +137,16 @@ class Runner:
         except USER_ERRORS as error:  # a user's mistake is one event's failure, with its traceback
             results.fail(part, "process_event", user_traceback(error))
             return
-        if self._combine is not None and payload is not None and k >= 0 and event < self._stretches.end(event):
-            self._hold([part], [payload])
-        else:
+        if self._combine is None or payload is None or k < 0 or event >= self._stretches.end(event):
             self._finish(part, payload, "process_event")
+        elif again:
+            self._join_alone(part, payload)
+        else:
+            self._hold([part], [payload])
 
     def _finish(self, part: Part, payload: Any, hook: str) -> None:
         """What `hook` returned for a part goes its own way."""
-        event, k, _, missing, version, _, _ = part
+        event, k, _, missing, version, _, _, _ = part
         results = self.results
         if payload is None:
             state = EventState.INCOMPLETE if missing else EventState.NO_RESULT
@@ -171,7 +166,8 @@ class Runner:
         clock, now, done = self._clock, began, 0
         self.spent = []
         while True:
-            batch = self._alike(parts[done : done + self._size.within(deadline - now)])
+            alone = parts[done].again
+            batch = () if alone else self._alike(parts[done : done + self._size.within(deadline - now)])
             if batch:
                 self._many(batch)
             else:
@@ -187,18 +183,19 @@ class Runner:
 
     def _alike(self, parts: Sequence[Part]) -> Sequence[Part]:
         """The first of these parts, as far as they may go together."""
-        events, ks, _, missing, _, calls, _ = zip(*parts, strict=True)
+        events, ks, _, missing, _, calls, _, again = zip(*parts, strict=True)
         end, first = self._stretches.end, min(events)
-        if all(calls) and min(ks) >= 0 and max(events) < end(first) and not (self._skip and any(missing)):
+        fit = all(calls) and not any(again) and not (self._skip and any(missing))
+        if fit and min(ks) >= 0 and max(events) < end(first):
             return parts
         first = end(events[0])
-        for n, (event, k, _, lacks, _, call, _) in enumerate(parts):
-            if not call or k < 0 or (lacks and self._skip) or not event < end(event) == first:
+        for n, (event, k, _, lacks, _, call, _, again_) in enumerate(parts):
+            if not call or again_ or k < 0 or (lacks and self._skip) or not event < end(event) == first:
                 return parts[:n]
         return parts
 
     def _many(self, parts: Sequence[Part]) -> None:
-        events = [EventData(event, streams) for event, _, streams, _, _, _, _ in parts]
+        events = [EventData(event, streams) for event, _, streams, _, _, _, _, _ in parts]
         self._cursor[AT] = SEVERAL - parts[0].event
         assert self._process_many is not None
         try:
@@ -251,8 +248,8 @@ class Runner:
             return
         if payload is None or self._combine is None:
             self._finish(part, payload, "process_event")
-        elif fault := self._join([part], [payload]):
-            self.results.fail(part, "combine", fault)
+        else:
+            self._join_alone(part, payload)
 
     # -- combining -------------------------------------------------------------------------------------------
 
@@ -287,6 +284,10 @@ class Runner:
             self._again(parts, "combine", fault)
         else:
             self.results.fail(parts[0], "combine", fault)
+
+    def _join_alone(self, part: Part, payload: Any) -> None:
+        if fault := self._join([part], [payload]):
+            self.results.fail(part, "combine", fault)
 
     def _join(self, parts: Sequence[Part], payloads: list[Any]) -> str:
         """Make one result of several; what went wrong, or ""."""

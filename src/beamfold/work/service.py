@@ -20,7 +20,6 @@ from beamfold.model.errors import BeamfoldError, CodecError, ParameterError
 from beamfold.model.events import Buffer
 from beamfold.model.parameters import ParameterBase, ParameterHistory, ParameterSet
 from beamfold.model.report import ServiceState
-from beamfold.model.runs import as_runs
 from beamfold.model.triggermap import EVERYBODY, TriggerMap
 from beamfold.protocols.codec import TypeTable
 from beamfold.protocols.envelopes import (
@@ -307,9 +306,11 @@ class WorkerService:
             flow.payload_in += sum(map(len, parts)) - len(parts[0]) + sum(map(len, slots))
             events, k = unpack_events(header.events, header.n), unpack_positions(header.k, header.n)
             stamps = scan.timing.taken(header, time.time())
-            again = scan.machine.frames(header.stream, header.version, events, k, frames, header.closed, stamps)
-            if again:  # nobody will use them up
-                flow.frames_used += again
+            unused = scan.machine.frames(
+                header.stream, header.version, events, k, frames, header.closed, stamps, header.again
+            )
+            if unused:  # nobody will use them up
+                flow.frames_used += unused
                 self._give_back(scan)
         elif isinstance(header, Gap):
             if 0 <= header.stream < len(scan.flows):
@@ -502,13 +503,8 @@ class WorkerService:
         scan.machine.assign(message.blocks, message.assigned, message.settled, message.reached)
         runner = scan.runner
         runner.parameters.forget(message.settled)
-        runner.again.discard(0, message.settled)
         # What is over is no poison any more: while there is some, nothing goes together.
         runner.poison = {event for event in (*runner.poison, *message.poison) if event >= message.settled}
-        for block in message.blocks:
-            if block.attempt:
-                for lo, hi in as_runs(scan.machine.map.parts_of(block.lo, block.hi)[0]):
-                    runner.again.add(lo, hi)
 
     def _close(self, message: Close) -> None:
         assert self._scan is not None

@@ -141,9 +141,18 @@ def test_a_gap_is_told_once_a_later_frame_shows_it_and_not_before() -> None:
     bench.feed(Start([b"s"]), data(0, 1))
     assert not bench.gaps
     bench.feed(data(4, 5, 8))
-    assert bench.gaps == [(0, [(3, 5)], False), (0, [(7, 9)], False)]
-    assert [t.runs for t in bench.told(m.FramesMissing)] == [[(3, 5)], [(7, 9)]]
+    assert bench.gaps == [(0, [(3, 5), (7, 9)], False)]
+    assert [t.runs for t in bench.told(m.FramesMissing)] == [[(3, 5), (7, 9)]]
     assert [e for e, _ in bench.got(0)] == [0, 1, 2, 5, 6, 9]
+
+
+def test_however_many_frames_a_drain_lacks_they_are_told_in_one_message_each() -> None:
+    bench = Bench(uniform(None), workers=2, assigned=ALL)
+    bench.start()
+    bench.feed(data(*range(1, 2001, 2)))
+    lost = [(event, event + 1) for event in range(1, 2001, 2)]
+    assert bench.gaps == [(0, lost, False), (1, lost, False)]
+    assert [t.runs for t in bench.told(m.FramesMissing)] == [lost]
 
 
 def test_an_event_that_has_no_frame_by_the_map_is_not_among_the_missing_ones() -> None:
@@ -514,7 +523,8 @@ def test_how_frames_are_split_into_batches_changes_nothing(numbers: list[int], d
             bench.feed(data(*chunk))
         bench.feed(End([b"end"]))
         bench.do(bench.machine.close(12))
-        return [bench.got(w) for w in (0, 1)], bench.gaps, bench.machine.progress()
+        gaps = [[(run, tail) for who, runs, tail in bench.gaps for run in runs if who == w] for w in (0, 1)]
+        return [bench.got(w) for w in (0, 1)], gaps, bench.machine.progress()
 
     chunks, rest = [], list(numbers)
     while rest:
@@ -737,6 +747,34 @@ def test_a_block_that_is_assigned_anew_is_sent_again_to_its_new_worker() -> None
     assert bench.got(1) == [(3, b"frame 2"), (4, b"frame 3")]
     bench.feed(data(4))
     assert bench.got(0) == [(5, b"frame 4")]
+
+
+def again(bench: Bench) -> dict[int, bool]:
+    """Of all events that were sent: whether they were marked, the last time."""
+    return {e: a.again for a in bench.actions if isinstance(a, SendFrames) for e in a.events.tolist()}
+
+
+def test_what_is_assigned_anew_is_marked_also_if_its_frames_come_later_or_wait_for_credit() -> None:
+    bench = Bench(uniform(8, batch=2), workers=2, credit=None, assigned=[Block(0, 4, 0)])
+    bench.feed(Start([b"s"]), data(0, 1, 2))
+    bench.do(bench.machine.grant(0, 0, PLENTY))
+    assert again(bench) == {0: False, 1: False, 2: False, 3: False}
+    bench.do(bench.machine.assign([Block(1, 2, 1, 1)]))
+    bench.do(bench.machine.assign([Block(1, 2, 0, 1)]))  # the part that was in an outbox is that worker's
+    bench.feed(data(3))
+    bench.feed(data(4), data(5))
+    assert again(bench) == {0: False, 1: False, 2: False, 3: True, 4: True, 5: False, 6: False}
+
+
+def test_what_a_place_had_is_marked_for_who_fills_it_now() -> None:
+    bench = Bench(uniform(4), assigned=[Block(0, 2, 0)])
+    bench.feed(Start([b"s"]), data(0, 1, 2, 3))
+    bench.do(bench.machine.fill(0, True))
+    bench.do(bench.machine.assign([Block(0, 2, 0, 1), Block(2, 4, 0)]))
+    bench.do(bench.machine.grant(0, 0, PLENTY))
+    assert again(bench) == {0: False, 1: True, 2: True, 3: False, 4: False}
+    bench.do(bench.machine.release(m.Release(1, [(1, 5)])))
+    assert not bench.machine._assigned_again, "what is over is forgotten"
 
 
 def test_what_a_new_controller_says_again_is_not_sent_again() -> None:

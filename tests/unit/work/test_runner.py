@@ -328,12 +328,18 @@ def test_a_batch_size_grows_with_the_work_and_not_without_it() -> None:
 @pytest.mark.parametrize("app", [Combining, Both])
 def test_what_another_worker_had_before_is_processed_and_combined_each_for_itself(app: type) -> None:
     """The reducer sees what `combine` returned, as always, and no result stands for parts of which some are done."""
-    run = runner(app, broadcasts=(3,))
-    run.again.add(2, 3)
-    run.run([part(1), part(2), part(3, -1), part(4)], LONG)
+    run = runner(app)
+    run.run([part(1), part(2)._replace(again=True), part(3), part(4)], LONG)
     header, batch = taken(run)
-    assert payloads(batch) == [([1], [1, 1]), ([2], [1, 4]), ([3], 9), ([4], [1, 16])]
-    assert header.combined == []
+    assert payloads(batch) == [([2], [1, 4]), ([1, 3, 4], [3, 26])]
+    assert header.combined == [(1, 4)]
+    assert getattr(run.hooks.instance, "batches", None) in (None, [[1], [3, 4]])
+
+
+def test_also_where_nothing_is_combined_it_is_processed_alone() -> None:
+    run = runner(Many)
+    run.run([part(1), part(2)._replace(again=True), part(3)], LONG)
+    assert (run.hooks.instance.batches, run.hooks.instance.alone) == ([[1], [3]], [2])
 
 
 def test_poison_is_not_tried_again() -> None:
@@ -341,5 +347,5 @@ def test_poison_is_not_tried_again() -> None:
     run.poison.add(2)
     run.run([part(1), part(2), part(3)], LONG)
     header, batch = taken(run)
-    assert payloads(batch) == [([1], [1, 1]), ([3], [1, 9])]
-    assert header.failures == [(1, "process_event", POISON)]
+    assert payloads(batch) == [([1, 3], [2, 10])]
+    assert header.failures == [(0, "process_event", POISON)]

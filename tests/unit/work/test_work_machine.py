@@ -74,6 +74,24 @@ def test_frames_of_one_stream_are_parts_at_once_in_order() -> None:
     assert parts[1].streams["a"].frames == [b"0.2"]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_part_of_which_a_frame_is_sent_again_says_so_whatever_is_known_of_blocks(order: tuple[int, int]) -> None:
+    """One of two ingesters may not have had its frame before, and the worker may not know that it is its own."""
+    bench = Bench(uniform("ab"))
+    bench.start()
+    for stream in order:
+        frames = [[b"f"]] * 2
+        bench.machine.frames(stream, 0, np.array([1, 2]), 0, frames, again=stream == 1)
+    bench.frames(0, [3])
+    bench.frames(1, [3])
+    single = Bench(uniform(), assigned=0)
+    single.start()
+    single.machine.frames(0, 0, np.array([4]), 0, [[b"f"]], again=True)
+    single.frames(0, [5])
+    assert [(p.event, p.again) for p in bench.take()] == [(1, True), (2, True), (3, False)]
+    assert [(p.event, p.again) for p in single.take()] == [(4, True), (5, False)]
+
+
 def test_take_gives_no_more_than_is_asked_for() -> None:
     bench = Bench(uniform())
     bench.start()

@@ -275,6 +275,45 @@ def test_envelopes_that_make_no_sense_do_not_end_it(links: dict[str, Link]) -> N
     assert isinstance(greeting, Grant)
 
 
+def test_frames_that_are_sent_again_and_come_before_their_assignment_are_not_combined(links: dict[str, Link]) -> None:
+    """Some of them may be done: then what they are combined with would be refused with them."""
+
+    class Sums(App):
+        def process_events(self, events: list[Any]) -> list[int]:
+            return [event.event_number for event in events]
+
+        def process_event(self, event: Any) -> int:
+            return int(event.event_number)
+
+        def combine(self, results: list[int]) -> int:
+            return sum(results)
+
+    def arrive(*events: int, k: int = 0, again: bool = False) -> None:
+        frames, _ = encode_frames(1, 0, 1, np.array(events), k, [[b"f"]] * len(events), again=again)
+        links["inproc://ingester"].arrived.append([bytes(p) for p in frames])
+
+    def done() -> list[tuple[list[int], list[tuple[int, int]]]]:
+        headers = [decode_header(out[0]) for out in links["inproc://reducer"].out]
+        return [(unpack_events(h.events, h.n).tolist(), h.combined) for h in headers if isinstance(h, ResultBatch)]
+
+    found: list[Any] = []
+    run(
+        Sums,
+        arm(MAP),
+        Assign(1, [Block(0, 2, 0)], 2),
+        lambda: arrive(0, k=-1),
+        lambda: arrive(1, 2),
+        lambda: arrive(5, 6, again=True),
+        lambda: links["inproc://reducer"].arrived.append([encode_header(Grant(1, GREETING, 1 << 20))]),
+        Until(lambda: sum(len(events) for events, _ in done()) == 5),
+        lambda: found.extend(done()),
+        Assign(1, [Block(4, 6, 0, 1)], 6),
+        Finish(1),
+    )
+    combined = [set(events[lo:hi]) for events, runs in found for lo, hi in runs]
+    assert all(together <= {1, 2} for together in combined)
+
+
 JOINED = [WorkerInfo("w1", ["generic"], "w1"), WorkerInfo("w0", ["generic"], "w0", joined=True)]
 
 
