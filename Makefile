@@ -1,4 +1,5 @@
-# One word each: `make demo`, `make test`, `make check`, `make bench`, `make chaos`, `make clean`.
+# One word each: `make demo`, `make test`, `make check`, `make bench`, `make chaos`, `make growth`,
+# `make clean`.
 #
 #   make demo ARGS=--serve           what follows ARGS= goes to the command
 #   make test ARGS="-k runs -x"
@@ -26,7 +27,7 @@ $(READY): FORCE
 endif
 endif
 
-.PHONY: demo test check bench chaos clean FORCE
+.PHONY: demo test check bench chaos growth clean FORCE
 
 demo: $(READY)
 	$(BIN)/beamfold demo $(ARGS)
@@ -39,6 +40,9 @@ bench: $(PEERS)
 
 chaos: $(READY)
 	cd tests && ../$(BIN)/python -m faults.chaos $(ARGS)
+
+growth: $(READY)
+	cd tests && ../$(BIN)/python -m faults.growth $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ import numpy as np
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.declared import declared_together, facts
+from beamfold.app.garbage import collect_what_is_over
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
 from beamfold.ledger.segmentlog import Location, LogBusy, SegmentLog
@@ -287,17 +288,20 @@ class ReducerService:
                 self._receive()
             if self._wake_read.fileno() in ready:
                 self._wake_read.recv(4096)
-            if (scan := self._scan) is not None:
-                if time.monotonic() >= self._tell_at(scan):
-                    self._tell_done(scan)
-                self._fold(scan)
-                self._save(scan)
+            if self._scan is not None:  # which no name here may hold on to when the next one comes
+                self._go_on(self._scan)
             self._answer()
             self._control.beat(self._beat)
         if self._scan is not None:
             self._close_scan(self._scan)  # the log stays: another reducer may take it up
         if self._shown is not None and self._shown.hooks.close is not None:
             self._shown.hooks.close(self._context)
+
+    def _go_on(self, scan: _Scan) -> None:
+        if time.monotonic() >= self._tell_at(scan):
+            self._tell_done(scan)
+        self._fold(scan)
+        self._save(scan)
 
     def _wait_ms(self) -> int:
         scan = self._scan
@@ -582,6 +586,7 @@ class ReducerService:
             scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
             self._tell_all(scan, recorded=bool(message.record))
         self._control.send(Armed(message.scan))
+        collect_what_is_over()
         scan.timer.start()
         if not hasattr(scan.folder.hooks.instance, "publish"):
             self._trouble(

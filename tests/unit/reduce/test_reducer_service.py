@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -454,3 +456,28 @@ def test_a_result_log_may_have_results_of_a_worker_that_nobody_remembers(tmp_pat
     again = Rig(tmp_path)
     again.run(again.until_done_below(2))
     assert App.folded == [0, 0, 1]
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_what_an_ended_scan_had_is_freed_when_the_next_one_is_armed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cycle: bool
+) -> None:
+    """Nothing of ours is in a cycle, so that no search is needed; an app may be in one."""
+    made: list[weakref.ref[App]] = []
+
+    class Kept(App):
+        def __init__(self) -> None:
+            super().__init__()
+            self.itself = self if cycle else None
+            made.append(weakref.ref(self))
+
+    if not cycle:
+        monkeypatch.setattr(service, "collect_what_is_over", lambda: None)
+    there: list[list[bool]] = []
+    rig = Rig(tmp_path, Kept)
+    gc.disable()
+    try:
+        rig.run(*rig.start(), arm(MAP, 2), lambda: None, lambda: there.append([m() is not None for m in made]))
+    finally:
+        gc.enable()
+    assert there == [[False, True]]
