@@ -86,6 +86,9 @@ SLICE = 0.02
 CREDIT_BYTES = 32 << 20
 """Results under way from one worker at most."""
 
+CREDIT_BATCHES = 64
+"""Batches of a worker after which it gets credit back however small they are: it keeps them until then."""
+
 LOSS_PATIENCE = 10.0
 """Seconds that a hole is waited for after a worker was lost or replaced, if that is more than the scan's patience."""
 
@@ -119,6 +122,18 @@ class Publisher(Protocol):
 
     def store(self, scan_id: str, snapshot: Any, report: dict[str, Any] | None, recording: str = "") -> str:
         """Write the final state to disk, and into the folder of a recording; returns the file's path, "" for none."""
+
+
+@dataclass(slots=True)
+class _Owed:
+    """Credit of a worker that was not given back yet."""
+
+    nbytes: int = 0
+    batches: int = 0
+
+    @property
+    def due(self) -> bool:
+        return self.nbytes * 4 >= CREDIT_BYTES or self.batches >= CREDIT_BATCHES
 
 
 class _Batch(Batch):
@@ -169,7 +184,7 @@ class _Scan:
         self.latency = Latencies()
         self.version = arm.version
         self.stuck: float | None = None  # since when the next results wait for their parameters
-        self.withheld: dict[bytes, int] = {}
+        self.withheld: dict[bytes, _Owed] = {}
         self.finish = False
         self.closed = False
         self.finished_told = False
@@ -461,12 +476,11 @@ class ReducerService:
 
     def _credit(self, scan: _Scan, peer: bytes, size: int) -> None:
         """Give credit back, unless folding lags so far behind that the workers had better wait."""
-        owed = scan.withheld.get(peer, 0) + size
-        if scan.backlog > 4 * BACKLOG_BYTES or owed * 4 < CREDIT_BYTES:
-            scan.withheld[peer] = owed
-            return
-        scan.withheld[peer] = 0
-        self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed))])
+        owed = scan.withheld.setdefault(peer, _Owed())
+        owed.nbytes += size
+        owed.batches += 1
+        if owed.due and scan.backlog <= 4 * BACKLOG_BYTES:
+            self._give_back(scan, peer)
 
     # -- folding ---------------------------------------------------------------------------------------------
 
@@ -482,8 +496,9 @@ class ReducerService:
         if scan.folder.failed.count >= MAX_RUNS:
             self._tell_failed(scan)
         if not scan.folds:
-            if scan.withheld and scan.backlog <= BACKLOG_BYTES:
-                self._give_back(scan)
+            if scan.backlog <= BACKLOG_BYTES:
+                for peer in [peer for peer, owed in scan.withheld.items() if owed.due]:
+                    self._give_back(scan, peer)
             self._tell_finished(scan)
 
     def _fold_until(self, scan: _Scan, now: float, deadline: float) -> None:
@@ -546,11 +561,9 @@ class ReducerService:
             scan.told_all.fold_failed(known)
             self._control.send(FoldFailed(scan.arm.scan, known))
 
-    def _give_back(self, scan: _Scan) -> None:
-        for peer, owed in scan.withheld.items():
-            if owed * 4 >= CREDIT_BYTES:
-                scan.withheld[peer] = 0
-                self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed))])
+    def _give_back(self, scan: _Scan, peer: bytes) -> None:
+        owed = scan.withheld.pop(peer)
+        self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed.nbytes))])
 
     def _tell_finished(self, scan: _Scan) -> None:
         if not scan.finished_told and scan.machine.finished:

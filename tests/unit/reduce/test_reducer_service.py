@@ -21,7 +21,7 @@ from beamfold.model.latency import Latencies
 from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.codec import TypeTable, encode
-from beamfold.protocols.envelopes import Grant, Header, ResultBatch
+from beamfold.protocols.envelopes import Grant, Header, ResultBatch, decode_header
 from beamfold.protocols.messages import (
     Armed,
     Beat,
@@ -481,3 +481,13 @@ def test_what_an_ended_scan_had_is_freed_when_the_next_one_is_armed(
     finally:
         gc.enable()
     assert there == [[False, True]]
+
+
+def test_a_worker_gets_credit_back_for_batches_however_small(tmp_path: Path) -> None:
+    """What a worker keeps until it is known to be logged must not grow with the events that are done."""
+    rig = Rig(tmp_path)
+    rig.run(*rig.start(), *(rig.results(batch(first=event)) for event in range(1, 2 * service.CREDIT_BATCHES)))
+    granted = [header for peer, (data,) in rig.hub.sent if isinstance(header := decode_header(data), Grant)]
+    sizes = [grant.credit for grant in granted if grant.credit < CREDIT_BYTES]
+    assert len(sizes) == 2
+    assert sizes[0] > 0
