@@ -4,6 +4,7 @@
 #   make demo ARGS=--serve           what follows ARGS= goes to the command
 #   make test ARGS="-k runs -x"
 #   make chaos ARGS="--scans 500 --seed 1"
+#   make growth ARGS="--events 200000 --scans 100"
 #   make test PYTHON=python3.12      another interpreter: the environment is made anew for it
 #
 # Each makes what it needs in .venv, once: with uv where there is one, else with venv and pip.
