@@ -51,8 +51,7 @@ def test_nothing_is_left_of_scans_of_all_kinds(tmp_path: Path) -> None:
 
 def test_what_comes_and_goes_does_not_grow_and_what_leaks_does() -> None:
     steady = [10 + n % 3 for n in range(200)]
-    late = [10] * 40 + [30] * 160
-    assert growth(steady) == 0
-    assert growth(late) == 0
-    assert growth([*steady[:-20], *[50] * 20]) == 0
+    assert abs(growth(steady)) <= 1
+    assert growth([10] * 40 + [30] * 160) == 0, "what is there since long does not grow"
+    assert growth([*steady[:-20], *[50] * 20]) <= 2, "a few at the end may have been at an unlucky moment"
     assert growth([n // 10 for n in range(200)]) >= 9

@@ -1,4 +1,4 @@
-"""One deployment, scan after scan of every kind: each ends with a true report. What piles up is looked for in faults/."""
+"""One deployment, scan after scan of every kind: each ends with a true report. (What piles up: faults/test_growth.)"""
 
 from __future__ import annotations
 
