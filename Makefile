@@ -1,8 +1,10 @@
-# One word each: `make demo`, `make test`, `make check`, `make bench`, `make chaos`, `make kills`, `make clean`.
+# One word each: `make demo`, `make test`, `make check`, `make bench`, `make chaos`, `make kills`, `make growth`,
+# `make clean`.
 #
 #   make demo ARGS=--serve           what follows ARGS= goes to the command
 #   make test ARGS="-k runs -x"
 #   make chaos ARGS="--scans 500 --seed 1"
+#   make growth ARGS="--events 200000 --scans 100"
 #   make test PYTHON=python3.12      another interpreter: the environment is made anew for it
 #
 # Each makes what it needs in .venv, once: with uv where there is one, else with venv and pip.
@@ -26,7 +28,7 @@ $(READY): FORCE
 endif
 endif
 
-.PHONY: demo test check bench chaos kills clean FORCE
+.PHONY: demo test check bench chaos kills growth clean FORCE
 
 demo: $(READY)
 	$(BIN)/beamfold demo $(ARGS)
@@ -42,6 +44,9 @@ chaos: $(READY)
 
 kills: $(READY)
 	cd tests && ../$(BIN)/python -m faults.kills $(ARGS)
+
+growth: $(READY)
+	cd tests && ../$(BIN)/python -m faults.growth $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -93,7 +93,7 @@ def _died(events: Sequence[Planned], report: Mapping[str, Any], lossy: Collectio
 
 
 def _rest_died(report: Mapping[str, Any], lossy: Collection[str]) -> bool:
-    """Whether a scan without a plan ends where nobody knows what came after, and says so: its end is said to be lost."""
+    """Whether a scan without a plan ends where nobody knows what came after, and says so: its end was lost."""
     end = report["events"] + 1
     named = (f"stream {name}: event {end} lacks" for name in lossy)
     return report["planned"] is None and any(t.startswith(text) for text in named for t in report["troubles"])

@@ -276,6 +276,17 @@ class Deployment:
                 continue  # it ended just now, or is another user's
         return found
 
+    @property
+    def pid(self) -> int:
+        """The first process, which is `beamfold run`."""
+        assert self._process is not None
+        return self._process.pid
+
+    def store_socket(self) -> Path:
+        """Where the control store that it started listens."""
+        (found,) = self._temporary.rglob("store.sock")
+        return found
+
     def open_files(self) -> dict[str, int]:
         """How many files each process has open."""
         return {name: len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid, name in self.processes().items()}

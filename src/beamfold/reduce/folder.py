@@ -164,12 +164,12 @@ class Timer:
         self._folder = folder
         self._stop = threading.Event()
         self.error = ""
-        self._thread = threading.Thread(target=self._run, name="timer", daemon=True)
 
     def start(self) -> None:
         """Call it, if the app has one."""
+        # A thread that is kept refers to us until it has run: its state would be garbage that only a search finds.
         if self._folder.hooks.timer is not None:
-            self._thread.start()
+            threading.Thread(target=self._run, name="timer", daemon=True).start()
 
     def _run(self) -> None:
         pause: float | None = 0.0

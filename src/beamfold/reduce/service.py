@@ -20,6 +20,7 @@ import numpy as np
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.declared import declared_together, facts
+from beamfold.app.garbage import collect_what_is_over
 from beamfold.app.hooks import ReducerHooks
 from beamfold.app.loading import modules_of
 from beamfold.ledger.segmentlog import Location, LogBusy, SegmentLog
@@ -89,6 +90,9 @@ SLICE = 0.02
 CREDIT_BYTES = 32 << 20
 """Results under way from one worker at most."""
 
+CREDIT_BATCHES = 64
+"""Batches of a worker after which it gets credit back however small they are: it keeps them until then."""
+
 LOSS_PATIENCE = 10.0
 """Seconds that a hole is waited for after a worker was lost or replaced, if that is more than the scan's patience."""
 
@@ -122,6 +126,18 @@ class Publisher(Protocol):
 
     def store(self, scan_id: str, snapshot: Any, report: dict[str, Any] | None, recording: str = "") -> str:
         """Write the final state to disk, and into the folder of a recording; returns the file's path, "" for none."""
+
+
+@dataclass(slots=True)
+class _Owed:
+    """Credit of a worker that was not given back yet."""
+
+    nbytes: int = 0
+    batches: int = 0
+
+    @property
+    def due(self) -> bool:
+        return self.nbytes * 4 >= CREDIT_BYTES or self.batches >= CREDIT_BATCHES
 
 
 class _Batch(Batch):
@@ -172,7 +188,7 @@ class _Scan:
         self.latency = Latencies()
         self.version = arm.version
         self.stuck: float | None = None  # since when the next results wait for their parameters
-        self.withheld: dict[bytes, int] = {}
+        self.withheld: dict[bytes, _Owed] = {}
         self.finish = False
         self.closed = False
         self.finished_told = False
@@ -293,17 +309,20 @@ class ReducerService:
                 self._receive()
             if self._wake_read.fileno() in ready:
                 self._wake_read.recv(4096)
-            if (scan := self._scan) is not None:
-                if time.monotonic() >= self._tell_at(scan):
-                    self._tell_done(scan)
-                self._fold(scan)
-                self._save(scan)
+            if self._scan is not None:  # which no name here may hold on to when the next one comes
+                self._go_on(self._scan)
             self._answer()
             self._control.beat(self._beat)
         if self._scan is not None:
             self._close_scan(self._scan)  # the log stays: another reducer may take it up
         if self._shown is not None and self._shown.hooks.close is not None:
             self._shown.hooks.close(self._context)
+
+    def _go_on(self, scan: _Scan) -> None:
+        if time.monotonic() >= self._tell_at(scan):
+            self._tell_done(scan)
+        self._fold(scan)
+        self._save(scan)
 
     def _wait_ms(self) -> int:
         scan = self._scan
@@ -463,12 +482,11 @@ class ReducerService:
 
     def _credit(self, scan: _Scan, peer: bytes, size: int) -> None:
         """Give credit back, unless folding lags so far behind that the workers had better wait."""
-        owed = scan.withheld.get(peer, 0) + size
-        if scan.backlog > 4 * BACKLOG_BYTES or owed * 4 < CREDIT_BYTES:
-            scan.withheld[peer] = owed
-            return
-        scan.withheld[peer] = 0
-        self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed))])
+        owed = scan.withheld.setdefault(peer, _Owed())
+        owed.nbytes += size
+        owed.batches += 1
+        if owed.due and scan.backlog <= 4 * BACKLOG_BYTES:
+            self._give_back(scan, peer)
 
     # -- folding ---------------------------------------------------------------------------------------------
 
@@ -484,8 +502,9 @@ class ReducerService:
         if scan.folder.failed.count >= MAX_RUNS:
             self._tell_failed(scan)
         if not scan.folds:
-            if scan.withheld and scan.backlog <= BACKLOG_BYTES:
-                self._give_back(scan)
+            if scan.backlog <= BACKLOG_BYTES:
+                for peer in [peer for peer, owed in scan.withheld.items() if owed.due]:
+                    self._give_back(scan, peer)
             self._tell_finished(scan)
 
     def _fold_until(self, scan: _Scan, now: float, deadline: float) -> None:
@@ -548,11 +567,9 @@ class ReducerService:
             scan.told_all.fold_failed(known)
             self._control.send(FoldFailed(scan.arm.scan, known))
 
-    def _give_back(self, scan: _Scan) -> None:
-        for peer, owed in scan.withheld.items():
-            if owed * 4 >= CREDIT_BYTES:
-                scan.withheld[peer] = 0
-                self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed))])
+    def _give_back(self, scan: _Scan, peer: bytes) -> None:
+        owed = scan.withheld.pop(peer)
+        self._data.send(peer, [encode_header(Grant(scan.arm.scan, RESULTS, owed.nbytes))])
 
     def _tell_finished(self, scan: _Scan) -> None:
         if not scan.finished_told and scan.machine.finished:
@@ -588,6 +605,7 @@ class ReducerService:
             scan.machine.hold(time.monotonic() + LOSS_PATIENCE)
             self._tell_all(scan, recorded=bool(message.record))
         self._control.send(Armed(message.scan))
+        collect_what_is_over()
         scan.timer.start()
         if not hasattr(scan.folder.hooks.instance, "publish"):
             self._trouble(

@@ -13,6 +13,7 @@ from typing import Any
 
 from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.app.declared import declared_together, facts
+from beamfold.app.garbage import collect_what_is_over
 from beamfold.app.hooks import WorkerHooks
 from beamfold.app.loading import modules_of
 from beamfold.model.cursor import AT, IDLE, SCAN, SEVERAL, TURN, Cursor, idle_cursor
@@ -437,6 +438,7 @@ class WorkerService:
         self._scan.stateful = hooks.stateful
         self._control.scans = [message.scan]
         self._control.send(Armed(message.scan, tick_interval=interval, stateful=hooks.stateful))
+        collect_what_is_over()
 
     def _construct(self, message: Arm) -> tuple[WorkerHooks, ParameterHistory]:
         self._cursor[SCAN], self._cursor[AT] = message.scan, SEVERAL

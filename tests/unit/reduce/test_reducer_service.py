@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,7 @@ from beamfold.model.latency import Latencies
 from beamfold.model.parameters import IntParameter
 from beamfold.model.triggermap import compile_map
 from beamfold.protocols.codec import TypeTable, encode
-from beamfold.protocols.envelopes import Grant, Header, ResultBatch
+from beamfold.protocols.envelopes import Grant, Header, ResultBatch, decode_header
 from beamfold.protocols.messages import (
     Armed,
     Beat,
@@ -454,3 +456,38 @@ def test_a_result_log_may_have_results_of_a_worker_that_nobody_remembers(tmp_pat
     again = Rig(tmp_path)
     again.run(again.until_done_below(2))
     assert App.folded == [0, 0, 1]
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_what_an_ended_scan_had_is_freed_when_the_next_one_is_armed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cycle: bool
+) -> None:
+    """Nothing of ours is in a cycle, so that no search is needed; an app may be in one."""
+    made: list[weakref.ref[App]] = []
+
+    class Kept(App):
+        def __init__(self) -> None:
+            super().__init__()
+            self.itself = self if cycle else None
+            made.append(weakref.ref(self))
+
+    if not cycle:
+        monkeypatch.setattr(service, "collect_what_is_over", lambda: None)
+    there: list[list[bool]] = []
+    rig = Rig(tmp_path, Kept)
+    gc.disable()
+    try:
+        rig.run(*rig.start(), arm(MAP, 2), lambda: None, lambda: there.append([m() is not None for m in made]))
+    finally:
+        gc.enable()
+    assert there == [[False, True]]
+
+
+def test_a_worker_gets_credit_back_for_batches_however_small(tmp_path: Path) -> None:
+    """What a worker keeps until it is known to be logged must not grow with the events that are done."""
+    rig = Rig(tmp_path)
+    rig.run(*rig.start(), *(rig.results(batch(first=event)) for event in range(1, 2 * service.CREDIT_BATCHES)))
+    granted = [header for peer, (data,) in rig.hub.sent if isinstance(header := decode_header(data), Grant)]
+    sizes = [grant.credit for grant in granted if grant.credit < CREDIT_BYTES]
+    assert len(sizes) == 2
+    assert sizes[0] > 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -381,3 +383,26 @@ def test_one_that_joined_finishes_when_it_has_seen_the_end_unless_it_is_told_aga
         *([Finish(1), Until(lambda: -1 in seen)] if hurried else rest),
     )
     assert seen == ([-1] if hurried else [0, 11, -1])
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_what_an_ended_scan_had_is_freed_when_the_next_one_is_armed(
+    monkeypatch: pytest.MonkeyPatch, cycle: bool
+) -> None:
+    """Nothing of ours is in a cycle, so that no search is needed; an app may be in one."""
+    made: list[weakref.ref[App]] = []
+
+    class Kept(App):
+        def __init__(self) -> None:
+            self.itself = self if cycle else None
+            made.append(weakref.ref(self))
+
+    if not cycle:
+        monkeypatch.setattr(service, "collect_what_is_over", lambda: None)
+    there: list[list[bool]] = []
+    gc.disable()
+    try:
+        run(Kept, arm(MAP), End(1), arm(MAP, 2), lambda: None, lambda: there.append([m() is not None for m in made]))
+    finally:
+        gc.enable()
+    assert there == [[False, True]]
