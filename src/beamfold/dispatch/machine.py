@@ -492,6 +492,9 @@ class ControllerMachine:
             return self._abort(scan, "failed", f"{service.key}: {message.error}", now)
         peer, number, hello = service.peer, scan.number, service.hello
         actions: list[Action] = [Send(peer, change) for change in scan.changes]
+        if self._fencing is not None:  # nobody was here to be asked, or another one was
+            scan.sent.pop(service.key, None)
+            actions.append(Send(peer, Fence(number, self._fencing[0])))
         actions.append(Send(peer, Assign(number, scan.dispatcher.assigned(), *scan.standing)))
         if scan.closing and scan.last_data_event is not None:
             actions.append(Send(peer, Close(number, scan.last_data_event)))
@@ -619,7 +622,8 @@ class ControllerMachine:
         known = self._known.get(arm.scan_id, {})
         self._number = max(self._number, arm.scan)
         numbered = {i.name: i.numbered for s in self._of("ingester") for i in s.hello.streams}
-        trigger_map = TriggerMap.from_wire(arm.map)
+        written = written_map(known)
+        trigger_map = recovery.plan() if written is None else written.compile()
         places = Places((w.name, frozenset(w.tags), None) for w in arm.workers)
         for place, info in zip(places, arm.workers, strict=True):
             place.joined = info.joined
@@ -636,7 +640,7 @@ class ControllerMachine:
             float(known.get("started", now)),
             arm.parameters,
             frozenset([*others, reducers[0]]),
-            written_map(known),
+            written,
             arm.record,
             arm.dump_prefix,
             Overload(arm.overload, self._policy.sample_every),
@@ -671,8 +675,7 @@ class ControllerMachine:
         assigned = recovery.assigned() or [Assigned(0, scan.map.virtual_before(scan.reached), None)]
         scan.dispatcher.restore([(a.lo, a.hi, a.worker) for a in assigned], here)
         if len(recovery.ingesters) < len(arm.ingesters):
-            following = scan.dispatcher.next_event
-            scan.begun = max(scan.reached, (scan.map.n_events or 0) if following is None else following) - 1
+            scan.begun = max(scan.reached - 1, scan.last_assigned)
         return scan
 
     def _take_up(self, scan: Scan, recovery: Recovery, fresh: list[Service], now: float) -> list[Action]:

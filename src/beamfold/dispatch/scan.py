@@ -267,9 +267,16 @@ class Scan:
                 self.bases[message.stream] = message.base
                 self.last[message.stream] = message.last_event
 
+    @property
+    def last_assigned(self) -> int:
+        """Frames of later events cannot have been sent to workers."""
+        following = self.dispatcher.next_event
+        return ((self.map.n_events or 0) if following is None else following) - 1
+
     def lose_ingester(self, key: str, how: str, now: float, streams: Iterable[str]) -> None:
         """Frames that it had are gone; another one is to go on with its streams."""
         self.ingesters_lost[key] = now
+        self.begun = max(self.begun, self.last_assigned)
         self.report.loss(key, how, now, 0)
         for name in streams:
             if (stream := self.report.streams.get(name)) is not None:

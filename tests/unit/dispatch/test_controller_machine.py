@@ -574,8 +574,8 @@ def test_parameters_are_in_force_from_the_first_event_that_nobody_can_have_begun
     assert history == [(0, 0), (1, 4)]
 
 
-def test_parameters_are_in_force_behind_all_that_is_done_though_its_ingester_was_lost() -> None:
-    """It had not said how far it was for a while."""
+def test_parameters_are_in_force_behind_all_that_a_lost_ingester_may_have_sent() -> None:
+    """It had not said how far it was for a while: all that was assigned may be with workers."""
     bench = Bench()
     bench.hello("ingester", "i", streams=[m.StreamInfo("a", "T", True, True)])
     bench.run(endless())
@@ -584,7 +584,25 @@ def test_parameters_are_in_force_behind_all_that_is_done_though_its_ingester_was
     bench.say("s", m.Gone("ingester", "i", "killed", 1))
     change(bench, b"1")
     actions = bench.say("j", m.FenceReached(1, 1, 3))
-    assert {p[1:] for p in parameters(actions)} == {(1, 9)}
+    scan = bench.machine.scan
+    assert scan is not None
+    assert {p[1:] for p in parameters(actions)} == {(1, scan.dispatcher.next_event)}
+
+
+def test_who_takes_the_place_of_a_lost_ingester_is_asked_how_far_it_is_before_it_sends_anything() -> None:
+    """The parameters were changed while nobody was there to be asked."""
+    bench = Bench()
+    streams = [m.StreamInfo("a", "T", True, True)]
+    bench.hello("ingester", "i", streams=streams)
+    bench.run(endless())
+    bench.say("s", m.Gone("ingester", "i", "killed", 1))
+    change(bench, b"1")
+    bench.hello("ingester", "i", "i2", streams=streams)
+    actions = bench.say("i2", m.Armed(1))
+    told = [type(a.message) for a in actions if isinstance(a, Send) and a.peer == b"i2"]
+    assert told.index(m.Fence) < told.index(m.Assign)
+    assert not parameters(bench.say("j", m.FenceReached(1, 1, 3)))
+    assert {p[0] for p in parameters(bench.say("i2", m.FenceReached(1, 1, -1)))} >= {"i2", "j"}
 
 
 def test_changes_while_a_fence_is_being_reached_come_together_as_the_next_one() -> None:
