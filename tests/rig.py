@@ -195,7 +195,7 @@ class Rig:
         self.records: list[RecordScan] = []
         self.versions: list[RecordParameters] = []
         self.files: list[WriteFile] = []
-        self.dumps: dict[str, list[tuple[int, list[Any]]]] = {}
+        self.dumps: dict[str, dict[str, list[tuple[int, list[Any]]]]] = {}  # of streams, by their ingesters
         for name, streams in ingesters.items():
             self._hello("ingester", name, streams=[self.infos[s] for s, _ in streams])
         for w in self.workers:
@@ -418,8 +418,9 @@ class Rig:
                     queue.pop()
         del self.ingest[dead]
         self.process_of[name] = ""
-        for scans in self.paused.values():
-            scans.clear()
+        for stream, (owner, _) in self.owners.items():
+            if owner == name:
+                self.paused.pop(stream, None)
         self._supervise(m.Gone("ingester", name, "killed", self.pids[dead]))
 
     def replace_ingester(self, name: str) -> None:
@@ -561,6 +562,9 @@ class Rig:
                     for number, machine in scans.items()
                 ],
             )
+            for machine in scans.values():
+                for seen in machine.progress():
+                    self.post(name, "controller", seen)
             return
         machine = scans.get(getattr(payload, "scan", -1))
         if machine is None:
@@ -636,7 +640,7 @@ class Rig:
             if isinstance(action, Tell):
                 self.post(name, "controller", action.message)
             elif isinstance(action, Dump):
-                dump = self.dumps.setdefault(machine.map.streams[action.stream], [])
+                dump = self.dumps.setdefault(machine.map.streams[action.stream], {}).setdefault(name, [])
                 dump += zip(action.events.tolist(), action.frames, strict=True)
             elif isinstance(action, Pause):
                 self.paused.setdefault(machine.map.streams[action.stream], set()).add(machine.scan)

@@ -1,4 +1,4 @@
-"""Promise 4 after promise 2: a recorded scan whose workers and reducer were killed replays to the same state."""
+"""Promise 4 after promise 2: a recorded scan whose services were killed replays to the same state."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from beamfold.cli.replay import run_replay
+from beamfold.model.errors import MalformedFrame
+from beamfold.protocols.dumps import DumpEvent, read_dump
 from beamfold.protocols.recordings import read_recording
-from faults.harm import ABORT, COMPLAINTS, frame, pids, scan
-from flow.deployment import Deployment, Stream
+from faults.harm import ABORT, COMPLAINTS, frame, pids, scan, wait_reached
+from flow.deployment import Deployment, Stream, wait_until
+
+KILLED = [*COMPLAINTS, r"of another controller is taken up", r"nobody knows for certain", r"cannot be reached"]
 
 WORKER = """
 import os
@@ -72,7 +77,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
     sections: dict[str, Any] = {"record": {"directory": str(folder / "recordings")}}
     if request.param:
         sections["reducer"] = {"checkpoint": True, "checkpoint_pause": 0.05}
-    with Deployment(folder, app, {"x": Stream()}, sections=sections, complaints=COMPLAINTS) as deployment:
+    with Deployment(folder, app, {"x": Stream()}, sections=sections, complaints=KILLED) as deployment:
         yield deployment
 
 
@@ -107,6 +112,46 @@ def test_a_scan_with_killed_workers_and_reducers_replays_to_the_same_state(
     assert said.startswith(f"the same: 4 leaves of the published state, the states of {n} events, and ")
     recording = read_recording(Path(report["recording"]))
     assert f"in {sum(bool(b.digest) for b in recording.logged)} batch" in said
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "moments", "controller"),
+    [(1000, 400.0, [150, 500], False), (6000, 3000.0, [1000], False), (1000, 400.0, [150], True)],
+)
+def test_a_scan_with_killed_ingesters_replays_to_the_same_state(
+    deployment: Deployment,
+    n: int,
+    rate: float,
+    moments: list[int],
+    controller: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the next one received is in a file of its own, and what died with the one before is not in the replay,
+    though it had come into its dump."""
+
+    def kill() -> None:
+        for moment in moments:
+            wait_reached(deployment, moment)
+            for name in ["x", *["controller"] * controller]:
+                (pid,) = wait_until(lambda name=name: pids(deployment, name), name)
+                os.kill(pid, signal.SIGKILL)
+
+    report = scan(deployment, [frame(i) for i in range(n)], rate, kill)
+    assert report["ended"] == "finished"
+    assert not report["troubles"]
+    lacking = sum(hi - lo for lo, hi in report["runs"].get("incomplete (skipped)", []))
+    assert report["states"]["reduced"] == n - lacking
+    assert verified(report, capsys).startswith("the same: ")
+    dumps = read_recording(Path(report["recording"])).streams["x"].dumps
+    assert 2 <= len(dumps) <= len(moments) + 1, "one may end before it has received anything"
+    dumped = {event.event_number for dump in dumps for event in whole(dump)}
+    assert dumped >= {0, n + 1} and n - lacking <= len(dumped) - 2 <= n
+
+
+def whole(dump: Path) -> Iterator[DumpEvent]:
+    """The frames of a dump, the last of which may have been cut off."""
+    with suppress(MalformedFrame):
+        yield from read_dump(dump)
 
 
 def test_what_was_given_up_as_poison_is_not_tried_in_a_replay(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beamfold.dispatch.recovery import Recovery
 from beamfold.dispatch.scans import Policy
 from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
+from beamfold.protocols.messages import Arm, Inventory
 from rig import Rig
 from unit.test_scan_in_memory import series, uniform
 
@@ -604,3 +607,14 @@ def test_what_a_new_controller_adds_to_a_recording_can_be_read(seed: int) -> Non
     lines = [json.loads(file.content) for file in rig.files if file.append]
     owners = {worker for line in lines for _, _, worker in line.get("blocks", ())}
     assert owners <= {0, 1}
+
+
+def test_a_new_controller_knows_the_plan_though_some_were_armed_after_the_map_was_closed() -> None:
+    """They have only what was left of it."""
+    written = WrittenMap.of(b'{"streams": ["a"], "events": 40}', True)
+    arm = Arm(1, "scan-1", written.compile().closed_at(5).to_wire(), [], [], "", 0, {})
+    whole = Inventory(1, msgspec.structs.replace(arm, map=written.compile().to_wire()))
+    recovery = Recovery(arm, 0.0)
+    assert recovery.plan().n_events == 7
+    recovery.add("reducer", b"r", whole)
+    assert recovery.plan().n_events == 42

@@ -7,7 +7,7 @@ say about it, event by event.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,14 +67,14 @@ def sequences(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
 
 
 @st.composite
-def uniform(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
+def uniform(draw: st.DrawFn, names: list[str], plain: bool = False) -> dict[str, Any]:
     streams = {s: {"every": draw(st.integers(1, 3)), "first": draw(st.integers(1, 5))} for s in names}
     return {
         "streams": streams,
-        "events": draw(st.one_of(st.none(), st.integers(0, 14))),
+        "events": draw(st.integers(0, 14) if plain else st.one_of(st.none(), st.integers(0, 14))),
         "batch": draw(st.integers(1, 4)),
         "tags": draw(st.sampled_from(TAGS)),
-        "broadcast": draw(st.sampled_from([False, False, True])),
+        "broadcast": not plain and draw(st.sampled_from([False, False, True])),
     }
 
 
@@ -265,17 +265,19 @@ def build(
     overload: Sequence[dict[str, Any]] = OVERLOAD,
     room: Sequence[int] = (1, 40, 1 << 20),
     make: type[Rig] = Rig,
+    numbered: Sequence[bool] = (True, True, False),
+    shapes: Sequence[Callable[[list[str]], st.SearchStrategy[Any]]] = (sequences, sequences, uniform),
 ) -> tuple[Rig, WrittenMap, dict[str, bool]]:
     names = ["a", "b", "c"][: data.draw(st.integers(1, 3), label="streams")]
-    numbered = {s: data.draw(st.sampled_from([True, True, False]), label=f"{s} numbered") for s in names}
+    counts = {s: data.draw(st.sampled_from(numbered), label=f"{s} numbered") for s in names}
     wrapped = data.draw(st.sampled_from([True, True, False]), label="all_wrap")
-    shape = data.draw(st.sampled_from([sequences, sequences, uniform]))
+    shape = data.draw(st.sampled_from(shapes))
     written = WrittenMap.of(json.dumps(data.draw(shape(names), label="map")).encode(), wrapped)
     trigger_map = written.compile()
     wanted = data.draw(st.lists(st.sampled_from(TAGS), min_size=1, max_size=3), label="workers")
     workers = accommodate(trigger_map, names, wanted)
     home = {s: data.draw(st.sampled_from(["i", "j"]), label=f"ingester of {s}") for s in names}
-    ingesters = {name: [(s, numbered[s]) for s in names if home[s] == name] for name in sorted(set(home.values()))}
+    ingesters = {name: [(s, counts[s]) for s in names if home[s] == name] for name in sorted(set(home.values()))}
     rig = make(
         ingesters,
         workers,
@@ -286,7 +288,7 @@ def build(
         retention_bytes=data.draw(st.sampled_from(room), label="room"),
         in_order=data.draw(st.sampled_from([True, True, False]), label="in order"),
     )
-    return rig, written, numbered
+    return rig, written, counts
 
 
 RIG = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -132,7 +132,7 @@ def logged(scan: Scan, told: PartsDone) -> list[WriteFile]:
         *_listed(scan, "ticks", told.ticks),
         *_listed(scan, "combined", [[c.worker, c.parts] for c in told.combined]),
         *_listed(scan, "poison", told.poison),
-        *_listed(scan, "logged", [[batch.worker, batch.parts, batch.digest] for batch in told.logged]),
+        *_listed(scan, "logged", [[b.worker, b.parts, b.digest, b.lacking] for b in told.logged]),
     ]
 
 
@@ -153,8 +153,9 @@ def vacated(scan: Scan, worker: int) -> list[WriteFile]:
 
 def taken_up(scan: Scan) -> list[WriteFile]:
     """Another controller goes on. What the one before wrote last may be lost: it knows whose the rest is that is not
-    done, and the results that were logged say it of what is."""
-    return _line(scan, {"taken_up": True})
+    done, and the results that were logged say it of what is. An empty line comes first: the one before may have ended
+    in the middle of a line."""
+    return [replace(file, content=b"\n" + file.content) for file in _line(scan, {"taken_up": True})]
 
 
 def closed(scan: Scan, last_event: int) -> list[WriteFile]:

@@ -9,6 +9,7 @@ place that is not filled by the same process for all of them is lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from beamfold.model.routes import UNASSIGNED, Routes
+from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import DROPPED, PARKED, Arm, Inventory, Parameters
 
 PATIENCE = 3.0
@@ -90,6 +92,11 @@ class Recovery:
             if [w.uuid for w in inventory.arm.workers[worker : worker + 1]] == [uuid]:
                 return peer if all(r.fillers[worker : worker + 1] == [uuid] for r in routers) else None
         return None
+
+    def plan(self) -> TriggerMap:
+        """The map that the scan began with: who was armed after it was closed has only what was left of it."""
+        maps = [TriggerMap.from_wire(arm.map) for arm in (self.arm, *(i.arm for i in self.all))]
+        return max(maps, key=lambda found: math.inf if found.n_events is None else found.n_events)
 
     def changes(self) -> list[Parameters]:
         """All later versions of the parameters that anybody knows, in their order."""

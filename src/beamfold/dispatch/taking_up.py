@@ -22,7 +22,6 @@ from beamfold.dispatch.scans import Policy, Scans
 from beamfold.dispatch.seating import Seating, uncertain
 from beamfold.dispatch.services import Service, Services, fill_of, info_of
 from beamfold.model.errors import BeamfoldError
-from beamfold.model.triggermap import TriggerMap
 from beamfold.protocols.messages import (
     Assign,
     Block,
@@ -165,7 +164,8 @@ class TakingUp:
         known = self._scans.known.get(arm.scan_id, {})
         self._scans.number = max(self._scans.number, arm.scan)
         numbered = {i.name: i.numbered for s in self._services.of("ingester") for i in s.hello.streams}
-        trigger_map = TriggerMap.from_wire(arm.map)
+        written = written_map(known)
+        trigger_map = recovery.plan() if written is None else written.compile()
         places = Places((w.name, frozenset(w.tags), None) for w in arm.workers)
         for place, info in zip(places, arm.workers, strict=True):
             place.joined = info.joined
@@ -182,7 +182,7 @@ class TakingUp:
             float(known.get("started", now)),
             arm.parameters,
             frozenset([*others, reducers[0]]),
-            written_map(known),
+            written,
             arm.record,
             arm.dump_prefix,
             Overload(arm.overload, self._policy.sample_every),

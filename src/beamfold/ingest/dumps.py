@@ -11,7 +11,7 @@ from beamfold.ingest.machine import Dump
 from beamfold.model.events import StreamData
 from beamfold.protocols.dumps import DumpWriter
 from beamfold.protocols.messages import Arm
-from beamfold.protocols.recordings import dump_name
+from beamfold.protocols.recordings import dump_name, next_dump
 
 
 def dump_paths(arm: Arm, ingester: str, streams: Sequence[str]) -> dict[str, list[Path]]:
@@ -34,11 +34,16 @@ class Dumps:
     """Open dumps. `streams` are (name, type) by their number in the map.
 
     The files are made at once, with their folders, so that what would hinder it is known before the scan; one that
-    stays empty is taken away again. Raises OSError here and wherever something is written.
+    stays empty is taken away again. With `go_on` another ingester may have begun them, and was killed perhaps in the
+    middle of an event: what comes now is in files of its own. Raises OSError here and wherever something is written.
     """
 
-    def __init__(self, streams: Mapping[int, tuple[str, str]], paths: Mapping[str, Sequence[Path]]) -> None:
+    def __init__(
+        self, streams: Mapping[int, tuple[str, str]], paths: Mapping[str, Sequence[Path]], *, go_on: bool = False
+    ) -> None:
         self._streams = dict(streams)
+        if go_on:
+            paths = {name: [next_dump(p) if p.exists() else p for p in each] for name, each in paths.items()}
         self._paths = [path for each in paths.values() for path in each]
         self._writers: dict[int, list[DumpWriter]] = {}
         with ExitStack() as opened:
@@ -50,16 +55,13 @@ class Dumps:
             opened.pop_all()
 
     def write(self, dump: Dump) -> None:
-        """Append these frames, as they arrived now."""
+        """Append these frames, as they arrived now, and hand them over to the system: nobody has a frame that the death
+        of this process takes from its dump."""
         name, typ = self._streams[dump.stream]
         now = datetime.now(UTC)
         for writer in self._writers.get(dump.stream, ()):
             for event, frame in zip(dump.events.tolist(), dump.frames, strict=True):
                 writer.write(event, {name: StreamData.of(typ, frame)}, now)
-
-    def flush(self) -> None:
-        """Hand over to the system what was written: the death of this process does not take it along."""
-        for writer in self._all():
             writer.flush()
 
     def close(self) -> None:

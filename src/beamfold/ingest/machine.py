@@ -693,9 +693,9 @@ class IngestMachine:
         """Messages of ordinals `lo`, `lo + 1`, …: keep them until they are done, and dump them if asked to."""
         if self._replaying:
             self._hold_again(state, lo, frames)
-            return
-        state.payload_bytes += state.retention.append(lo, frames)
-        if self._dump:
+        else:
+            state.payload_bytes += state.retention.append(lo, frames)
+        if self._dump:  # also of what is fed again: the one before may have ended before it had written it
             events = self.map.events(state.spec.index, lo, lo + len(frames))
             if len(events):  # a map without a start event may have no cell even for the start message
                 actions.append(Dump(state.spec.index, events, frames))

@@ -260,7 +260,6 @@ class IngesterService:
                 for scan in self._scans.values():
                     self._do(scan, scan.machine.look)
                     self._tell_progress(scan)
-                    self._dump(scan, Dumps.flush)
                 self._look_at_arena()
                 self._control.beat(self._beat)
         for scan in self._scans.values():
@@ -615,9 +614,13 @@ class IngesterService:
         try:
             dumps = self._open_dumps(message, specs)
         except OSError as error:
-            text = f"cannot dump to {error.filename}: {error.strerror}; name another place, or none"
-            self._control.send(Armed(message.scan, text))
-            return
+            if not message.resume:
+                text = f"cannot dump to {error.filename}: {error.strerror}; name another place, or none"
+                self._control.send(Armed(message.scan, text))
+                return
+            dumps = None
+            text = f"its dumps end where the one before it ended: cannot dump to {error.filename}: {error.strerror}"
+            self._control.send(Trouble(message.scan, f"ingester {self._control.hello.name}", text))
         shelves: list[DiskShelf] = []
 
         def shelf() -> DiskShelf:
@@ -669,12 +672,9 @@ class IngesterService:
     def _open_dumps(self, message: Arm, specs: list[StreamSpec]) -> Dumps | None:
         if not message.record and not message.dump_prefix:
             return None
-        if message.resume:
-            text = "its dumps end where the one before it ended"
-            self._control.send(Trouble(message.scan, f"ingester {self._control.hello.name}", text))
-            return None
         streams = {s.index: (s.name, self._inputs[s.name].typ) for s in specs}
-        return Dumps(streams, dump_paths(message, self._control.hello.name, [s.name for s in specs]))
+        paths = dump_paths(message, self._control.hello.name, [s.name for s in specs])
+        return Dumps(streams, paths, go_on=bool(message.resume))
 
     def _assign(self, message: Assign) -> None:
         if (scan := self._scans.get(message.scan)) is not None:
@@ -726,7 +726,6 @@ class IngesterService:
             scan.closed, scan.halted = message.last_event, True
             self._do(scan, partial(scan.machine.close, message.last_event))
             self._tell_progress(scan)  # the end of a series may be still to come, and the report has these counts
-            self._dump(scan, Dumps.flush)  # nothing more comes: what goes wrong now can still be told in the report
 
     def _fence(self, message: Fence) -> None:
         if (scan := self._scans.get(message.scan)) is not None:

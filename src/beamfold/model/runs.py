@@ -7,7 +7,7 @@ the cost follows the number of holes and not the length of the scan.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -20,6 +20,9 @@ Run: TypeAlias = tuple[int, int]
 MAX_RUNS = 10_000
 """Runs kept per list for people, or told in one message: what does not compress further is still counted by state."""
 
+MAX_SHOWN = 10
+"""Runs that are named in a line of text."""
+
 
 def as_runs(events: NDArray[np.int64]) -> list[Run]:
     """Ascending event numbers as half-open runs."""
@@ -27,6 +30,12 @@ def as_runs(events: NDArray[np.int64]) -> list[Run]:
         return []
     breaks = np.flatnonzero(np.diff(events) != 1) + 1
     return [(int(part[0]), int(part[-1]) + 1) for part in np.split(events, breaks)]
+
+
+def shown(runs: Sequence[Run]) -> str:
+    """The numbers, for people: "3, 7 to 9", and of many runs the first ones."""
+    texts = [str(lo) if hi == lo + 1 else f"{lo} to {hi - 1}" for lo, hi in runs[:MAX_SHOWN]]
+    return ", ".join([*texts, "…"] if len(runs) > MAX_SHOWN else texts)
 
 
 def append_event(runs: list[Run], event: int) -> None:

@@ -11,10 +11,13 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 
-from beamfold.model.errors import ConfigError
+from beamfold.model.bitmaps import listed
 from beamfold.model.routes import UNASSIGNED, Routes
-from beamfold.model.runs import RunSet
+from beamfold.model.runs import RunSet, as_runs
+from beamfold.model.states import EventState
+from beamfold.model.triggermap import TriggerMap
 from beamfold.offline.partruns import PartRuns
+from beamfold.protocols.messages import DROPPED
 from beamfold.protocols.recordings import Recording
 from beamfold.work.machine import Part
 
@@ -78,7 +81,8 @@ def who_did(recording: Recording) -> tuple[list[tuple[int, int, int]], dict[tupl
     """The blocks of a recording, with virtual workers all of whose results are another's than the last one's given to
     that one; and the (event, k) of the others whose results are another's, with their worker.
 
-    Raises ConfigError where nothing says whose some virtual workers were.
+    A controller may have ended before it had written whose some were: where no result says it either, they go to
+    workers in turn.
     """
     logged = PartRuns([batch.parts for batch in recording.logged])
     trigger_map = recording.map if recording.closed is None else recording.map.closed_at(recording.closed)
@@ -86,27 +90,50 @@ def who_did(recording: Recording) -> tuple[list[tuple[int, int, int]], dict[tupl
     for block in recording.blocks:
         routes.add(*block)
     doers: dict[tuple[int, int], int] = {}
-    looked_at = RunSet(recording.again)
-    end = 0
-    for lo, hi, _ in recording.blocks:  # a controller ended before it had written the rest
-        looked_at.add(end, max(lo, end))
-        end = hi
-    for lo, hi in looked_at.runs() if logged else []:
+    dropped = _dropped(recording)
+    for lo, hi in _looked_at(recording, trigger_map).runs():
         for virtual in range(lo, hi):
             last = routes.find(virtual)
             events, ks = trigger_map.parts_of(virtual, virtual + 1)
-            found = {}
-            for event, k in zip(events.tolist(), ks.tolist(), strict=True):
-                number = logged.find(event, k)
-                found[event, k] = last if number is None else recording.logged[number].worker
-            if UNASSIGNED in found.values():
-                what = f"virtual worker {virtual} was given to nobody: lines of the history are missing"
-                raise ConfigError(f"{recording.folder}: {what}")
-            if len(workers := set(found.values())) == 1:
-                routes.add(virtual, virtual + 1, workers.pop())
-            else:
-                if last == UNASSIGNED:
-                    last = min(workers)
-                    routes.add(virtual, virtual + 1, last)
-                doers |= {part: worker for part, worker in found.items() if worker != last}
+            if not len(events):
+                continue  # all of it is beyond the last event
+            parts = list(zip(events.tolist(), ks.tolist(), strict=True))
+            taken = {part: recording.logged[n].worker for part in parts if (n := logged.find(*part)) is not None}
+            whole = len(taken) == len(parts) and len(set(taken.values())) == 1
+            if last == UNASSIGNED and not taken:
+                nobody = dropped.overlap(int(events[0]), int(events[0]) + 1)
+                routes.add(virtual, virtual + 1, DROPPED if nobody else in_turn(recording, virtual))
+            elif last == UNASSIGNED or (whole and last not in taken.values()):
+                last = min(taken.values())
+                routes.add(virtual, virtual + 1, last)
+            doers |= {part: worker for part, worker in taken.items() if worker != last}
     return routes.all(), doers
+
+
+def in_turn(recording: Recording, virtual: int) -> int:
+    """Who gets a virtual worker of whom nothing says whose it was."""
+    able = [w for w, (_, tags) in enumerate(recording.workers) if recording.map.tags(virtual) <= tags]
+    return able[virtual % len(able)]
+
+
+def _looked_at(recording: Recording, trigger_map: TriggerMap) -> RunSet:
+    """Virtual workers that were given out more than once, or perhaps so: a controller ended before it wrote that."""
+    found = RunSet(recording.again)
+    end = 0
+    for lo, hi, _ in recording.blocks:
+        found.add(end, max(lo, end))
+        end = hi
+    if recording.taken_up:
+        last = max((hi for batch in recording.logged for k, _, hi in batch.parts if k >= 0), default=0)
+        all_of_them = None if recording.closed is None else trigger_map.n_virtual
+        found.add(end, max(end, trigger_map.virtual_before(last) if all_of_them is None else all_of_them))
+    return found
+
+
+def _dropped(recording: Recording) -> RunSet:
+    """The events that the report says were dropped."""
+    found, label = RunSet(), EventState.DROPPED.label
+    if recording.taken_up and recording.report is not None:
+        for lo, hi in as_runs(listed(label, recording.report.runs, recording.report.bitmaps)):
+            found.add(lo, hi)
+    return found

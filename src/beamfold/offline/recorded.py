@@ -8,10 +8,15 @@ taken, and not at all where nobody was.
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.places import Places
@@ -20,12 +25,13 @@ from beamfold.ingest.machine import Action, IngestMachine, SendFrames, SendGap, 
 from beamfold.model.errors import ConfigError, MalformedFrame
 from beamfold.model.events import Buffer
 from beamfold.model.report import ScanReport
+from beamfold.model.runs import RunSet, shown
 from beamfold.model.states import EventState
 from beamfold.model.triggermap import EVERYBODY
 from beamfold.offline.apprun import App, fold_all
 from beamfold.offline.crew import Crew, LocalCrew
 from beamfold.offline.digests import Digests
-from beamfold.offline.handed import Handed, who_did
+from beamfold.offline.handed import Handed, in_turn, who_did
 from beamfold.offline.partruns import PartRuns
 from beamfold.offline.together import Together
 from beamfold.protocols.dumps import DumpEvent, read_dump
@@ -121,13 +127,19 @@ class RecordedReplay:
         self._blocks, doers = who_did(recording)
         self._handed = Handed(doers)
         self._logged = PartRuns([batch.parts for batch in recording.logged])
+        self._unknown = RunSet()  # events with parts of which the history does not say whose results were taken
         self._digests: Digests | None = None
         self._together = [
             Together([parts for worker, parts in recording.combined if worker == w]) for w in range(len(names))
         ]
-        end = recording.closed + 1 if recording.closed is not None and self._map.wrapped else None
+        told = [batch.lacking for batch in recording.logged if batch.lacking is not None]
+        self._lacking = [PartRuns([each.get(name, ()) for each in told]) for name in self._map.streams]
+        self._tells_lacking = len(told) == len(recording.logged) > 0
+        self._absent: dict[str, RunSet] = {name: RunSet() for name in self._map.streams}
         troubles = self._scan.report.troubles
-        self._dumps = [_Dump(name, streams[name], end, troubles) for name in self._map.streams]
+        self._dumps = [
+            _Dump(name, streams[name], recording.closed, self._map.wrapped, troubles) for name in self._map.streams
+        ]
         self._assigned = 0
         self._seen = -1
         self._closed = False
@@ -234,11 +246,7 @@ class RecordedReplay:
     def _assign(self) -> None:
         """Virtual workers whose assignment is not in the recording, because that broke off, go to all in turn."""
         wanted = self._map.virtual_before(self._seen + 1)
-        self._give([Block(v, v + 1, self._turn(v)) for v in range(self._assigned, wanted)])
-
-    def _turn(self, virtual: int) -> int:
-        able = [w for w, (_, tags) in enumerate(self._recording.workers) if self._map.tags(virtual) <= tags]
-        return able[virtual % len(able)]
+        self._give([Block(v, v + 1, in_turn(self._recording, v)) for v in range(self._assigned, wanted)])
 
     def _close(self) -> None:
         """The map has its last data event; what never came will not come."""
@@ -280,8 +288,28 @@ class RecordedReplay:
             self._do(self._ingest.release(Release(SCAN, [(before, self._reduce.frontier)])))
 
     def _work_on(self, worker: int, parts: list[Part]) -> None:
-        for doer, ready in self._handed.take(worker, parts):
+        for doer, ready in self._handed.take(worker, self._as_live(parts)):
             self._do_parts(doer, ready)
+
+    def _as_live(self, parts: list[Part]) -> list[Part]:
+        """The parts without frames that they lacked live: those died with an ingester that had dumped them."""
+        if not self._tells_lacking or not (any(self._lacking) or any(part.missing for part in parts)):
+            return parts
+        return [self._part_as_live(part) for part in parts]
+
+    def _part_as_live(self, part: Part) -> Part:
+        lacking = 0
+        for index, runs in enumerate(self._lacking):
+            lacking |= (runs.find(part.event, part.k) is not None) << index
+        if part.missing & ~lacking and self._logged.find(part.event, part.k) is not None:
+            for index, name in enumerate(self._map.streams):
+                if part.missing & ~lacking & 1 << index:
+                    self._absent[name].add(part.event, part.event + 1)
+        if not lacking & ~part.missing:
+            return part
+        names = {name for index, name in enumerate(self._map.streams) if lacking >> index & 1}
+        streams = {name: data for name, data in part.streams.items() if name not in names}
+        return part._replace(streams=streams, missing=part.missing | lacking, call=part.call and bool(streams))
 
     def _do_parts(self, worker: int, parts: list[Part]) -> None:
         if self._recording.poison or worker in self._recording.vacated:
@@ -319,6 +347,8 @@ class RecordedReplay:
         if self._digests:
             self._digests.add(batch)
         fresh, completed = self._reduce.logged(batch, batch.events, batch.k, batch.states, 0.0, batch.places)
+        if self._recording.taken_up:
+            self._note_unknown(batch, fresh)
         done = Done(self._map.streams, self._app.names)
         done.add(header, batch, fresh, completed)
         self._scan.done(done.message(SCAN, self._reduce.frontier, self._closed, 0), 0.0)
@@ -326,7 +356,21 @@ class RecordedReplay:
         if self._folder:
             fold_all(self._folder, ((fold.batch, fold.index) for fold in folds))
 
+    def _note_unknown(self, batch: Batch, fresh: NDArray[np.bool_]) -> None:
+        """Whose results of these parts were taken may be nowhere: a controller ended before it had written that."""
+        parts = zip(batch.events[fresh].tolist(), np.broadcast_to(batch.k, len(fresh))[fresh].tolist(), strict=True)
+        for event, k in parts:
+            if self._logged.find(event, k) is None:
+                self._unknown.add(event, event + 1)
+
     def _finish(self) -> None:
+        if self._unknown:
+            text = "whose results were taken, and what they were, is not in the history: lines went with a controller"
+            self.report.troubles.append(f"events {shown(self._unknown.runs())}: {text}")
+        for name, absent in self._absent.items():
+            if absent:
+                text = f"the dump lacks frames that were there live, of events {shown(absent.runs())}"
+                self.report.troubles.append(f"stream {name}: {text}")
         for seen in self._ingest.progress():
             self._scan.seen(seen, 0.0)
         self._verdict_of_live()
@@ -340,10 +384,12 @@ class RecordedReplay:
     def _verdict_of_live(self) -> None:
         """Whether the total of a counted stream was right depends on what is in no dump: frames beyond the map."""
         live = self._recording.report.streams if self._recording.report else {}
+        beyond = {name: dump.beyond for name, dump in zip(self._map.streams, self._dumps, strict=True)}
         for name in self._map.streams:
             if name in live and live[name].phase == "ended":
                 here = self.report.streams[name]
-                if self._map.wrapped and (here.phase, here.frames) != ("ended", live[name].frames):
+                fewer = here.frames + beyond[name] < live[name].frames
+                if self._map.wrapped and (here.phase != "ended" or fewer):
                     text = f"stream {name}: the dump has {here.frames} of {live[name].frames} frames, {here.phase}"
                     self.report.troubles.append(f"{text}: it is not whole")
                 self._scan.ended(StreamEnded(SCAN, name, live[name].frames, 0, live[name].surplus))
@@ -359,38 +405,50 @@ def _without_results(worker: int, batches: list[list[Part]]) -> list[Buffer]:
 
 
 class _Dump:
-    """One stream's frames by event. `end` is the event that its end message belongs to, None where it has none.
+    """One stream's frames by event, from all files of its dump. `last` is the last data event, None where that is not
+    known; in a wrapped map the end message belongs to the one behind it, and `beyond` counts what is left out.
 
-    A dump that breaks off, because what wrote it was killed, ends there, and `troubles` gets a line about it.
+    Another file begins where an ingester was lost, perhaps in the middle of a frame: then nobody had that. Where the
+    last one breaks off the dump ends there, and `troubles` gets a line about it.
     """
 
-    def __init__(self, name: str, stream: RecordedStream, end: int | None, troubles: list[str]) -> None:
+    def __init__(self, name: str, stream: RecordedStream, last: int | None, wrapped: bool, troubles: list[str]) -> None:
         self.path = stream.dump
+        self.beyond = 0
         self._name = name
-        self._end = end
-        # A stream of which nothing came has no dump.
-        self._events = iter(read_dump(self.path)) if self.path.is_file() else iter(())
+        self._stop = math.inf if last is None else last + wrapped
+        self._end = last + 1 if last is not None and wrapped else None
         self._troubles = troubles
-        self._last = -1
+        # A stream of which nothing came has no dump. Of what is there twice the later one counts: where the end message
+        # is, an ingester before may have had a frame that nobody else knew of.
+        files = [self._read(path, path == stream.dumps[-1]) for path in reversed(stream.dumps)]
+        self._events = heapq.merge(*files, key=attrgetter("event_number"))
         self.next: DumpEvent | None = None
         self._advance()
 
-    def _advance(self) -> None:
+    def _read(self, path: Path, last: bool) -> Iterator[DumpEvent]:
+        before = -1
         try:
-            self.next = next(self._events, None)
+            for event in read_dump(path):
+                if event.event_number <= before or set(event.streams) != {self._name}:
+                    raise ConfigError(
+                        f"{path}: event {event.event_number} after {before}, with {', '.join(event.streams)}: a "
+                        f"recording's dump has the frames of {self._name!r} in order"
+                    )
+                before = event.event_number
+                yield event
         except MalformedFrame as error:
-            if self._last < 0:
+            if last and before < 0:
                 raise
+            if last:
+                self._troubles.append(str(error))
+
+    def _advance(self) -> None:
+        before = -1 if self.next is None else self.next.event_number
+        self.next = next((event for event in self._events if event.event_number > before), None)
+        if self.next is not None and self.next.event_number > self._stop:
+            self.beyond += 1 + sum(1 for _ in self._events)
             self.next = None
-            self._troubles.append(str(error))
-        if self.next is None:
-            return
-        if self.next.event_number <= self._last or set(self.next.streams) != {self._name}:
-            raise MalformedFrame(
-                f"{self.path}: event {self.next.event_number} after {self._last}, with {', '.join(self.next.streams)}: "
-                f"a recording's dump has the frames of {self._name!r} in order"
-            )
-        self._last = self.next.event_number
 
     @property
     def event(self) -> float:

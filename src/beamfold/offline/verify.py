@@ -19,7 +19,7 @@ from beamfold.app.calling import USER_ERRORS, user_traceback
 from beamfold.model.bitmaps import Bitmap, listed
 from beamfold.model.errors import ConfigError
 from beamfold.model.report import ScanReport
-from beamfold.model.runs import Run, RunSet
+from beamfold.model.runs import Run, RunSet, shown
 from beamfold.offline.digests import Digests, first_event
 from beamfold.offline.recorded import RecordedReplay
 from beamfold.offline.replay import play_through, playing
@@ -32,9 +32,6 @@ NAMES = ("live", "replayed")
 
 MAX_DIFFERENCES = 20
 """Differing leaves that are named."""
-
-MAX_RUNS_SHOWN = 10
-"""Runs of events that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +210,8 @@ def _among(recording: Recording, batches: Sequence[Logged]) -> str:
     near = [batch for batch in batches if first_event(batch) < hi]
     parts = [(max(lo, a), min(hi, b)) for batch in near for _, a, b in batch.parts]
     events, where = RunSet(parts), sorted({recording.workers[batch.worker][0] for batch in near})
-    which = f"event {lo}" if events.total == 1 else f"one of the {events.total} events {_shown(events.runs())}"
+    which = f"event {lo}" if events.total == 1 else f"one of the {events.total} events {shown(events.runs())}"
     return f"{which}, at {' or '.join(where)}"
-
-
-def _shown(runs: Sequence[Run]) -> str:
-    texts = [str(lo) if hi == lo + 1 else f"{lo} to {hi - 1}" for lo, hi in runs[:MAX_RUNS_SHOWN]]
-    return ", ".join([*texts, "…"] if len(runs) > MAX_RUNS_SHOWN else texts)
 
 
 def _count(n: int, one: str, many: str = "") -> str:

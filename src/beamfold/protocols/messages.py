@@ -89,12 +89,13 @@ class Logged(msgspec.Struct, frozen=True, array_like=True):
     """Parts of one logical worker that a batch brought, in its order: runs (k, lo, hi) of events at one position.
 
     `digest` is that of all that the batch says of them (see `recordings.digest`), "" where only some of its parts were
-    new: then nobody else has a batch of just these.
+    new: then nobody else has a batch of just these. `lacking` has those parts that lacked a stream, by stream.
     """
 
     worker: int
     parts: list[tuple[int, int, int]]
     digest: str
+    lacking: dict[str, list[tuple[int, int, int]]] = {}
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type"):

@@ -2,7 +2,8 @@
 
     recording.json   what the scan was: id, streams with their files, workers, policy, app
     map.json         the trigger map as it was written
-    STREAM.cbors     an internal dump per stream: every frame that the map had a place for, by event
+    STREAM.cbors     an internal dump per stream: every frame that the map had a place for, by event; what an ingester
+                     wrote that took the place of one that was lost is in STREAM.cbors.2, and so on
     history.jsonl    what happened in its order, a line each: `parameters` from an event on, `blocks` of virtual
                      workers given to workers, `ticks`, results that were `combined` by a worker, batches of results
                      that were `logged` with what is in them, parts that were `poison`, workers that `joined`, places of
@@ -21,7 +22,9 @@ import binascii
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from glob import escape
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -56,6 +59,20 @@ def dump_name(stream: str) -> str:
     return quote(stream, safe=" !#$&'()+,;=@[]^_{}~").replace(".", "%2E", int(stream.startswith("."))) + ".cbors"
 
 
+def dumps_of(first: Path) -> list[Path]:
+    """The files of a dump that are there: the first one, and those of ingesters that went on with it."""
+    more = [
+        (int(n), path) for path in first.parent.glob(f"{escape(first.name)}.*") if (n := path.suffix[1:]).isdecimal()
+    ]
+    return [path for path in (first, *(path for _, path in sorted(more))) if path.is_file()]
+
+
+def next_dump(first: Path) -> Path:
+    """Where to go on with a dump that another ingester has begun."""
+    there = {first, *dumps_of(first)}
+    return next(p for n in count(2) if (p := first.with_name(f"{first.name}.{n}")) not in there)
+
+
 def digest(states: int | NDArray[np.uint8], sizes: bytes, payload: Iterable[Buffer]) -> str:
     """Stands for what a batch of results says of its parts, whoever sent it when: 16 hexadecimal digits.
 
@@ -88,11 +105,15 @@ def _plain(data: bytes) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class RecordedStream:
-    """A stream of a recording: its type, and its dump."""
+    """A stream of a recording: its type, and its dump, where `dumps` are the files of it that are there."""
 
     typ: str
     numbered: bool
     dump: Path
+
+    @property
+    def dumps(self) -> list[Path]:
+        return dumps_of(self.dump)
 
 
 class _AboutStream(msgspec.Struct):
@@ -156,11 +177,15 @@ class _Report(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """Parts whose results a batch of logical worker `worker` brought, in its order, and its digest ("": none)."""
+    """Parts whose results a batch of logical worker `worker` brought, in its order, and its digest ("": none).
+
+    `lacking` has those of them that lacked a stream, by stream; None in an older recording, which does not say it.
+    """
 
     worker: int
     parts: Parts
     digest: str
+    lacking: dict[str, Parts] | None = None
 
 
 @dataclass(slots=True)
@@ -242,7 +267,7 @@ def _refuse_missing(found: Recording, report: _Report) -> None:
         raise ConfigError(f"{found.folder / HISTORY} has {what}: lines are missing")
     for name, stream in found.streams.items():
         frames = report.streams[name].frames if name in report.streams else 0
-        if frames and not (stream.dump.is_file() and stream.dump.stat().st_size):
+        if frames and not any(dump.stat().st_size for dump in stream.dumps):
             raise ConfigError(f"{stream.dump} is missing or empty: it had {frames} frames of stream {name!r}")
 
 
@@ -293,15 +318,20 @@ def _read_history(found: Recording, path: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines; the last one may have been cut off by a crash."""
+    """The whole lines; the last one may have been cut off by a crash, and so may one before an empty line, with which a
+    controller begins that takes a scan up."""
     try:
         *whole, _ = path.read_bytes().split(b"\n")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; a recording needs it") from None
     for number, line in enumerate(whole, 1):
+        if not line:
+            continue
         try:
             yield json.loads(line)
         except (ValueError, RecursionError) as error:
+            if whole[number : number + 1] == [b""]:
+                continue
             raise ConfigError(f"{path}, line {number} is not JSON: {error}") from None
 
 
@@ -321,10 +351,12 @@ def _take(found: Recording, routes: Routes, entry: dict[str, Any]) -> None:
         routes.add(lo, hi, worker)
     found.ticks += [(_number(event), _number(worker)) for event, worker in entry.get("ticks", ())]
     found.combined += [(worker, _parts(found, worker, parts, 0)) for worker, parts in entry.get("combined", ())]
-    for worker, parts, whole in entry.get("logged", ()):
+    for worker, parts, whole, *more in entry.get("logged", ()):
         if not isinstance(whole, str):
             raise ValueError(f"digest {whole!r}")
-        found.logged.append(Logged(worker, _parts(found, worker, parts, -len(found.workers)), whole))
+        lowest = -len(found.workers)
+        lacking = {s: _parts(found, worker, lacked, lowest) for s, lacked in more[0].items()} if more else None
+        found.logged.append(Logged(worker, _parts(found, worker, parts, lowest), whole, lacking))
     found.poison |= {(_number(event), _number(k)) for event, k in entry.get("poison", ())}
     found.vacated |= set(map(_number, entry.get("vacated", ())))
     found.taken_up = found.taken_up or "taken_up" in entry

@@ -69,7 +69,9 @@ class Done:
             self._combined += [Combined(batch.worker, _by_position(batch, lo, hi)) for lo, hi in together]
             if fresh.any():
                 whole = digest(batch.states, header.sizes, payload) if fresh.all() else ""
-                self._logged.append(Logged(batch.worker, _in_order(batch, fresh), whole))
+                parts = _in_order(batch, fresh)
+                lacking = self._lacking(header, batch, fresh) if header.missing else {}
+                self._logged.append(Logged(batch.worker, parts, whole, lacking))
         if header.failures or header.missing:
             self._not_well(header, batch, fresh)
 
@@ -89,6 +91,18 @@ class Done:
         for i, bits in header.missing:
             if fresh[i]:
                 self._lacks(int(events[i]), bits)
+
+    def _lacking(
+        self, header: ResultBatch, batch: Batch, fresh: NDArray[np.bool_]
+    ) -> dict[str, list[tuple[int, int, int]]]:
+        """The new parts of a batch that lacked a stream, by stream."""
+        found = {}
+        for index, name in enumerate(self._streams):
+            mask = np.zeros(len(fresh), np.bool_)
+            mask[[i for i, bits in header.missing if bits >> index & 1]] = True
+            if (mask := mask & fresh).any():
+                found[name] = _in_order(batch, mask)
+        return found
 
     def _lacks(self, event: int, bits: int) -> None:
         for index, name in enumerate(self._streams):
@@ -125,9 +139,9 @@ def _merged(completed: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]
     return out
 
 
-def _in_order(batch: Batch, fresh: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-    """The new parts of a batch in its order, as runs (k, lo, hi)."""
-    events, ks = batch.events[fresh], np.broadcast_to(batch.k, len(batch.events))[fresh]
+def _in_order(batch: Batch, which: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """These parts of a batch in its order, as runs (k, lo, hi)."""
+    events, ks = batch.events[which], np.broadcast_to(batch.k, len(batch.events))[which]
     last = np.flatnonzero((np.diff(events) != 1) | (np.diff(ks) != 0))
     columns = np.append(ks[last], ks[-1]), events[np.append(0, last + 1)], events[np.append(last, -1)] + 1
     return list(zip(*(column.tolist() for column in columns), strict=True))

@@ -78,7 +78,7 @@ def test_a_scan_is_recorded_as_it_goes() -> None:
     assert [e for _, e in bench.written] == [
         {"ticks": [[1, 0]]},
         {"poison": [[2, 0]]},
-        {"logged": [[0, [[-1, 0, 1], [0, 1, 5]], "0123456789abcdef"]]},
+        {"logged": [[0, [[-1, 0, 1], [0, 1, 5]], "0123456789abcdef", {}]]},
         {"blocks": [[1, 2, 0]]},
         {"parameters": second},
         {"closed": 8},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from beamfold.ingest.dumps import Dumps, dump_paths
+from beamfold.ingest.machine import Dump
 from beamfold.model.triggermap import compile_map
-from beamfold.protocols.recordings import dump_name
+from beamfold.protocols.dumps import read_dump
+from beamfold.protocols.recordings import dump_name, dumps_of
 from scripted import arm
 
 MAP = compile_map({"streams": ["a", "b"], "events": 1})
@@ -50,3 +54,17 @@ def test_nothing_that_was_recorded_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         Dumps({0: ("a", "T"), 1: ("b", "T")}, {"a": [path], "b": [tmp_path / "b.cbors"]})
     assert path.read_bytes() == b"precious"
+
+
+def test_who_takes_the_place_of_another_ingester_goes_on_in_files_of_its_own(tmp_path: Path) -> None:
+    """Its last event may have been cut off; and what was written is with the system at once."""
+    paths = {"a": [tmp_path / "a.cbors"], "[b]": [tmp_path / "[b].cbors"]}
+    with ExitStack() as ended:
+        for event in range(3):
+            dumps = Dumps({0: ("a", "T"), 1: ("[b]", "T")}, paths, go_on=event > 0)
+            ended.callback(dumps.close)
+            dumps.write(Dump(1, np.array([event]), [[b"frame"]]))
+            assert [e.event_number for e in read_dump(dumps_of(tmp_path / "[b].cbors")[-1])] == [event]
+        assert [path.name for path in dumps_of(tmp_path / "a.cbors")] == ["a.cbors", "a.cbors.2", "a.cbors.3"]
+    assert [path.name for path in dumps_of(tmp_path / "[b].cbors")] == ["[b].cbors", "[b].cbors.2", "[b].cbors.3"]
+    assert not dumps_of(tmp_path / "a.cbors")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from beamfold.model.errors import ConfigError
 from beamfold.model.triggermap import TriggerMap, compile_map
 from beamfold.offline.handed import Handed, who_did
 from beamfold.offline.partruns import PartRuns
-from beamfold.protocols.recordings import Logged, Recording, _AboutApp, _AboutPolicy
+from beamfold.protocols.messages import DROPPED
+from beamfold.protocols.recordings import Logged, Recording, _AboutApp, _AboutPolicy, _Report
 from beamfold.work.machine import Part
 
 
@@ -81,5 +79,19 @@ def test_what_a_controller_had_not_written_when_it_ended_is_whose_results_were_l
     logged = [Logged(0, [(0, 1, 3), (0, 3, 4)], ""), Logged(1, [(0, 4, 5)], "")]
     found = recording(trigger_map, [(2, 3, 1)], [], logged)
     assert who_did(found) == ([(0, 1, 0), (1, 2, 0), (2, 3, 1)], {(4, 0): 1})
-    with pytest.raises(ConfigError, match="virtual worker 1 was given to nobody"):
-        who_did(recording(trigger_map, [(2, 3, 1)], [], logged[:1]))
+
+
+def test_what_nothing_says_goes_to_workers_in_turn_but_for_what_the_report_says_was_dropped() -> None:
+    """The last lines of a controller are lost: the map was closed in the middle of virtual worker 2."""
+    cells = [[{"constraint": i // 2}] for i in range(8)]
+    trigger_map = compile_map({"parts": {"p": {"a": cells}}, "sequence": ["p"]})
+    found = recording(trigger_map, [(0, 1, 1)], [], [Logged(1, [(0, 1, 3)], "")])
+    found.workers = [("w0", frozenset({"generic"})), ("w1", frozenset({"generic"}))]
+    found.closed = 5
+    assert who_did(found)[0] == [(0, 1, 1)], "nobody has ended before its lines were written"
+    found.taken_up = True
+    assert who_did(found) == ([(0, 1, 1), (1, 2, 1), (2, 3, 0)], {})
+    found.report = _Report(runs={"dropped": [(3, 5)]})
+    assert who_did(found) == ([(0, 1, 1), (1, 2, DROPPED), (2, 3, 0)], {})
+    found.closed = 0
+    assert who_did(found) == ([(0, 1, 1)], {})

@@ -53,6 +53,16 @@ def test_what_was_done_again_and_told_again_is_there_once(tmp_path: Path) -> Non
     assert (found.again, found.poison, found.vacated) == ([(1, 3)], {(3, 0)}, {0})
 
 
+def test_a_line_in_which_a_controller_ended_is_passed_over_where_another_one_goes_on(tmp_path: Path) -> None:
+    logged = {"logged": [[0, [[0, 1, 3]], "ab", {"a": [[0, 2, 3]]}]]}
+    rest = '{"blocks": [[0, \n' + "".join(f"\n{json.dumps(line)}\n" for line in ({"taken_up": True}, logged))
+    found = read_recording(write(tmp_path, FIRST, rest=rest.replace(" \n\n", "\n\n", 1)))
+    assert found.taken_up and found.blocks == []
+    assert found.logged == [Logged(0, [(0, 1, 3)], "ab", {"a": [(0, 2, 3)]})]
+    with pytest.raises(ConfigError, match="line 2 is not JSON"):
+        read_recording(write(tmp_path, FIRST, rest='{"blocks": [[0, \n{"taken_up": true}\n'))
+
+
 def test_workers_that_joined_are_told_before_what_they_got_and_perhaps_twice(tmp_path: Path) -> None:
     joined = {"joined": [[1, "extra", ["x"]]]}
     lines = [
