@@ -18,7 +18,7 @@ import numpy as np
 from beamfold.dispatch.actions import RecordParameters, RecordScan, Reply, Send
 from beamfold.dispatch.machine import ControllerMachine
 from beamfold.dispatch.recording import WriteFile
-from beamfold.dispatch.resumption import resumption
+from beamfold.dispatch.resumption import Resumption, resumption, unfinished
 from beamfold.dispatch.scan import Plan
 from beamfold.dispatch.scans import Policy
 from beamfold.ingest.machine import Dump, IngestMachine, Mark, Pause, Resume, SendFrames, SendGap, StreamSpec, Tell
@@ -333,11 +333,27 @@ class Rig:
                 while len(queue) > left:
                     queue.pop() if src == "controller" else queue.popleft()
 
-    def replace_controller(self) -> None:
-        """A new one looks at the ledger, and hears of the others by and by."""
+    def _known(self) -> dict[str, dict[str, Any]]:
+        """What the ledger has."""
         known: dict[str, dict[str, Any]] = {}
         for record in self.records:
             known.setdefault(record.scan_id, {}).update(record.fields)
+        return known
+
+    def _resumption(self) -> Resumption | None:
+        """What the ledger has of the newest scan, if that is under way."""
+        scan_id, record = list(self._known().items())[-1]
+        versions = [
+            m.Parameters(record["number"], p.version, p.values, p.from_event)
+            for p in self.versions
+            if p.scan_id == scan_id and p.from_event is not None
+        ]
+        return resumption(scan_id, record, versions) if unfinished(record) else None
+
+    def replace_controller(self, *, resumes: bool = False) -> None:
+        """A new one looks at the ledger, and hears of the others by and by. Where the one before was to take up the
+        scan of a run that was killed, it `resumes` it if that is still to be done."""
+        known = self._known()
         numbers = [r["number"] for r in known.values() if "number" in r]
         old = self.controller
         self.controller = ControllerMachine(
@@ -348,6 +364,7 @@ class Rig:
             version=old.version,
             first_scan=max(numbers, default=0) + 1,
             known=known,
+            resumption=self._resumption() if resumes else None,
         )
         self.controller.reports.update(old.reports)
         self.controller_dead = False
@@ -372,16 +389,7 @@ class Rig:
 
     def resume(self) -> None:
         """It is started again, and takes up the scan by what the ledger has and the result log."""
-        known: dict[str, dict[str, Any]] = {}
-        for record in self.records:
-            known.setdefault(record.scan_id, {}).update(record.fields)
-        scan_id, record = list(known.items())[-1]
-        number = record["number"]
-        versions = [
-            m.Parameters(number, p.version, p.values, p.from_event)
-            for p in self.versions
-            if p.scan_id == scan_id and p.from_event is not None
-        ]
+        known = self._known()
         newest = max(self.versions, key=lambda p: p.version)
         self.controller = ControllerMachine(
             VERSION,
@@ -389,9 +397,9 @@ class Rig:
             policy=self.policy,
             values=newest.values,
             version=newest.version,
-            first_scan=number + 1,
+            first_scan=list(known.values())[-1]["number"] + 1,
             known=known,
-            resumption=resumption(scan_id, record, versions),
+            resumption=self._resumption(),
         )
         self.controller_dead = False
         births = [self.replace_reducer, *(partial(self.replace_ingester, name) for name in self.process_of)]

@@ -94,6 +94,25 @@ def test_it_may_be_killed_again_and_again(data: st.DataObject) -> None:
     assert versions == sorted(versions) and [f for _, f in versions] == sorted(f for _, f in versions)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("at", [0, 3, 6, 10, 15, 22, 30, 45])
+@pytest.mark.parametrize("streams", ["a", "ab"])
+def test_a_controller_that_is_killed_while_it_takes_the_scan_up_is_followed_by_one_that_does(
+    streams: str, at: int, seed: int
+) -> None:
+    rig = begin(streams, seed)
+    steps(rig, 60)
+    rig.kill_all()
+    rig.resume()
+    steps(rig, at)
+    rig.kill_controller()
+    steps(rig, 3)
+    rig.replace_controller(resumes=True)
+    rig.settle()
+    whole_or_named(rig, N)
+    assert rig.controller.scan is not None and rig.controller.scan.number == 1
+
+
 def test_everything_that_had_come_is_there_when_all_was_done() -> None:
     rig = begin("a")
     rig.until(lambda: rig.controller.scan is not None and rig.controller.scan.frontier > N)

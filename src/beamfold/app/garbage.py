@@ -20,6 +20,7 @@ def calm_garbage_collector() -> None:
 def collect_what_is_over() -> None:
     """Free what an app has left in cycles, once its scan's object is replaced: that may be all of its state.
 
-    In its own time the collector would look for it after hundreds of scans.
+    In its own time a calmed collector would look for it after hundreds of scans.
     """
-    gc.collect()
+    if gc.get_freeze_count():
+        gc.collect()

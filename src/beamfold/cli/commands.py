@@ -35,7 +35,7 @@ Record = Annotated[
 Name = Annotated[str | None, typer.Option(help="This service's name, unique among its kind.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when the process with this id ends.")]
 Token = Annotated[str | None, typer.Option(hidden=True, help="What the supervisor holds the controller's role with.")]
-Start = Annotated[str, typer.Option(hidden=True, help="Why the supervisor starts it: fresh, again or resume.")]
+Start = Annotated[str, typer.Option(hidden=True, help="Why the supervisor starts it.")]
 
 
 def told(command: Callable[P, int | None]) -> Callable[P, None]:

@@ -76,12 +76,13 @@ INTERRUPTED = 130
 
 class Start(StrEnum):
     """How a controller comes to be: started by hand, or by a supervisor with its run, in the place of one that ended,
-    or to take up the scan of a run that was killed."""
+    or to take up the scan of a run that was killed; in the place of one that was to do that, and may not have."""
 
     ALONE = ""
     FRESH = "fresh"
     AGAIN = "again"
     RESUME = "resume"
+    RESUME_AGAIN = "resume-again"
 
 
 class _Service(Protocol):
@@ -426,13 +427,13 @@ def _machine(settings: RunFile, ledger: Ledger, epoch: int, start: Start = Start
     version, values = ledger.parameters()
     newest = ledger.scans(KNOWN_SCANS, RECORDED)
     resumed, why = None, ""
-    if start is Start.RESUME:
+    if start in (Start.RESUME, Start.RESUME_AGAIN):
         resumed, why = _resumption(ledger, newest)
     elif start is Start.FRESH:
         why = "its run was killed, and started again without --resume"
     under_way = start is Start.ALONE and bool(newest) and unfinished(newest[0][1])
     first = settings.raw_parameters()
-    left = under_way or start is Start.AGAIN or resumed is not None
+    left = under_way or start in (Start.AGAIN, Start.RESUME_AGAIN) or resumed is not None
     wanted = {**first, **values} if left else {**values, **first}
     policy = settings.policy
     machine = ControllerMachine(

@@ -301,7 +301,8 @@ class Supervisor:
     async def _spawn(self, role: str, name: str, store: str) -> Child:
         arguments = ["beamfold", role, str(self.settings.path), "--name", name, "--parent", str(os.getpid())]
         if role == FIRST:
-            start = "again" if self._up else "resume" if self._resume else "fresh"
+            kinds = ("resume", "resume-again") if self._resume else ("fresh", "again")
+            start = kinds[self._up]
             arguments += ["--token", self._token, "--start", start]
         env, inherit = self._environment(store), []
         guard = None

@@ -219,8 +219,9 @@ class Dispatcher:
         self._offer(number)
 
     def _left(self, worker: int) -> int:
-        """Parts of a worker in events that are not terminal, before the next one to assign."""
-        following, left = self._event_of(self.next_virtual), 0
+        """Parts of a worker in events that are not terminal, before the next one to assign: also of what is to be
+        assigned again. It may be that a broadcast waits for that, and all that is behind it for the broadcast."""
+        following, left = self.next_event, 0
         for lo, hi in self._blocks(worker):
             events, _ = self.map.parts_of(lo, hi)
             due = len(events) if following is None else int(np.searchsorted(events, following))
@@ -348,6 +349,9 @@ class Dispatcher:
                 else:
                     self._take_back(*run, place)
         self._again.sort()
+        for number, worker in enumerate(self._workers):
+            if worker.here:
+                self._count(number)
         return replaced
 
     def recount(self, end: int = 0) -> None:

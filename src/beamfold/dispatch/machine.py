@@ -306,6 +306,8 @@ class ControllerMachine:
         actions = self._taking_up.recover(now) + self._losses.look_for_silent(now)
         if self._scans.recovery is None and self._scans.resumption is None and now - self._since >= PATIENCE:
             actions += self._taking_up.decided()
+            if now - self._since >= self._policy.replace_patience:
+                actions += self._taking_up.give_up_unfinished("every service that was at work on it has ended", now)
         for scan in (self._scans.next, self.scan):
             if scan is not None and scan.active:
                 actions += self._losses.vacate(scan, now)

@@ -66,7 +66,8 @@ class TakingUp:
         self._ending = ending
         self._seating = seating
         self._receive = receive
-        self.awaited = any(map(unfinished, scans.known.values()))  # and then ingesters do not begin to read
+        self._unfinished = any(map(unfinished, scans.known.values()))
+        self.awaited = self._unfinished  # and then ingesters do not begin to read
 
     def inventory(self, service: Service, message: Inventory, now: float) -> list[Action]:
         """A service is at work on a scan that this controller does not know."""
@@ -82,6 +83,8 @@ class TakingUp:
             or (recovery and recovery.arm.scan != message.scan)
         ):
             return [Send(service.peer, End(message.scan))]
+        if service.hello.role != "reducer":
+            self._scans.resumption = None  # its run lives: another controller has taken it up, or begun it
         if recovery is None:
             recovery = self._scans.recovery = Recovery(message.arm, now)
         recovery.add(service.hello.role, service.peer, message)
@@ -145,8 +148,11 @@ class TakingUp:
 
     def give_up_unfinished(self, reason: str, now: float) -> list[Action]:
         """Scans that the ledger takes to be under way, and nobody is at work on, have failed."""
+        if not self._unfinished:
+            return []
         actions: list[Action] = []
         resumed = self._scans.resumption.arm.scan_id if self._scans.resumption is not None else None
+        self._unfinished = resumed is not None
         for scan_id, record in sorted(self._scans.known.items(), key=lambda item: int(item[1].get("number", 0))):
             taken_up = scan_id in self._scans.reports or (
                 self._scans.scan is not None and self._scans.scan.scan_id == scan_id

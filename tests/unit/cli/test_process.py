@@ -67,7 +67,7 @@ def test_a_controller_goes_on_from_the_ledger(settings: RunFile) -> None:
     assert (later.version, later.values) == (5, {"gain": b"2", "other": b"x"})  # what the run file says holds
     ledger.put_parameters(5, later.values, None, None)
     assert services._machine(settings, ledger, 3)[0].version == 5
-    assert later._number == 8  # the next scan is the ninth
+    assert later._scans.number == 8  # the next scan is the ninth
 
 
 def test_a_controller_in_the_place_of_one_that_ended_keeps_what_people_have_set(settings: RunFile) -> None:

@@ -1099,6 +1099,17 @@ def test_ingesters_do_not_read_before_it_is_known_whether_a_scan_is_taken_up() -
     assert to(bench.log, m.Welcome) == ["i", "j", "w0", "w1", "r", "s"]
 
 
+def test_a_scan_whose_services_have_all_ended_with_the_controller_has_failed_after_a_while() -> None:
+    bench = Bench(known={"old": {"number": 3, "state": "running"}})
+    bench.now += Policy().replace_patience - 1
+    assert not [a for a in bench.do(bench.machine.tick(bench.now)) if isinstance(a, RecordScan)]
+    bench.now += 1
+    (record,) = [a for a in bench.do(bench.machine.tick(bench.now)) if isinstance(a, RecordScan)]
+    assert (record.scan_id, record.fields["state"]) == ("old", "failed")
+    assert "every service that was at work on it has ended" in record.fields["report"]["reason"]
+    assert not bench.do(bench.machine.tick(bench.now))
+
+
 def test_scans_that_nobody_is_at_work_on_have_failed() -> None:
     known = {"b": {"number": 4, "state": "arming"}, "a": {"number": 3, "state": "running", "started": 7.0}}
     machine = ControllerMachine("v", 1, known={**known, "c": {"number": 2, "state": "stopped"}}, first_scan=5)
