@@ -61,7 +61,7 @@ def violations(
         *_states(events, rows, report, failed, died, ends=("finished", "stopped") if lossy else ("finished",)),
         *_frames_named(events, report, lossy),
         *_history(replace(values, due=0) if lossy else values, report),  # a fence waits for the next ingester
-        *_once(events, rows, report["workers"], failed, died, _without_ends(len(events), report, lossy)),
+        *_once(events, rows, _of_the_beginning(report), failed, died, _without_ends(len(events), report, lossy)),
         *(_order(events, rows, report) if ordered else ()),
         *_versions(rows, report),
         *_broadcasts_seen(events, rows, failed, died),
@@ -90,6 +90,11 @@ def _died(events: Sequence[Planned], report: Mapping[str, Any], lossy: Collectio
         for event in in_runs(report["streams"][name]["missing"])
         if 1 <= event <= len(events) and events[event - 1].frames.get(name) is not None
     }
+
+
+def _of_the_beginning(report: Mapping[str, Any]) -> list[str]:
+    """The workers that have a part in what is broadcast: one that was away when the scan began has joined it later."""
+    return [name for name in report["workers"] if name not in report["joined"]]
 
 
 def _rest_died(report: Mapping[str, Any], lossy: Collection[str]) -> bool:
@@ -147,7 +152,7 @@ def _states(
     for row in rows:
         folded[row.event].append(row)
     for e in (died & expected.keys()) - failed:
-        expected[e] = _state_of_rows(events[e - 1], folded[e], len(report["workers"]))
+        expected[e] = _state_of_rows(events[e - 1], folded[e], len(_of_the_beginning(report)))
     counts = dict(Counter(expected.values()))
     if states != counts:
         yield f"report: states are {states} instead of {counts}"

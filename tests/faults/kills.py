@@ -102,8 +102,12 @@ def _unaccounted(history: History, played: Played) -> Iterator[str]:
 
 
 def _stall(played: Played, at: float) -> list[float]:
-    """The longest time without a result after a kill; nothing for a scan that was about to end."""
-    times = sorted(row["at"] for row in map(json.loads, played.left.lines))
+    """The longest time without a result after a kill; nothing for a scan that was about to end.
+
+    Not of the end event, which goes to all workers and so waits for a new process.
+    """
+    rows = map(json.loads, played.left.lines)
+    times = sorted(row["at"] for row in rows if row["event"] <= played.report["events"])
     if not times or times[-1] < at + FEW:
         return []
     after = [at, *(time for time in times if time > at)]

@@ -82,7 +82,7 @@ def test_a_worker_that_is_started_in_mid_scan_gets_events_and_the_state_is_that_
             assert extra.ends() == 0
         sender.join()
     assert (report["ended"], report["states"]) == ("finished", {"reduced": N})
-    assert report["workers"] == ["worker-0", "worker-1", "extra"]
+    assert (report["workers"], report["joined"]) == (["worker-0", "worker-1", "extra"], ["extra"])
     assert report["losses"] == report["troubles"] == []
     order = [event for event in range(1, N + 1) for _ in range(1 + (event in CASTS))]
     assert state["order"] == order

@@ -54,6 +54,7 @@ def report() -> dict[str, Any]:
         "losses": [],
         "out_of_order": [],
         "workers": [W, V],
+        "joined": [],
         "parameters": [
             {"from_event": 0, "values": {"p": "7"}},
             {"from_event": 4, "values": {"p": "9"}},

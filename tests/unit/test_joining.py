@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from beamfold.dispatch.scans import Policy
 from beamfold.model.triggermap import TriggerMap, WrittenMap, compile_map
 from rig import Rig
-from unit.test_live_is_replay import COMBINING, CombiningRig, replayed
+from unit.test_live_is_replay import CombiningRig, app_of, replayed, write_apps
 from unit.test_recovery import (
     CAST,
     CONTROLLER,
@@ -223,7 +223,7 @@ def recorded(
     seed: int, folder: Path, joins: Collection[int], body: Any, deaths: Mapping[int, int], lost: Collection[int] = ()
 ) -> JoiningApp:
     """A recorded scan that workers joined; after so many steps one of the first two died and was replaced."""
-    app = {"worker": "app:Worker", "reducer": "app:Reducer", "directory": str(folder)}
+    app = app_of(CombiningRig, write_apps(folder))
     policy = Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app)
     rig = JoiningApp({"i": [("a", True)], "j": [("b", True)]}, [["generic"]] * 2, seed=seed, policy=policy)
     rig.joins = joins
@@ -243,9 +243,9 @@ def recorded(
     return rig
 
 
-def replays(rig: JoiningApp, folder: Path) -> None:
+def replays(rig: JoiningApp) -> None:
     """Its recording gives the same state again, and all results are those that were recorded."""
-    folded, report, digests = replayed(rig, folder, COMBINING)
+    folded, report, digests = replayed(rig)
     assert folded == rig.publish["folded"]
     assert (report.states, report.events) == (rig.report["states"], rig.report["events"])
     assert digests.differing == []
@@ -264,7 +264,7 @@ def test_a_recording_of_a_scan_that_workers_joined_replays_to_the_same_state(
     rig = recorded(seed, tmp_path, {40, 60}, body, {death: 0} if death else {})
     assert sorted(rig.report["workers"]) == ["w0", "w1", "w2", "w3"]
     assert {"w2", "w3"} & {worker for _, worker, _ in rig.publish["folded"]}
-    replays(rig, tmp_path)
+    replays(rig)
 
 
 @given(st.data())
@@ -279,4 +279,4 @@ def test_live_is_replay_of_any_scan_that_workers_joined(data: st.DataObject) -> 
     with tempfile.TemporaryDirectory() as name:
         rig = recorded(data.draw(st.integers(0, 1 << 16), label="seed"), Path(name), joins, body, deaths, lost)
         assert rig.report["ended"] == "finished"
-        replays(rig, Path(name))
+        replays(rig)

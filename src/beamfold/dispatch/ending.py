@@ -39,7 +39,7 @@ class Ending:
 
     def halt(self, scan: Scan) -> list[Action]:
         """Ask all ingesters how far they are; one that was lost may have left a log to the one that comes for it."""
-        scan.phase, scan.witnesses_asked = Phase.HALTING, False
+        scan.phase, scan.cut = Phase.HALTING, True
         scan.waiting = {key for key in scan.services if key.startswith("ingester ")}
         return [Send(s.peer, Halt(scan.number)) for s in self._services.needed(scan, "ingester")]
 
@@ -69,6 +69,9 @@ class Ending:
             return []
         if set(scan.ended_streams) < set(scan.report.streams) and not scan.all_came(now):
             return []
+        if scan.bereft and scan.planned is None:
+            scan.phase = Phase.HALTING
+            return self._ask_witnesses(scan)
         return self._close(scan, scan.last_reached(), now)
 
     def halted(self, scan: Scan, service: Service, message: Halted, now: float) -> list[Action]:
@@ -88,15 +91,19 @@ class Ending:
         if scan.waiting:
             return []
         if scan.bereft and not scan.witnesses_asked:
-            scan.witnesses_asked = True
-            witnesses = self._services.witnesses(scan)
-            scan.waiting = {*witnesses, *(key for key in scan.services if key.startswith("reducer "))}
-            return [Send(peer, Halt(scan.number)) for peer in witnesses.values()]
-        return self._close(scan, max(0, *(last for last, _ in scan.halted.values())), now)
+            return self._ask_witnesses(scan)
+        last = 0 if scan.cut else scan.last_reached()
+        return self._close(scan, max(last, *(last for last, _ in scan.halted.values())), now)
+
+    def _ask_witnesses(self, scan: Scan) -> list[Action]:
+        scan.witnesses_asked = True
+        witnesses = self._services.witnesses(scan)
+        scan.waiting = {*witnesses, *(key for key in scan.services if key.startswith("reducer "))}
+        return [Send(peer, Halt(scan.number)) for peer in witnesses.values()]
 
     def _close(self, scan: Scan, last: int, now: float) -> list[Action]:
         scan.phase = Phase.DRAINING
-        scan.close(last, cut=bool(scan.halted))
+        scan.close(last, cut=scan.cut)
         final = scan.last_data_event
         assert final is not None
         actions: list[Action] = [Send(peer, Close(scan.number, final)) for peer in self._services.peers_of(scan)]
@@ -144,7 +151,7 @@ class Ending:
             return []
         if scan.phase is Phase.FINISHING:
             return self.finish_reducer(scan)
-        return self._end(scan, "stopped" if scan.halted else "finished", now)
+        return self._end(scan, "stopped" if scan.cut else "finished", now)
 
     def abort(self, scan: Scan, ended: str, reason: str, now: float) -> list[Action]:
         """End the scan at once; what is not done is lost."""

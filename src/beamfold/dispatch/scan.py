@@ -165,6 +165,7 @@ class Scan:
     errors: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     halted: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    cut: bool = False  # it ends where it was stopped
     witnesses_asked: bool = False  # workers and reducer, what has come to them of ingesters that were lost
     ended_streams: dict[str, StreamEnded] = field(default_factory=dict)
     stopped: bool = False
@@ -488,6 +489,7 @@ class Scan:
         self.dispatcher.join(tags)
         self.services |= {f"worker {name}"}
         self.report.workers.append(name)
+        self.report.joined.append(name)
         return worker
 
     def lose(self, worker: int, how: str, now: float, event: int) -> None:

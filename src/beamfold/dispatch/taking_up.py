@@ -195,6 +195,7 @@ class TakingUp:
             timeout=known.get("timeout", self._policy.timeout),
         )
         scan.unarmed, scan.phase, scan.changes = [], Phase.RUNNING, recovery.changes()
+        scan.report.joined = [place.name for place in places if place.joined]
         for me in range(len(places)):
             if (peer := recovery.filler(me)) is not None:
                 places.fill(me, peer, set())

@@ -112,6 +112,9 @@ class ScanReport:
     that neither has. `incomplete` lists by stream the events that lacked it, or at the end `incomplete_bitmaps` does
     (`beamfold.events_lacking`).
 
+    `workers` are the logical workers by their numbers, of which the `joined` ones came in mid-scan: the results that
+    those made of what is broadcast are left out.
+
     `losses` are the services that were lost in mid-scan, `redone` counts the parts that were assigned again for that,
     and `duplicates` the parts whose results came again and were not folded again. `slips` are streams that seem to be
     out of step with another one. `recording` is the folder with the scan's recording, "" where none was made, and
@@ -148,6 +151,7 @@ class ScanReport:
     ticks_total: int = 0
     combined: int = 0
     workers: list[str] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)
     latency: dict[str, StageLatency] = field(default_factory=dict)
     started: float = 0.0
     finished: float | None = None

@@ -164,6 +164,7 @@ class Report(BaseModel):
     ticks_total: int = 0
     combined: int = 0
     workers: list[str] = []
+    joined: list[str] = []
     latency: dict[str, StageLatency] = {}
     started: float = 0.0
     finished: float | None = None
