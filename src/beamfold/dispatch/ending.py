@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from beamfold.dispatch import recording
-from beamfold.dispatch.actions import Action, Note, Reply, Send
+from beamfold.dispatch.actions import Action, Note, RecordScan, Reply, Send
 from beamfold.dispatch.assigning import Assigning
 from beamfold.dispatch.records import ended_record, ending_note
 from beamfold.dispatch.scan import Phase, Scan
@@ -41,7 +41,9 @@ class Ending:
         """Ask all ingesters how far they are; one that was lost may have left a log to the one that comes for it."""
         scan.phase, scan.cut = Phase.HALTING, True
         scan.waiting = {key for key in scan.services if key.startswith("ingester ")}
-        return [Send(s.peer, Halt(scan.number)) for s in self._services.needed(scan, "ingester")]
+        halt = Halt(scan.number)
+        asked = [Send(s.peer, halt) for s in self._services.needed(scan, "ingester")]
+        return [RecordScan(scan.scan_id, {"stopped": scan.reason}), *asked]
 
     def answer_done(self, now: float) -> list[Action]:
         """Parts are done: there is room for new ones, and frames may go."""

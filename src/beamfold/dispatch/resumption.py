@@ -31,6 +31,7 @@ RECORDED = (
     "folders",
     "overload",
     "series",
+    "stopped",
 )
 """What has to be known of a scan to take it up."""
 
@@ -65,6 +66,8 @@ def plan_record(scan: Scan, readers: Mapping[str, Sequence[str]]) -> dict[str, A
         record["map"] = asdict(scan.written)
     if scan.timeout is not None:
         record["timeout"] = scan.timeout
+    if scan.cut:
+        record["stopped"] = scan.reason
     return record
 
 

@@ -212,8 +212,10 @@ class TakingUp:
             for ended in inventory.ended:
                 scan.ended(ended)
         restore_series(scan, known)
+        if "stopped" in known:
+            scan.cut, scan.reason = True, known["stopped"]
         if (closed := recovery.closed()) is not None:
-            scan.close(closed, cut=set(scan.ended_streams) < set(trigger_map.streams))
+            scan.close(closed, cut=scan.cut or set(scan.ended_streams) < set(trigger_map.streams))
         for inventory in recovery.reducers.values():
             if inventory.done is not None:
                 scan.done(inventory.done, now)
@@ -254,7 +256,7 @@ class TakingUp:
             scan.reducer_lost = now
         actions += self._record_again(scan, recovery)
         actions += self._say_again(scan, now)
-        if not scan.closing and any(i.halted for i in recovery.ingesters.values()):
+        if not scan.closing and (scan.cut or any(i.halted for i in recovery.ingesters.values())):
             scan.stopped = True
             actions += self._ending.halt(scan)
         workers = [s for s in self._services.all.values() if s.hello.role == "worker" and not s.gone]
