@@ -234,6 +234,26 @@ def whole_or_named(rig: Rig, n: int) -> None:
     ends_whole_or_named(rig)
 
 
+def test_what_only_a_lost_ingester_had_said_to_be_missing_another_controller_names() -> None:
+    rig = Rig({"i": [("a", True)], "j": [("b", True)]}, [["generic"]] * 2, policy=PATIENT)
+    rig.submit(uniform(["a", "b"], 30))
+    rig.until(lambda: 1 in rig.replies)
+    items = {"a": series("a", 30, lost={3}), "b": series("b", 30)}
+    for stream in "ab":
+        rig.detector(stream, items[stream][:6])
+    rig.settle()
+    rig.kill_ingester("i")
+    rig.kill_controller()
+    rig.replace_ingester("i")
+    rig.replace_controller()
+    rig.settle()
+    for stream in "ab":
+        rig.detector(stream, items[stream][6:])
+    rig.settle()
+    assert (rig.report["ended"], rig.report["incomplete"]) == ("finished", {"a": [(4, 5)]})
+    assert (4, 5) in rig.report["streams"]["a"]["missing"]
+
+
 def ends_whole_or_named(rig: Rig) -> None:
     """Every worker had every start and end message, or the report says so of those that it lacks."""
     report, trigger_map = rig.report, rig.reduce_map

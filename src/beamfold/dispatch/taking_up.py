@@ -219,6 +219,8 @@ class TakingUp:
         for inventory in recovery.reducers.values():
             if inventory.done is not None:
                 scan.done(inventory.done, now)
+                for name, runs in inventory.done.incomplete.items():  # an ingester that said so may be gone
+                    scan.absent[name].add(runs)
         if not recovery.ingesters:
             count_series(scan)
         here = [me for me, _ in places.here()]
