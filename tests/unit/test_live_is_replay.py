@@ -295,13 +295,13 @@ def lossy(seed: int, folder: Path, apps: Path, *, replaced: bool = True) -> Comb
     return rig
 
 
-def test_what_a_live_worker_combines_is_never_of_parts_that_another_has_done(tmp_path: Path) -> None:
+def test_what_a_live_worker_combines_is_never_of_parts_that_another_has_done(apps: Path, tmp_path: Path) -> None:
     """Frames that are sent again may come to a worker before it knows that these parts are its own: the rig asserts
     that no results of a live one are refused."""
     for seed in range(30):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        assert lossy(seed, folder).report["ended"] == "finished"
+        assert lossy(seed, folder, apps).report["ended"] == "finished"
 
 
 def combined_by_another(recording: Recording) -> int:

@@ -126,7 +126,8 @@ def _fits(dtype: DType) -> bool:
         base, shape = dtype.subdtype
         return 0 not in shape and _fits(base)
     if dtype.names is not None:
-        return bool(dtype.names) and all(_fits_inside(dtype[name]) for name in dtype.names)
+        named = all(name and "\0" not in name for name in dtype.names)  # HDF5 has them as C does
+        return bool(dtype.names) and named and all(_fits_inside(dtype[name]) for name in dtype.names)
     return dtype.kind in "biufcSV" and dtype.itemsize > 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
@@ -117,6 +117,7 @@ def arrays() -> Any:
 
 
 @given(arrays())
+@example(np.zeros(2, [("\0", "i4"), ("a", "i4")]))
 @settings(max_examples=200, deadline=None)
 def test_any_array_is_taken_by_the_file_and_by_the_wire(tmp_path_factory: Any, array: Any) -> None:
     published = snapshot({"a": array, "b": 1, "b_attrs": {"a": array}})
