@@ -88,7 +88,7 @@ class Reducer:
 }
 COMBINING = APP["worker.py"].replace("class Worker(Single)", "class Worker(Combining)")
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
-TOLD = [*COMPLAINTS, r"the control store", r"cannot be reached", r"nobody knows for certain"]
+TOLD = [*COMPLAINTS, r"the control store", r"cannot be reached", r"nobody knows for certain", r"were refused"]
 QUIET = 15.0
 """Seconds without progress from which on a scan is stopped whose detector's last words may have died: longer than it
 waits itself for the end of a stream after those of all others."""

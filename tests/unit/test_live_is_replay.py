@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from beamfold.protocols.dumps import DumpWriter
 from beamfold.protocols.recordings import Recording, dump_name, next_dump, read_recording
 from rig import Rig
 from unit.test_scan_in_memory import series
-from unit.test_scan_random import RIG, build, play, uniform
+from unit.test_scan_random import RIG, build, play
 
 PLAIN = """
 class Worker:
@@ -153,10 +152,8 @@ def recorded(
 ) -> Rig:
     """A scan that was recorded, of any kind, and in which services of these roles die and are replaced."""
     app = app_of(make, apps)
-    # Where frames are only counted, nobody can go on with what an ingester began. What one that was lost had broadcast
-    # last, or had beyond the end, may be known to some workers only.
-    plain: dict[str, Any] = {"numbered": [True], "shapes": [partial(uniform, plain=True)]}
-    kinds = plain if "ingester" in deaths else {}
+    # Where frames are only counted, nobody can go on with what an ingester began.
+    kinds: dict[str, Any] = {"numbered": [True]} if "ingester" in deaths else {}
     rig, written, numbered = build(
         data, Policy(fold_patience=1e9, record=f"{folder}/recordings", app=app), make=make, **kinds
     )
@@ -168,8 +165,7 @@ def recorded(
         count = trigger_map.frame_count(s)
         series = play(data.draw, stream, count, trigger_map.wrapped, numbered[stream], whole)
         rig.detector(stream, series.items)
-    ends = [] if "ingester" in deaths else ["stop"]
-    steps = st.sampled_from(["parameter", "parameter", "stand still", *ends, *deaths, *deaths])
+    steps = st.sampled_from(["parameter", "parameter", "stand still", "stop", *deaths, *deaths])
     deadly = bool(deaths)
     for what in data.draw(st.lists(steps, min_size=2 * deadly, max_size=3 + 2 * deadly), label="then"):
         for _ in range(data.draw(st.integers(0, 60))):

@@ -541,7 +541,7 @@ class Scan:
         lo, hi = self.data_range()
         self._verify()
         self._find_slips()
-        self._name_ends(ended)
+        self._name_ends()
         if ended != "finished":
             self._lose(lo, hi)
         self.refresh()
@@ -657,13 +657,13 @@ class Scan:
             self.report.slips.append({**asdict(slip), "text": slip.text})
             self.trouble(f"stream {slip.stream}", slip.text)
 
-    def _name_ends(self, ended: str) -> None:
+    def _name_ends(self) -> None:
         """Say which start and end messages not all workers had: the lists of the report are of data events alone.
 
         That a stream that was stopped has no end message needs no saying, unless that may have gone with an ingester.
         """
         for event, name in sorted(self.lacking_ends):
-            if ended == "stopped" and name not in self.ended_streams and name not in self.bereft:
+            if self.cut and name not in self.ended_streams and name not in self.bereft:
                 continue
             what = "the end message" if event else "the start message, and so what its header says of the series"
             why = "it went with a lost ingester" if name in self.bereft else "it did not come"

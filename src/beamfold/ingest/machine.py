@@ -287,7 +287,7 @@ class IngestMachine:
             state.next = state.cursor = max(self.map.ordinal_at(index, known.event), 1)
             if end is not None:
                 state.next = state.cursor = min(state.next, end)
-            if known.event == 0:
+            if known.event == 0 and state.next:  # without start events a stream may have no message at all
                 self._gap(state, 0, 1, False, actions)
             if known.last is not None:
                 state.phase = "ended"

@@ -256,7 +256,8 @@ class RecordedReplay:
             last = self._scan.last_data_event
         if last is None:
             last, ended = max(self._seen, int(self._map.wrapped) - 1), "stopped"
-        self._scan.close(last, cut=ended == "stopped")
+        self._scan.cut = ended == "stopped"
+        self._scan.close(last, cut=self._scan.cut)
         for machine in self._work:
             machine.close(last)
         self._closed = True

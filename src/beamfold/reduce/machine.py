@@ -133,12 +133,12 @@ class ReduceMachine(Generic[T]):
     def torn(self, events: Ints, k: int | NDArray[np.int16], combined: Mapping[int, int]) -> tuple[int, int] | None:
         """A combined result of a batch (its first part -> behind its last) of which some parts are done and some not.
 
-        Such a batch must not be logged: the result can be neither folded nor left out. All parts done is no harm. Where
-        parts are in the batch twice, every result counts as such.
+        Such a batch must not be logged: the result can be neither folded nor left out. All parts done is no harm. A
+        part that is in the batch twice counts as done where it comes again.
         """
-        distinct = not combined or _distinct(events, k)
+        again = _again(events, k) if combined else None
         for lo, hi in combined.items():
-            if not distinct:
+            if again is not None and bool(again[lo:hi].any()):
                 return lo, hi
             done = self._tracker.count(events[lo:hi], k if isinstance(k, int) else k[lo:hi])
             if 0 < done < hi - lo:
@@ -264,12 +264,13 @@ class ReduceMachine(Generic[T]):
         return self._stalled_since is not None and now - self._stalled_since >= self._patience
 
 
-def _distinct(events: Ints, k: int | NDArray[np.int16]) -> bool:
-    """Whether these parts are all different."""
+def _again(events: Ints, k: int | NDArray[np.int16]) -> NDArray[np.bool_] | None:
+    """Which of these parts were there before; None where all are different."""
     if bool((np.diff(events) > 0).all()):
-        return True
+        return None
     parts = np.stack((events, np.broadcast_to(k, len(events))))
-    return bool(np.unique(parts, axis=1).shape[1] == len(events))
+    _, first, place = np.unique(parts, axis=1, return_index=True, return_inverse=True)
+    return np.asarray(first[place.reshape(-1)] < np.arange(len(events)))
 
 
 def _ranks(k: int | NDArray[np.int16]) -> int | Ints:

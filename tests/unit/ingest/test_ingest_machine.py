@@ -858,3 +858,9 @@ def test_nothing_is_dumped_unless_it_is_asked_for() -> None:
     bench.feed(data(0, 1), End([b"end"]))
     bench.do(bench.machine.close(2))
     assert dumped(bench) == []
+
+
+def test_who_goes_on_with_a_stream_that_the_map_has_no_message_of_has_nothing_to_say() -> None:
+    bench = Bench(sequence([None], [own(0)], wrap=False))
+    assert not bench.do(bench.machine.resume({"a": m.Series(0, 0, None)}))
+    assert not bench.gaps

@@ -303,8 +303,10 @@ def test_a_combined_result_of_which_a_part_is_done_is_refused_and_changes_nothin
 
 def test_a_part_that_is_in_a_batch_twice_is_not_folded_twice() -> None:
     bench = Bench(uniform())
-    for events, ks in (([1, 2, 3, 2], 0), ([1, 2, 1, 2], np.array([0, 0, 0, 0], dtype=np.int16))):
+    for events, ks in (([1, 2, 1, 3], 0), ([1, 2, 1, 2], np.array([0, 0, 0, 0], dtype=np.int16))):
         assert bench.machine.torn(np.array(events), ks, {0: 3}) is not None
+    assert bench.machine.torn(np.array([2, 1, 2, 3]), 0, {1: 4}) == (1, 4)
+    assert bench.machine.torn(np.array([1, 2, 3, 2]), 0, {0: 3}) is None, "it is the other one that comes again"
     assert bench.machine.torn(np.array([1, 2, 1, 2]), np.array([0, 0, 1, -1], dtype=np.int16), {0: 2}) is None
     assert bench.machine.torn(np.array([1, 2, 2]), 0, {}) is None
 
