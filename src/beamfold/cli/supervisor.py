@@ -191,7 +191,7 @@ class Supervisor:
         api = f"{self.controller_url}/api/v1"
         try:
             progress = await ask(f"{api}/progress")
-            if progress["finished"]:
+            if progress["finished"] or "scan" not in progress:  # there is none, or it is not taken up yet
                 return
             self._show("stopping the scan")
             for _ in range(2):  # the second word gives up what is left, and the report says so

@@ -457,7 +457,8 @@ class ControllerMachine:
         """How far the present (or last) scan is, counting start and end event as the map does."""
         scan = self.scan
         if scan is None:
-            return {"last_assigned": 0, "completed_events": 0, "total_events": 0, "finished": True}
+            over = not self._taking_up.pending  # who waits for the end of that one is not to go on yet
+            return {"last_assigned": 0, "completed_events": 0, "total_events": 0, "finished": over}
         n = scan.map.n_events
         virtual = scan.dispatcher.next_virtual
         last = n if scan.map.n_virtual is not None and virtual >= scan.map.n_virtual else scan.map.span(virtual)[0]

@@ -69,6 +69,11 @@ class TakingUp:
         self._unfinished = any(map(unfinished, scans.known.values()))
         self.awaited = self._unfinished  # and then ingesters do not begin to read
 
+    @property
+    def pending(self) -> bool:
+        """Whether the ledger takes a scan to be under way that is neither taken up nor given up."""
+        return self._unfinished
+
     def inventory(self, service: Service, message: Inventory, now: float) -> list[Action]:
         """A service is at work on a scan that this controller does not know."""
         if not sound(service.hello, message):

@@ -724,6 +724,13 @@ def test_a_counted_stream_with_a_wrong_total_is_not_verified() -> None:
     assert bench.reports[0]["streams"]["b"]["verified"] is False
 
 
+def test_a_scan_that_is_not_taken_up_yet_is_not_finished() -> None:
+    bench = Bench(known={"old": {"number": 3, "state": "running"}})
+    assert bench.machine.progress()["finished"] is False
+    bench.do(bench.machine.give_up_unfinished("its run was killed", bench.now))
+    assert bench.machine.progress()["finished"] is True
+
+
 def test_what_a_person_sees_of_the_progress() -> None:
     bench = Bench()
     assert bench.machine.progress()["finished"] is True
