@@ -664,3 +664,25 @@ def test_a_new_controller_knows_the_plan_though_some_were_armed_after_the_map_wa
     assert recovery.plan().n_events == 7
     recovery.add("reducer", b"r", whole)
     assert recovery.plan().n_events == 42
+
+
+def test_what_one_controller_had_heard_of_is_in_the_report_of_the_next() -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"]] * 2, policy=PATIENT)
+    rig.submit(uniform(["a"], 30))
+    rig.until(lambda: 1 in rig.replies)
+    items = series("a", 30)
+    rig.detector("a", items[:6])
+    rig.settle()
+    rig.kill(0)
+    rig.replace(0)
+    rig.controller.trouble("scan-1", "somebody", "went wrong")
+    rig.settle()
+    before = rig.controller.scan.report
+    rig.kill_controller()
+    rig.replace_controller()
+    rig.detector("a", items[6:])
+    rig.settle()
+    assert [loss["service"] for loss in rig.report["losses"]] == ["worker w0", "controller"]
+    assert rig.report["redone"] == before.redone
+    assert rig.report["troubles"] == ["somebody: went wrong"]
+    assert rig.report["states"] == {"reduced": 30}

@@ -24,7 +24,7 @@ from beamfold.dispatch.fencing import Fencing
 from beamfold.dispatch.load import plain_stats
 from beamfold.dispatch.losses import Losses
 from beamfold.dispatch.peers import SUPERVISOR, bounded, credible, fault_of, is_ours
-from beamfold.dispatch.records import ended_record, running_records, series_records
+from beamfold.dispatch.records import ended_record, noted_records, running_records, series_records
 from beamfold.dispatch.recovery import PATIENCE
 from beamfold.dispatch.resumption import Resumption
 from beamfold.dispatch.scan import Phase, Plan, Scan
@@ -314,6 +314,8 @@ class ControllerMachine:
         scan = self.scan
         if scan is None:
             return actions
+        if scan.active:
+            actions += noted_records(scan)
         if scan.bereft and scan.active:
             actions += self._ending.close_if_ended(scan, now)
         if reason := scan.timed_out(now):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from beamfold.dispatch.actions import Action, Note, RecordParameters, RecordScan
@@ -9,6 +10,9 @@ from beamfold.dispatch.resumption import plan_record, series_record
 from beamfold.dispatch.scan import Scan
 from beamfold.dispatch.services import Services
 from beamfold.model.report import for_ledger
+
+MAX_NOTED = 50
+"""Losses, and troubles, of a running scan that the ledger has: for the report, if another controller makes it."""
 
 
 def running_records(scan: Scan, services: Services) -> list[Action]:
@@ -30,6 +34,24 @@ def series_records(scan: Scan) -> list[Action]:
         return []
     scan.recorded_series = series
     return [RecordScan(scan.scan_id, {"series": series})]
+
+
+def noted_records(scan: Scan) -> list[Action]:
+    """Something was lost or went wrong: only this controller may have heard of it."""
+    report = scan.report
+    if (noted := (len(report.losses), len(report.troubles), report.redone)) == scan.recorded_noted:
+        return []
+    scan.recorded_noted = noted
+    first = {"losses": report.losses[:MAX_NOTED], "troubles": report.troubles[:MAX_NOTED], "redone": report.redone}
+    return [RecordScan(scan.scan_id, {"noted": first})]
+
+
+def restore_noted(scan: Scan, known: Mapping[str, Any]) -> None:
+    """What the ledger has of what another controller had heard of."""
+    noted = known.get("noted", {})
+    scan.report.losses += noted.get("losses", [])
+    scan.report.troubles += noted.get("troubles", [])
+    scan.report.redone += noted.get("redone", 0)
 
 
 def ended_record(report: dict[str, Any]) -> RecordScan:

@@ -32,6 +32,7 @@ RECORDED = (
     "overload",
     "series",
     "stopped",
+    "noted",
 )
 """What has to be known of a scan to take it up."""
 

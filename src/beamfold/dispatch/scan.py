@@ -147,6 +147,7 @@ class Scan:
     ingesters_lost: dict[str, float] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
     recorded_series: dict[str, Any] = field(default_factory=dict)
+    recorded_noted: tuple[int, int, int] = (0, 0, 0)
     bereft: set[str] = field(default_factory=set)  # streams of ingesters that were lost
     counts_before: dict[str, dict[str, float]] = field(default_factory=dict)  # what those had counted, but the frames
     heard: dict[str, float] = field(default_factory=dict)  # when a stream went on the last time

@@ -14,7 +14,7 @@ from beamfold.dispatch.fencing import Fencing
 from beamfold.dispatch.overload import Overload
 from beamfold.dispatch.peers import sound
 from beamfold.dispatch.places import Places
-from beamfold.dispatch.records import ending_note, running_records
+from beamfold.dispatch.records import ending_note, restore_noted, running_records
 from beamfold.dispatch.recovery import Assigned, Recovery
 from beamfold.dispatch.resumption import count_series, given_up, restore_series, unfinished, written_map
 from beamfold.dispatch.scan import Phase, Scan
@@ -217,6 +217,7 @@ class TakingUp:
             for ended in inventory.ended:
                 scan.ended(ended)
         restore_series(scan, known)
+        restore_noted(scan, known)
         if "stopped" in known:
             scan.cut, scan.reason = True, known["stopped"]
         if (closed := recovery.closed()) is not None:
