@@ -219,9 +219,14 @@ class Dispatcher:
         self._offer(number)
 
     def _left(self, worker: int) -> int:
-        """Parts of a worker in events that are not terminal, before the next one to assign: also of what is to be
-        assigned again. It may be that a broadcast waits for that, and all that is behind it for the broadcast."""
-        following, left = self.next_event, 0
+        """Parts of a worker in events that are not terminal, before the next one to assign.
+
+        Not what is behind a broadcast that waits for something to be assigned again: nobody has that to do yet.
+        """
+        following, left = self._event_of(self.next_virtual), 0
+        if (waiting := self.all_before) < self.next_virtual:
+            cast = self.map.next_broadcast(self.map.span(waiting)[0], EVERYBODY)
+            following = min((event for event in (following, cast) if event is not None), default=None)
         for lo, hi in self._blocks(worker):
             events, _ = self.map.parts_of(lo, hi)
             due = len(events) if following is None else int(np.searchsorted(events, following))
@@ -445,8 +450,10 @@ class Dispatcher:
         blocks: list[Block] = []
         left: list[Run] = []
         full: set[frozenset[str]] = set()
-        for lo, hi in [run for again in self._again for run in self._undone(*again)]:
+        runs = [run for again in self._again for run in self._undone(*again)]
+        for at, (lo, hi) in enumerate(runs):
             while lo < hi and (tags := self.map.tags(lo)) not in full:
+                self._again = [*left, (lo, hi), *runs[at + 1 :]]
                 worker = self._choose(lo)
                 if worker is None:
                     full.add(tags)

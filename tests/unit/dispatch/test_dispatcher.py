@@ -250,3 +250,18 @@ def test_parts_of_a_worker_that_the_scan_does_not_have_are_ignored(worker: int) 
     dispatcher.assign()
     dispatcher.done(worker, 50, 1.0)
     assert not dispatcher.assign()
+
+
+def test_what_is_assigned_again_is_no_more_than_a_window_either() -> None:
+    """Else the first worker to come back gets all of it."""
+    dispatcher = Dispatcher(uniform(10_000), [frozenset({"generic"})] * 2)
+    dispatcher.assign()
+    for now in range(1, 40):
+        for worker in (0, 1):
+            dispatcher.done(worker, 50, now / 10)
+        dispatcher.assign()
+    lost = dispatcher.lose(0) + dispatcher.lose(1)
+    assert lost > 10 * FIRST_WINDOW
+    dispatcher.fill(0)
+    again = sum(block.hi - block.lo for block in dispatcher.assign())
+    assert 0 < again <= FIRST_WINDOW + 1
