@@ -36,6 +36,10 @@ class Worker:
             ctypes.PyDLL(None).sleep(3600)  # and never lets go of the interpreter's lock
         if what == 4:
             os.abort()
+        if what == 5:
+            if os.fork() == 0:
+                time.sleep(3600)  # with all that the worker had open
+            os._exit(3)
         return {"n": event.event_number, "sum": int(array.sum())}
 """,
     "reducer.py": """
@@ -49,7 +53,7 @@ class Reducer:
 """,
 }
 COMPLAINTS = [r" ended: ", r"worker.*lost", r"taken for lost", r"Fatal Python error", r"^    "]
-EXIT, HANG, LOCK, ABORT = 1, 2, 3, 4
+EXIT, HANG, LOCK, ABORT, FORK = 1, 2, 3, 4, 5
 
 
 def frame(number: int, what: int = 0) -> Any:

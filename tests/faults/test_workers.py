@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from beamfold.dispatch.scan import STATE_LOST
-from faults.harm import ABORT, APP, COMPLAINTS, EXIT, HANG, LOCK, frame, pids, scan, undisturbed, wait_reached
+from faults.harm import ABORT, APP, COMPLAINTS, EXIT, FORK, HANG, LOCK, frame, pids, scan, undisturbed, wait_reached
 from flow.deployment import Deployment, Stream
 
 
@@ -71,7 +71,7 @@ def test_a_worker_stopped_past_its_lease_is_replaced_and_changes_nothing(deploym
     assert deployment.state() == undisturbed(300)
 
 
-@pytest.mark.parametrize("what", [EXIT, HANG, LOCK, ABORT])
+@pytest.mark.parametrize("what", [EXIT, HANG, LOCK, ABORT, FORK])
 def test_an_event_whose_user_code_ends_or_hangs_its_process_fails_and_the_scan_goes_on(
     deployment: Deployment, what: int
 ) -> None:

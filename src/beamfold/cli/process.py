@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from beamfold.model.errors import ConfigError
 
@@ -48,16 +49,28 @@ class Child:
     """A process of ours, and what it writes: every line of stdout and stderr goes to `show`.
 
     It is in a process group of its own, so that a terminal's Ctrl-C reaches us alone and we decide what it
-    means.
+    means. What it started itself and left behind there is killed when it ended: a copy of a service that user code
+    forked would go on as that service, with its sockets.
     """
 
-    def __init__(self, role: str, name: str, process: asyncio.subprocess.Process, show: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        role: str,
+        name: str,
+        process: asyncio.subprocess.Process,
+        output: asyncio.StreamReader,
+        pipe: asyncio.ReadTransport,
+        show: Callable[[str], None],
+    ) -> None:
         self.role = role
         self.name = name
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.why = ""  # we ended it
         self._process = process
+        self._output = output
+        self._pipe = pipe
         self._show = show
+        self._ended = False
         self._reader = asyncio.create_task(self._read(), name=f"output of {role} {name}")
 
     @classmethod
@@ -73,19 +86,31 @@ class Child:
         inherit: Sequence[int] = (),
     ) -> Child:
         """Start `python -m ARGUMENTS…`; descriptors in `inherit` stay open in it, under the same numbers."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # as the console script: modules that lie where we were started shadow nothing
-            "-m",
-            *arguments,
-            env={**env, "PYTHONUNBUFFERED": "1"},
-            stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            process_group=0,
-            pass_fds=inherit,
+        # A pipe of asyncio's own would be waited for as well, and whatever the process leaves behind holds it open.
+        output, written = os.pipe()
+        reader = asyncio.StreamReader()
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb")
         )
-        return cls(role, name, process, show)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # as the console script: modules that lie where we were started shadow nothing
+                "-m",
+                *arguments,
+                env={**env, "PYTHONUNBUFFERED": "1"},
+                stdin=stdin,
+                stdout=written,
+                stderr=asyncio.subprocess.STDOUT,
+                process_group=0,
+                pass_fds=inherit,
+            )
+        except BaseException:
+            pipe.close()
+            raise
+        finally:
+            os.close(written)
+        return cls(role, name, process, reader, pipe, show)
 
     @property
     def title(self) -> str:
@@ -102,7 +127,11 @@ class Child:
     async def wait(self) -> str:
         """Wait for its end, and for the last it wrote; returns how it ended."""
         code = await self._process.wait()
-        # A process that it left behind may hold the pipe open: its lines are not worth waiting for.
+        if not self._ended:  # later its number may be another's
+            self._ended = True
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        # What it left behind in a group of its own may hold the pipe open: its lines are not worth waiting for.
         await asyncio.wait([self._reader], timeout=0.5)
         return ending(code)
 
@@ -124,13 +153,12 @@ class Child:
         """Forget it once it ended."""
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
+        self._pipe.close()
         self._process._transport.close()  # type: ignore[attr-defined]
 
     async def _read(self) -> None:
-        stream = self._process.stdout
-        assert stream is not None
         rest = b""
-        while chunk := await stream.read(65536):
+        while chunk := await self._output.read(65536):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 self._line(line)

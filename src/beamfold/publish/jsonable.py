@@ -18,7 +18,8 @@ def to_json(node: Any) -> Any:
 
     NaN and infinities become null (JSON has no word for them, and plots show null as a gap). Arrays become
     nested lists, structured ones a dict of them by field; complex numbers [real, imaginary]; times ISO 8601
-    text, NaT null; durations seconds. Ints beyond 64 bits become text. Bytes become text where they are
+    text, NaT null; durations seconds. Ints beyond 64 bits become text, hexadecimal where they are
+    too long for Python to write them in decimals. Bytes become text where they are
     UTF-8, else "base64:" and their base64. Lone surrogates are replaced. A table becomes {"keys": [...],
     "values": [...]}; what could not be published is its note's text.
     """
@@ -26,7 +27,7 @@ def to_json(node: Any) -> Any:
     if cls in _AS_IS:
         return node
     if cls is int:
-        return node if -(1 << 63) <= node < 1 << 64 else str(node)
+        return node if -(1 << 63) <= node < 1 << 64 else long_int(node)
     if cls is float:
         return node if math.isfinite(node) else None
     if cls is str:
@@ -40,6 +41,14 @@ def to_json(node: Any) -> Any:
     if isinstance(node, np.generic):
         return _array(np.asarray(node))
     return _rarer(node)
+
+
+def long_int(number: int) -> str:
+    """A number of any length as text: Python refuses to write very long ones in decimals, hexadecimal it does not."""
+    try:
+        return str(number)
+    except ValueError:
+        return hex(number)
 
 
 def _rarer(node: Any) -> Any:

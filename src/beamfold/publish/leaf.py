@@ -2,8 +2,9 @@
 
 Numbers, booleans, complex numbers and structured arrays of them stay what they are. Text is variable-length
 UTF-8. What HDF5 has no type for is the nearest thing that it has: times are ISO 8601 text, durations seconds,
-ints beyond 64 bits their digits, irregular lists JSON text per item, and a structured array with text or times
-in it one JSON text. The conversion is total: it raises for nothing that a snapshot holds.
+ints beyond 64 bits their digits (hexadecimal ones where they are very many), irregular lists JSON text per item, and a
+structured array with text or times in it one JSON text. The conversion is total: it raises for nothing that a snapshot
+holds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from beamfold.publish.jsonable import iso_times, seconds, to_json
+from beamfold.publish.jsonable import iso_times, long_int, seconds, to_json
 from beamfold.publish.table import column
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -56,7 +57,7 @@ def leaf(value: Any) -> Leaf:
     if isinstance(value, bytes):
         return _bytes(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
-        return _texts(np.array(str(value), dtype=object))
+        return _texts(np.array(long_int(value), dtype=object))
     return _array(column(list(value)) if isinstance(value, list | tuple) else np.asarray(value))
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from beamfold.protocols.codec import decode, encode
+from beamfold.publish.leaf import leaf
 from beamfold.publish.tree import Note, Table, attributes, members, resolve, snapshot, to_json
 
 
@@ -273,6 +274,14 @@ def test_json_of(node: Any, expected: Any) -> None:
     assert found == expected
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     msgspec.json.encode(found)
+
+
+def test_an_int_too_long_for_decimals_is_hexadecimal() -> None:
+    number = 1 << 20_000
+    assert to_json(snapshot({"n": number, "many": [number, 1]})) == {"n": hex(number), "many": [hex(number), 1]}
+    content = leaf(number).array
+    assert content is not None
+    assert content.item() == hex(number)
 
 
 trees = st.recursive(
