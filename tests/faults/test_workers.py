@@ -79,7 +79,7 @@ def test_an_event_whose_user_code_ends_or_hangs_its_process_fails_and_the_scan_g
     assert (report["ended"], report["states"]) == ("finished", {"reduced": 199, "failed": 1})
     assert report["runs"]["failed"] == [[50, 51]]
     assert "was not tried again" in report["failures"][0]["traceback"]
-    assert len(report["losses"]) == 2
+    assert len(report["losses"]) == 2, report["losses"]
     if what in (HANG, LOCK):
         assert "did not come back from event 50 within 1 s" in report["losses"][0]["how"]
     state = deployment.state()

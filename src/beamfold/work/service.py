@@ -437,6 +437,8 @@ class WorkerService:
         self._scan.tick_interval, self._scan.sees_rest = interval, joined
         self._scan.stateful = hooks.stateful
         self._control.scans = [message.scan]
+        self._next_let_go = 0.0
+        self._let_go()  # what the object of the scan before had kept: there is to be room for the first frames
         self._control.send(Armed(message.scan, tick_interval=interval, stateful=hooks.stateful))
         collect_what_is_over()
 
