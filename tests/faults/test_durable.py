@@ -15,7 +15,7 @@ from beamfold.testing.simulators import stins_series
 from faults.harm import APP, COMPLAINTS, Sender, all_here, ask, frame, pids, undisturbed, wait_ended, wait_reached
 from flow.deployment import Deployment, Stream, wait_until
 
-BUSY = 5
+BUSY = 6
 """A frame that takes a worker a moment: what comes faster waits at the ingester."""
 
 HARDER = {
