@@ -126,3 +126,21 @@ def test_nothing_is_left_of_result_logs(deployment: Deployment) -> None:
     scan(deployment, [frame(i) for i in range(10)], None)
     logs = deployment.folder / "output" / ".results"
     wait_until(lambda: not [*logs.iterdir()], "no result log")
+
+
+def test_promise_1_a_reducer_whose_class_ends_it_every_time_fails_the_scan_and_the_next_one_runs(
+    tmp_path: Path,
+) -> None:
+    """Nothing that was logged is lost; but it cannot be folded, however often that is tried."""
+    ending = APP["reducer.py"].replace(
+        "    def process_result(self, result, parameters=None):\n",
+        "    def process_result(self, result, parameters=None):\n"
+        "        if result.payload['n'] == 20:\n            raise KeyboardInterrupt\n",
+    )
+    complaints = [*COMPLAINTS, "KeyboardInterrupt", r"^\s", "scan 1 failed"]
+    with Deployment(tmp_path, {**APP, "reducer.py": ending}, {"x": Stream()}, complaints=complaints) as deployment:
+        report = scan(deployment, [frame(i) for i in range(40)], 400.0)
+        assert report["ended"] == "failed"
+        assert "the reducer ended 6 times" in report["reason"]
+        report = scan(deployment, [frame(i) for i in range(10)], 400.0)
+        assert (report["ended"], report["states"]) == ("finished", {"reduced": 10})

@@ -266,6 +266,23 @@ def ends_whole_or_named(rig: Rig) -> None:
             assert named == lacks or (open_ and lacks), (event, stream, report["troubles"])
 
 
+def test_a_reducer_that_every_time_ends_fails_the_scan() -> None:
+    rig = Rig({"i": [("a", True)]}, [["generic"]], policy=PATIENT)
+    rig.submit(uniform(["a"], 40))
+    rig.until(lambda: 1 in rig.replies)
+    rig.detector("a", series("a", 40)[:-2])
+    for end in range(6):
+        assert rig.controller.scan.active, f"it was ended {end} times"
+        for _ in range(20):
+            rig.step()
+        rig.kill_reducer()
+        rig.replace_reducer()
+    assert rig.report["ended"] == "failed"
+    assert "the reducer ended 6 times within 60 s" in rig.report["reason"]
+    rig.settle(waiting=True)
+    assert not rig.controller.scan.active
+
+
 def test_without_another_reducer_the_scan_ends_and_says_so() -> None:
     rig = Rig({"i": [("a", True)]}, [["generic"]], policy=PATIENT)
     rig.submit(uniform(["a"], 40))

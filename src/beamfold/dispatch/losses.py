@@ -21,6 +21,9 @@ ARM_PATIENCE = 120.0
 REST_PATIENCE = 10.0
 """Seconds in which a worker that joined has to see the rest of what is broadcast, before its `finish()`."""
 
+REDUCER_ENDS, ENDS_WITHIN = 6, 60.0
+"""So many ends of a scan's reducers within so many seconds are its app's doing: they would go on for ever."""
+
 
 class Losses:
     """Takes services for lost. What nobody makes good in time ends the scan, or goes to others."""
@@ -96,7 +99,7 @@ class Losses:
                 actions += self.lose_worker(scan, service, text, now, event)
                 continue
             if service.hello.role == "reducer":
-                self._lose_reducer(scan, service, text, now)
+                actions += self._lose_reducer(scan, service, text, now)
                 continue
             if self.resumable(scan, service):
                 actions += self._lose_ingester(scan, service, text, now)
@@ -126,14 +129,23 @@ class Losses:
             return [] if scan.waiting else self._ending.finish_reducer(scan)
         return []
 
-    def _lose_reducer(self, scan: Scan, service: Service, how: str, now: float) -> None:
+    def _lose_reducer(self, scan: Scan, service: Service, how: str, now: float) -> list[Action]:
         """Another one will take up its result log; workers keep until then what it has not confirmed."""
         scan.reducer_lost = now
+        scan.reducer_ends = [*(at for at in scan.reducer_ends if now - at < ENDS_WITHIN), now]
+        if len(scan.reducer_ends) >= REDUCER_ENDS:
+            text = (
+                f"the reducer ended {REDUCER_ENDS} times within {ENDS_WITHIN:g} s, as often as it was started: look at "
+            )
+            return self._ending.abort(
+                scan, "failed", f"{text}what its class does to the process; the last time, {how}", now
+            )
         if scan.phase is Phase.ARMING:
             if "reducer" not in scan.unarmed:
                 scan.waiting.add(service.key)
-            return
+            return []
         scan.report.loss(service.key, how, now, 0)
+        return []
 
     def resumable(self, scan: Scan, service: Service) -> bool:
         """Whether another ingester can go on with what this one read for the scan, or nothing more is read."""

@@ -142,6 +142,7 @@ class Scan:
     overload: Overload = field(default_factory=Overload)
     changes: list[Parameters] = field(default_factory=list)
     reducer_lost: float | None = None
+    reducer_ends: list[float] = field(default_factory=list)
     seating: set[str] = field(default_factory=set)  # reducer and ingesters that are armed in mid-scan
     ingesters: dict[str, IngesterInfo] = field(default_factory=dict)  # also of those that are lost
     ingesters_lost: dict[str, float] = field(default_factory=dict)
