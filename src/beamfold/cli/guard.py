@@ -52,8 +52,9 @@ class Guard:
             self._stopped_since = None
         elif self._stopped_since is None:
             self._stopped_since = now
-        if self._stopped_since is not None and now - self._stopped_since >= self._lease:
-            return f"it was stopped for {self._lease:g} s"
+        if self._stopped_since is not None:
+            self._since = now  # its user code does not take that time
+            return f"it was stopped for {self._lease:g} s" if now - self._stopped_since >= self._lease else ""
         starting = not self._cursor[TURN]
         limit = max(self._time_limit, STARTING) if starting else self._time_limit
         if now - self._since >= limit:

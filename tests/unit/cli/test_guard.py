@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from beamfold.cli import guard as module
 from beamfold.cli.guard import STARTING, Guard
 from beamfold.model.cursor import AT, CURSOR_BYTES, TURN, Cursor, cursor_in
 
@@ -44,3 +45,18 @@ def test_one_that_has_started_has_its_limit(guard: Guard, cursor: Cursor) -> Non
     assert guard.look(PID, 20.5) == ""
     assert guard.look(PID, 21.4) == ""
     assert "event 7 within 1 s" in guard.look(PID, 21.5)
+
+
+def test_one_that_is_stopped_has_its_lease_whatever_the_limit(
+    guard: Guard, cursor: Cursor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor[TURN] += 1
+    assert guard.look(PID, 0.0) == ""
+    monkeypatch.setattr(module, "_is_stopped", lambda pid: True)
+    assert guard.look(PID, 0.9) == ""
+    assert guard.look(PID, 9.0) == "", "the limit for an event is 1 s"
+    monkeypatch.setattr(module, "_is_stopped", lambda pid: False)
+    assert guard.look(PID, 9.5) == "", "it goes on where it was"
+    monkeypatch.setattr(module, "_is_stopped", lambda pid: True)
+    assert guard.look(PID, 9.8) == ""
+    assert "stopped for 10 s" in guard.look(PID, 19.8)
