@@ -94,8 +94,8 @@ class Ending:
             return []
         if scan.bereft and not scan.witnesses_asked:
             return self._ask_witnesses(scan)
-        last = 0 if scan.cut else scan.last_reached()
-        return self._close(scan, max(last, *(last for last, _ in scan.halted.values())), now)
+        reached = 0 if scan.cut else scan.last_reached()
+        return self._close(scan, max([reached, *(last for last, _ in scan.halted.values())]), now)
 
     def _ask_witnesses(self, scan: Scan) -> list[Action]:
         scan.witnesses_asked = True

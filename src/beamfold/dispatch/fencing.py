@@ -102,8 +102,9 @@ class Fencing:
         if scan.bereft and scan.reducer_lost is not None:
             return []
         if scan.bereft and self._asked is None:
-            self._asked = set(self._services.witnesses(scan).values())
-            return [Send(peer, Fence(scan.number, self._fencing[0])) for peer in self._asked]
+            witnesses = self._services.witnesses(scan).values()
+            self._asked = set(witnesses)
+            return [Send(peer, Fence(scan.number, self._fencing[0])) for peer in witnesses]
         if self._asked:
             return []
         # While the fence was being reached the values may have changed again: those get a fence of their own.
